@@ -1,0 +1,53 @@
+# Every target sets itself up: a fresh machine needs Python 3.11, git and make.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --compile -c constraints.txt
+
+# Ray: no usage statistics, and no token between a driver and the cluster it starts for itself.
+export RAY_USAGE_STATS_ENABLED := 0
+export RAY_AUTH_MODE ?= disabled
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench router clean
+
+help:
+	@echo "make demo    the main job on real, recorded queries: no key, no GPU"
+	@echo "make test    the tests"
+	@echo "make check   lint, types, spelling"
+	@echo "make bench   the benchmarks (tests/bench)"
+	@echo "make router  train the embedded router again: gives the shipped bytes"
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; set PYTHON=… to a Python 3.11 or newer"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (once; a few minutes with wheels to download)"
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/python jobs/route_batch.py --config jobs/configs/demo.toml --fresh
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not gpu and not live" tests
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/typos
+
+bench: $(VENV)/.dev
+	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
+router: $(VENV)/.dev
+	$(BIN)/python jobs/train_router.py --config jobs/configs/train_router.toml
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

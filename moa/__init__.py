@@ -1,0 +1,1 @@
+"""MoA router: route a backlog of queries to the models that are worth their price."""

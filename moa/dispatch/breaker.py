@@ -1,0 +1,61 @@
+"""A circuit breaker: when a model's vendor is out, stop asking it and look again now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+OPENS_AFTER = 5
+"""Failures in a row, of different queries: one query that always fails opens nothing."""
+FIRST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 60.0
+
+
+class Breaker:
+    """Closed: calls go through. Open: none do, until a pause is over; then one probe."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._failed: set[str] = set()
+        self._pause_s = FIRST_PAUSE_S
+        self._probe_at: float | None = None
+        self._probing = False
+        self._opened_at = 0.0
+
+    def open_s(self) -> float:
+        """Seconds since it opened; 0 when closed."""
+        return 0.0 if self._probe_at is None else self._clock() - self._opened_at
+
+    def wait_s(self) -> float:
+        """Seconds until a call may be tried: 0 when closed, or when a probe is due."""
+        if self._probe_at is None:
+            return 0.0
+        if self._probing:
+            return self._pause_s
+        return max(0.0, self._probe_at - self._clock())
+
+    def admit(self) -> bool:
+        """Whether a call may be sent now; the one admitted while open is the probe."""
+        if self._probe_at is None:
+            return True
+        if self._probing or self._clock() < self._probe_at:
+            return False
+        self._probing = True
+        return True
+
+    def answered(self) -> None:
+        """The vendor answered: whatever it said, it is there."""
+        self._failed.clear()
+        self._pause_s = FIRST_PAUSE_S
+        self._probe_at = None
+        self._probing = False
+
+    def failed(self, query_id: str) -> None:
+        """A call ended without an answer, or with the vendor's own failure."""
+        self._failed.add(query_id)
+        if self._probing:
+            self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
+        if self._probing or (self._probe_at is None and len(self._failed) >= OPENS_AFTER):
+            if self._probe_at is None:
+                self._opened_at = self._clock()
+            self._probe_at = self._clock() + self._pause_s
+        self._probing = False

@@ -1,0 +1,384 @@
+"""Assignments in, outcomes out: every account at once, none waiting for another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from random import Random
+from typing import NamedTuple
+
+from moa.catalog import Model
+from moa.dispatch.breaker import Breaker
+from moa.dispatch.budget import Budget
+from moa.dispatch.journal import History, Journal
+from moa.dispatch.line import Account, Call, Line, Settled
+from moa.dispatch.outcome import (
+    ANSWERED,
+    REFUSED,
+    Assignment,
+    Attempt,
+    DeadLetter,
+    Outcome,
+)
+from moa.dispatch.quota import Quota, share
+from moa.dispatch.retry import RetryPolicy
+from moa.errors import (
+    AccountRefused,
+    ContextExceeded,
+    InvalidRequest,
+    ProviderError,
+    RateLimited,
+    TransientError,
+)
+from moa.prices import PriceTable
+from moa.providers.provider import Answer, Provider, Request
+from moa.request import ChatRequest
+
+_REASONS = (
+    (ContextExceeded, "context_exceeded"),
+    (InvalidRequest, "invalid_request"),
+    (AccountRefused, "account_refused"),
+    (RateLimited, "rate_limited"),
+    (TransientError, "vendor_failed"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """What a dispatcher is told."""
+
+    max_in_flight: int
+    """Calls out at once, per account."""
+    total_timeout_s: float
+    """Of one call."""
+    retry: RetryPolicy
+    fallback: bool
+    """Whether a query that its model cannot answer goes to its next best."""
+    replicas: int
+    """Dispatchers that share the accounts' limits."""
+    budget_usd: Decimal | None
+    """This dispatcher's share of what may be spent."""
+    seed: int
+
+
+class Progress(NamedTuple):
+    """Counts since the dispatcher was opened, but `in_flight` and `waiting`, which are now."""
+
+    done: int
+    dead: int
+    retried: int
+    in_flight: int
+    waiting: int
+    spent_usd: Decimal
+
+
+class Dispatcher:
+    """Sends calls to any number of accounts. Open inside an event loop; close in `finally`."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        models: Sequence[Model],
+        prices: PriceTable,
+        settings: DispatchSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._prices = prices
+        self._settings = settings
+        self._clock = clock
+        self._random = Random(settings.seed)
+        self._budget = Budget(settings.budget_usd)
+        accounts = {
+            name: Account(provider, settings.max_in_flight) for name, provider in providers.items()
+        }
+        self._lines = {
+            model.id: Line(
+                accounts[model.provider],
+                Quota(share(model.limits, settings.replicas), clock=clock),
+                Breaker(clock),
+                self,
+            )
+            for model in models
+        }
+        self._accounts = accounts
+        self._timers: dict[asyncio.TimerHandle, Call] = {}
+        self._draining = False
+        self._refused: AccountRefused | None = None
+        self._done = self._dead = self._retried = 0
+
+    async def answer(
+        self, assignments: Sequence[Assignment], journal: Journal, history: History
+    ) -> list[Settled]:
+        """See every assignment through to its outcome; one `Settled` each, in the same order.
+
+        What `history` settles is not asked again. Fewer come back when the dispatcher drains.
+
+        Raises:
+            AccountRefused: an account's key was refused at its first call. The rest is untouched.
+        """
+        settled = [await done for done in [self._begin(a, journal, history) for a in assignments]]
+        if self._refused is not None:
+            raise self._refused
+        return [one for one in settled if one is not None]
+
+    def progress(self) -> Progress:
+        """Where it stands."""
+        lines = self._lines.values()
+        return Progress(
+            done=self._done,
+            dead=self._dead,
+            retried=self._retried,
+            in_flight=sum(len(line.in_flight) for line in lines),
+            waiting=sum(line.waiting for line in lines) + len(self._timers),
+            spent_usd=self._budget.spent_usd,
+        )
+
+    async def drain(self) -> None:
+        """Send nothing new; return when what is out has come back."""
+        self._draining = True
+        waiting = [call for line in self._lines.values() for call in await line.stop()]
+        for timer, call in self._timers.items():
+            timer.cancel()
+            waiting.append(call)
+        self._timers.clear()
+        for call in waiting:
+            _resolve(call, None)
+        out = [task for line in self._lines.values() for task in line.in_flight]
+        if out:
+            await asyncio.wait(out)
+
+    async def close(self) -> None:
+        """Drain, and close the connections."""
+        await self.drain()
+        for account in self._accounts.values():
+            await account.provider.close()
+
+    def _begin(
+        self, assignment: Assignment, journal: Journal, history: History
+    ) -> asyncio.Future[Settled | None]:
+        done: asyncio.Future[Settled | None] = asyncio.get_running_loop().create_future()
+        row = assignment.row
+        if row in history.outcomes:
+            self._done += 1
+            self._budget.spent_usd += history.outcomes[row].cost_usd
+            done.set_result((history.outcomes[row], history.letters.get(row)))
+            return done
+        call = Call(
+            assignment,
+            ChatRequest.model_validate_json(assignment.request),
+            journal,
+            done,
+            unknown_calls=history.unknown[row],
+            sent=history.failed[row] + history.unknown[row],
+        )
+        self._put(call)
+        return done
+
+    def _put(self, call: Call, *, first: bool = False) -> None:
+        if self._draining:
+            _resolve(call, None)
+        else:
+            self._lines[call.model.id].put(call, first=first)
+
+    def pass_on(self, call: Call, line: Line) -> bool:
+        """Take a call from a line whose account was refused, or whose vendor is out."""
+        if line.account.refused is not None:
+            self._next_model(call, line.account.refused)
+            return True
+        if line.breaker.wait_s() == 0:
+            return False
+        if self._has_fallback(call) or line.breaker.open_s() > self._settings.retry.give_up_after_s:
+            self._next_model(call, TransientError(f"{call.model.id} does not answer"))
+            return True
+        return False
+
+    async def send(self, call: Call, line: Line) -> None:
+        """Make one call and see to what follows."""
+        assignment, model = call.assignment, call.model
+        expected_usd = self._prices.cost_usd(
+            model.id,
+            assignment.lane,
+            input_tokens=round(assignment.expected_input_tokens),
+            output_tokens=round(assignment.expected_output_tokens),
+        )
+        if not self._budget.reserve(expected_usd):
+            self._give_up(call, "budget_spent", "the run's budget does not cover this call")
+            return
+        cost_usd = Decimal(0)
+        try:
+            cost_usd = await self._try(call, line)
+        except Exception as error:  # a bug, or a journal that cannot be written: stop the piece
+            if not call.done.done():
+                call.done.set_exception(error)
+        finally:
+            self._budget.settle(expected_usd, cost_usd)
+
+    async def _try(self, call: Call, line: Line) -> Decimal:
+        """One call on the wire; what it cost."""
+        await call.journal.sent(call.assignment.row, call.model.id)
+        sent_at = self._clock()
+        if call.tries == 0:
+            call.first_try_at = sent_at
+        call.tries += 1
+        call.sent += 1
+        request = Request(call.assignment.query_id, call.chat, call.model, call.assignment.lane)
+        try:
+            answer = await line.account.provider.complete(
+                request, timeout_s=self._settings.total_timeout_s
+            )
+        except ProviderError as error:
+            self._failed(call, line, error)
+            return Decimal(0)
+        return self._answered(call, line, answer, self._clock() - sent_at)
+
+    def _answered(self, call: Call, line: Line, answer: Answer, latency_s: float) -> Decimal:
+        line.breaker.answered()
+        line.account.prove()
+        outcome = self._outcome(call, answer, latency_s)
+        call.journal.answered(outcome)
+        self._settle(call, outcome, None)
+        return outcome.cost_usd
+
+    def _outcome(self, call: Call, answer: Answer, latency_s: float) -> Outcome:
+        assignment, model, completion = call.assignment, call.model, answer.completion
+        usage = completion.usage
+        return Outcome(
+            query_id=assignment.query_id,
+            partition=assignment.partition,
+            row=assignment.row,
+            status=REFUSED if completion.refused else ANSWERED,
+            tags=assignment.tags,
+            model=model.id,
+            provider=model.provider,
+            lane=assignment.lane,
+            first_model=assignment.models[0].id,
+            completion=completion.text,
+            tool_calls=completion.tool_calls,
+            finish_reason=completion.finish_reason,
+            response_id=completion.response_id,
+            served_model=completion.served_model,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cost_usd=self._prices.cost_usd(
+                model.id,
+                assignment.lane,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_input_tokens=usage.cached_input_tokens,
+                cache_write_tokens=usage.cache_write_tokens,
+            ),
+            attempts=call.sent,
+            unknown_calls=call.unknown_calls,
+            latency_s=latency_s,
+            finished_at=datetime.now(UTC),
+        )
+
+    def _failed(self, call: Call, line: Line, error: ProviderError) -> None:
+        attempt = Attempt(
+            call.model.id, datetime.now(UTC), type(error).__name__, error.status, error.detail
+        )
+        call.attempts.append(attempt)
+        call.journal.failed(call.assignment.row, attempt)
+        self._tell_line(call, line, error)
+        wait_s = self._settings.retry.wait_s(
+            error,
+            attempt=call.tries,
+            elapsed_s=self._clock() - call.first_try_at,
+            random=self._random,
+        )
+        if wait_s is None:
+            self._next_model(call, error)
+        else:
+            self._retried += 1
+            self._retry_later(call, wait_s)
+
+    def _tell_line(self, call: Call, line: Line, error: ProviderError) -> None:
+        """What one failure means to the calls behind it."""
+        account = line.account
+        if isinstance(error, AccountRefused):
+            account.refused = error
+            if not account.proven and error.status in (401, 403):
+                self._refuse_run(call, error)
+            return
+        account.prove()
+        if isinstance(error, RateLimited):
+            line.breaker.answered()
+            line.quota.pause(error.retry_after_s or 0.0)
+        elif isinstance(error, TransientError):
+            line.breaker.failed(call.assignment.query_id)
+        else:
+            line.breaker.answered()
+
+    def _refuse_run(self, call: Call, error: AccountRefused) -> None:
+        """A key that was never any good: nobody wants a night of fallbacks because of a typo."""
+        self._refused = AccountRefused(
+            f"account {call.model.provider!r} refused its first call: {error.detail}",
+            status=error.status,
+            code=error.code,
+        )
+        self._refusal_drain = asyncio.get_running_loop().create_task(self.drain())
+
+    def _retry_later(self, call: Call, wait_s: float) -> None:
+        def again() -> None:
+            del self._timers[timer]
+            self._put(call, first=True)
+
+        if self._draining:
+            _resolve(call, None)
+            return
+        timer = asyncio.get_running_loop().call_later(wait_s, again)
+        self._timers[timer] = call
+
+    def _has_fallback(self, call: Call) -> bool:
+        return self._settings.fallback and call.choice + 1 < len(call.assignment.models)
+
+    def _next_model(self, call: Call, error: ProviderError) -> None:
+        """Ask the next best model, or give the query up."""
+        if self._refused is not None:
+            _resolve(call, None)
+        elif self._has_fallback(call):
+            call.choice += 1
+            call.tries = 0
+            self._put(call)
+        else:
+            reason = next(name for kind, name in _REASONS if isinstance(error, kind))
+            self._give_up(call, reason, error.detail)
+
+    def _give_up(self, call: Call, reason: str, detail: str) -> None:
+        assignment = call.assignment
+        letter = DeadLetter(
+            query_id=assignment.query_id,
+            partition=assignment.partition,
+            row=assignment.row,
+            reason=reason,
+            detail=detail,
+            attempts=tuple(call.attempts),
+            request=assignment.request,
+            allowed_models=assignment.allowed_models,
+            tags=assignment.tags,
+        )
+        outcome = letter.outcome(
+            first_model=assignment.models[0].id,
+            attempts=call.sent,
+            unknown_calls=call.unknown_calls,
+        )
+        call.journal.dead(outcome, letter)
+        self._dead += 1
+        self._settle(call, outcome, letter)
+
+    def _settle(self, call: Call, outcome: Outcome, letter: DeadLetter | None) -> None:
+        self._done += 1
+        _resolve(call, (outcome, letter))
+
+
+def _resolve(call: Call, settled: Settled | None) -> None:
+    if not call.done.done():
+        call.done.set_result(settled)

@@ -1,0 +1,117 @@
+"""What was sent and what came back, so that a restart asks nothing twice.
+
+A piece under way has one journal a try. A line is written before the next thing happens: `sent`
+before a call goes out, `answered` or `failed` when it came back, `dead` when the query was given
+up. The journal is removed once the piece's outcomes are written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+import orjson
+
+from moa.dispatch.outcome import Attempt, DeadLetter, Outcome
+
+
+class Sink(Protocol):
+    """Where a journal's bytes go."""
+
+    def append(self, data: bytes) -> None:
+        """Take whole lines; they are durable after the next `commit`."""
+        ...
+
+    async def commit(self) -> None:
+        """Wait until all that was appended survives the death of this process."""
+        ...
+
+    async def close(self) -> None:
+        """Commit, and let readers in."""
+        ...
+
+
+@dataclass(slots=True)
+class History:
+    """What earlier tries of a piece have left; everything by row."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    """Answered, refused or given up."""
+    letters: dict[int, DeadLetter] = field(default_factory=dict)
+    """Those given up; each is in `outcomes` too."""
+    unknown: Counter[int] = field(default_factory=Counter)
+    """Calls that were sent and of which nothing more is known."""
+    failed: Counter[int] = field(default_factory=Counter)
+    """Calls that failed."""
+
+
+class Journal:
+    """One try at one piece. Close it in `finally`."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    async def sent(self, row: int, model: str) -> None:
+        """A call is about to go out; it may once this returns."""
+        self._sink.append(_line({"e": "sent", "row": row, "model": model}))
+        await self._sink.commit()
+
+    def failed(self, row: int, attempt: Attempt) -> None:
+        """The call came back without a completion."""
+        self._sink.append(_line({"e": "failed", "row": row, "attempt": asdict(attempt)}))
+
+    def answered(self, outcome: Outcome) -> None:
+        """The call came back with a completion or a refusal."""
+        self._sink.append(_line({"e": "answered", "outcome": outcome.to_journal()}))
+
+    def dead(self, outcome: Outcome, letter: DeadLetter) -> None:
+        """The query was given up."""
+        document = {"e": "dead", "outcome": outcome.to_journal(), "letter": asdict(letter)}
+        self._sink.append(_line(document))
+
+    async def close(self) -> None:
+        """Make all of it durable, and let readers in."""
+        await self._sink.close()
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document) + b"\n"
+
+
+def recover(journals: Iterable[bytes]) -> History:
+    """Read the journals of a piece's earlier tries, oldest first.
+
+    A last line that a crash has cut says nothing; its call counts as unknown.
+    """
+    history = History()
+    for journal in journals:
+        for line in journal.split(b"\n")[:-1]:
+            _replay(orjson.loads(line), history)
+    return history
+
+
+def _replay(line: dict[str, Any], history: History) -> None:
+    match line["e"]:
+        case "sent":
+            history.unknown[line["row"]] += 1
+        case "failed":
+            history.unknown[line["row"]] -= 1
+            history.failed[line["row"]] += 1
+        case "answered":
+            outcome = Outcome.from_journal(line["outcome"])
+            history.unknown[outcome.row] -= 1
+            history.outcomes[outcome.row] = outcome
+        case "dead":
+            outcome = Outcome.from_journal(line["outcome"])
+            history.outcomes[outcome.row] = outcome
+            history.letters[outcome.row] = _letter(line["letter"])
+
+
+def _letter(document: dict[str, Any]) -> DeadLetter:
+    attempts = (
+        Attempt(**{**a, "at": datetime.fromisoformat(a["at"])}) for a in document["attempts"]
+    )
+    return DeadLetter(**{**document, "attempts": tuple(attempts)})

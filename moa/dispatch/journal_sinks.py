@@ -1,0 +1,130 @@
+"""Where journals live: files on a disk, or segments in an object store."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from moa.errors import RunError
+
+FSYNC_EVERY_S = 1.0
+WAIT_FOR_WRITER_S = 60.0
+
+
+class FileSink:
+    """A file. A killed process loses nothing, since the operating system has the bytes at once.
+
+    `fsync` runs in the background, so a machine that loses its power loses at most the last
+    `FSYNC_EVERY_S`. The writer holds the kernel's lock on the file and a reader waits for it: a
+    restart cannot read the journal of a process that still writes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._dirty = False
+        self._syncing: asyncio.Task[None] | None = None
+
+    def append(self, data: bytes) -> None:
+        """Hand the bytes to the operating system."""
+        os.write(self._file, data)
+        self._dirty = True
+        if self._syncing is None:
+            self._syncing = asyncio.get_running_loop().create_task(self._sync())
+
+    async def commit(self) -> None:
+        """Nothing to wait for: `append` has done it."""
+
+    async def close(self) -> None:
+        """Bring all of it to the disk and release the lock."""
+        if self._syncing is not None:
+            self._syncing.cancel()
+            await asyncio.wait([self._syncing])
+        await asyncio.to_thread(os.fsync, self._file)
+        os.close(self._file)
+
+    async def _sync(self) -> None:
+        while self._dirty:
+            self._dirty = False
+            await asyncio.sleep(FSYNC_EVERY_S)
+            await asyncio.to_thread(os.fsync, self._file)
+        self._syncing = None
+
+
+class SegmentSink:
+    """Objects with ascending numbers: a store that cannot append gets one put a group of lines.
+
+    All that is appended while a put is under way goes into the next one, so any number of calls
+    shares the time of a put. A put that fails for good is raised to all who wait for its group,
+    and to every later call: a journal with a hole in it is none.
+    """
+
+    def __init__(self, put: Callable[[int, bytes], None]) -> None:
+        self._put = put
+        self._group = bytearray()
+        self._writer: asyncio.Task[None] | None = None
+        self._written: asyncio.Future[None] | None = None
+        self._broken: Exception | None = None
+        self._segments = 0
+
+    def append(self, data: bytes) -> None:
+        """Add the lines to the next group; its put starts as soon as none is under way."""
+        if self._broken is not None:
+            raise self._broken
+        loop = asyncio.get_running_loop()
+        if self._writer is None:
+            self._writer = loop.create_task(self._write_groups())
+        if not self._group:
+            self._written = loop.create_future()
+        self._group += data
+
+    async def commit(self) -> None:
+        """Wait for the put that carries what was appended last."""
+        if self._written is not None:
+            await asyncio.shield(self._written)
+
+    async def close(self) -> None:
+        """Wait until everything is in the store."""
+        await self.commit()
+
+    async def _write_groups(self) -> None:
+        while self._group:
+            assert self._written is not None
+            data, written = bytes(self._group), self._written
+            self._group.clear()
+            try:
+                await asyncio.to_thread(self._put, self._segments, data)
+            except Exception as error:  # whatever the store raised, the waiters must know
+                self._broken = error
+                written.set_exception(error)
+                return
+            self._segments += 1
+            written.set_result(None)
+        self._writer = None
+
+
+def read_when_closed(path: Path) -> bytes:
+    """The bytes of a journal file, once its writer is gone.
+
+    Raises:
+        RunError: the writer is still alive after `WAIT_FOR_WRITER_S`.
+    """
+    give_up_at = time.monotonic() + WAIT_FOR_WRITER_S
+    with path.open("rb") as file:
+        while True:
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > give_up_at:
+                    raise RunError(
+                        f"{path} is still written to after {WAIT_FOR_WRITER_S:.0f} s: another "
+                        "process works on this run; end it, then start this one again"
+                    ) from None
+                time.sleep(0.1)
+            else:
+                return file.read()

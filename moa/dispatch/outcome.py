@@ -1,0 +1,159 @@
+"""What became of a query, as a row of the tables and as a line of the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+
+from moa.catalog import Model
+from moa.request import request_hash
+from moa.schema import DEAD_LETTERS, OUTCOMES
+
+ANSWERED = "answered"
+REFUSED = "refused"
+DEAD_LETTER = "dead_letter"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A query, and the models that may answer it: the chosen one, then its fallbacks."""
+
+    query_id: str
+    partition: int
+    row: int
+    request: str
+    """Canonical JSON of a `ChatRequest`."""
+    models: tuple[Model, ...]
+    lane: str
+    expected_input_tokens: float
+    expected_output_tokens: float
+    allowed_models: list[str] | None
+    tags: list[str]
+    followers: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call that did not end in a completion."""
+
+    model: str
+    at: datetime
+    error: str
+    status: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A row of `OUTCOMES`; for a dead letter, its row of `DEAD_LETTERS` as well."""
+
+    query_id: str
+    partition: int
+    row: int
+    status: str
+    tags: list[str]
+    model: str | None = None
+    provider: str | None = None
+    lane: str | None = None
+    first_model: str | None = None
+    completion: str | None = None
+    tool_calls: str | None = None
+    finish_reason: str | None = None
+    response_id: str | None = None
+    served_model: str | None = None
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    attempts: int = 0
+    unknown_calls: int = 0
+    latency_s: float | None = None
+    finished_at: datetime | None = None
+    same_as: str | None = None
+    reason: str | None = None
+
+    def to_journal(self) -> dict[str, Any]:
+        """A JSON document from which `from_journal` makes the same outcome again."""
+        document = {f.name: getattr(self, f.name) for f in fields(self)}
+        document["cost_usd"] = str(self.cost_usd)
+        if self.finished_at is not None:
+            document["finished_at"] = self.finished_at.isoformat()
+        return document
+
+    @classmethod
+    def from_journal(cls, document: dict[str, Any]) -> Outcome:
+        """The outcome that `to_journal` wrote."""
+        moment = document["finished_at"]
+        return cls(
+            **{
+                **document,
+                "cost_usd": Decimal(document["cost_usd"]),
+                "finished_at": None if moment is None else datetime.fromisoformat(moment),
+            }
+        )
+
+    def for_follower(self, query_id: str) -> Outcome:
+        """The outcome of an equal query: the same answer, which nothing was paid for."""
+        return replace(
+            self,
+            query_id=query_id,
+            same_as=self.query_id,
+            cost_usd=Decimal(0),
+            attempts=0,
+            unknown_calls=0,
+            input_tokens=0,
+            cached_input_tokens=0,
+            cache_write_tokens=0,
+            output_tokens=0,
+            reasoning_tokens=0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A query that has no answer, and all that is needed to send it again."""
+
+    query_id: str
+    partition: int
+    row: int
+    reason: str
+    detail: str
+    attempts: tuple[Attempt, ...]
+    request: str
+    allowed_models: list[str] | None
+    tags: list[str]
+
+    def outcome(self, *, first_model: str | None, attempts: int, unknown_calls: int) -> Outcome:
+        """Its row of `OUTCOMES`."""
+        return Outcome(
+            query_id=self.query_id,
+            partition=self.partition,
+            row=self.row,
+            status=DEAD_LETTER,
+            tags=self.tags,
+            first_model=first_model,
+            attempts=attempts,
+            unknown_calls=unknown_calls,
+            finished_at=datetime.now(UTC),
+            reason=self.reason,
+        )
+
+
+def outcomes_table(outcomes: Iterable[Outcome]) -> pa.Table:
+    """Rows of `OUTCOMES`, ordered by their place in the backlog."""
+    ordered = sorted(outcomes, key=lambda o: (o.partition, o.row, o.query_id))
+    return pa.Table.from_pylist([asdict(o) for o in ordered], schema=OUTCOMES)
+
+
+def dead_letters_table(letters: Sequence[DeadLetter]) -> pa.Table:
+    """Rows of `DEAD_LETTERS`, ordered by their place in the backlog."""
+    ordered = sorted(letters, key=lambda d: (d.partition, d.row, d.query_id))
+    rows = [{**asdict(d), "request_hash": request_hash(d.request)} for d in ordered]
+    return pa.Table.from_pylist(rows, schema=DEAD_LETTERS)

@@ -1,0 +1,98 @@
+"""Every error of the project, on one page. The class says what to do; nobody reads messages.
+
+MoaError
+├── ConfigError            refuse to start: the message names the value, the limit, the remedy
+├── SchemaError            a stage received a table it did not agree to
+├── ArtifactError          a router on disk is damaged, or made for something else
+├── RunError               the run folder says no: in use, or made by another configuration
+└── ProviderError          one call failed
+    ├── InvalidRequest     would fail again with this model: do not retry, try the next model
+    │   └── ContextExceeded    the model's window is too small
+    ├── AccountRefused     key, permission, billing: nothing more goes to this account
+    └── TransientError     may succeed: back off, then retry
+        └── RateLimited    wait `retry_after_s`, then retry
+            └── QuotaSpent     a daily or monthly quota: not before `retry_after_s`, if ever
+"""
+
+from __future__ import annotations
+
+
+class MoaError(Exception):
+    """The root of every error that this project raises on purpose."""
+
+
+class ConfigError(MoaError):
+    """The job cannot start as configured."""
+
+
+class SchemaError(MoaError):
+    """A table does not have the schema that was agreed in `moa.schema`."""
+
+
+class ArtifactError(MoaError):
+    """A router artifact is damaged, or does not fit what it is asked to do."""
+
+
+class RunError(MoaError):
+    """A run folder cannot be used: another process holds it, or another configuration made it."""
+
+
+class ProviderError(MoaError):
+    """One call to a provider failed.
+
+    Args:
+        detail: what the vendor said, without prompt, completion or key.
+        status: HTTP status; `None` when no answer came.
+        code: the vendor's own machine-readable code, `""` when it gave none.
+    """
+
+    def __init__(self, detail: str, *, status: int | None = None, code: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        self.code = code
+
+
+class InvalidRequest(ProviderError):
+    """The same request to the same model would fail again."""
+
+
+class ContextExceeded(InvalidRequest):
+    """Prompt and wanted output do not fit the model's window."""
+
+
+class AccountRefused(ProviderError):
+    """The key, its permissions or its billing were refused: stop calling this account."""
+
+
+class TransientError(ProviderError):
+    """A later try may succeed: overload, 5xx, a reset, a time-out, a cut or empty body.
+
+    `maybe_billed` is true when the vendor may have done the work already (the answer was cut,
+    the connection was reset after sending): another try can pay twice.
+    """
+
+    def __init__(
+        self, detail: str, *, status: int | None = None, code: str = "", maybe_billed: bool = False
+    ) -> None:
+        super().__init__(detail, status=status, code=code)
+        self.maybe_billed = maybe_billed
+
+
+class RateLimited(TransientError):
+    """The vendor asks for a pause; `retry_after_s` is `None` when it did not say how long."""
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        status: int | None = 429,
+        code: str = "",
+    ) -> None:
+        super().__init__(detail, status=status, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class QuotaSpent(RateLimited):
+    """A quota longer than a minute is used up (requests per day, monthly spend)."""

@@ -1,0 +1,1 @@
+"""How good a router is, against what could be had without one."""

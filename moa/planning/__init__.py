@@ -1,0 +1,1 @@
+"""Expected grades, prices and limits → who answers what."""

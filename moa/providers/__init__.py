@@ -1,0 +1,1 @@
+"""A request ⇄ one vendor's wire."""

@@ -1,0 +1,97 @@
+"""What the rest of the project knows of a vendor: a request goes out, a completion comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from moa.catalog import Model
+from moa.request import ChatRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call to be made: a conversation, and the model that shall answer it."""
+
+    query_id: str
+    chat: ChatRequest
+    model: Model
+    lane: str = "live"
+    """live, or flex where the vendor has that tier; batch requests go through the batch lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as billed. `input_tokens` includes cached ones, `output_tokens` includes reasoning."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered. A refusal is a completion with `refused` set, never an error."""
+
+    text: str
+    finish_reason: str
+    """stop, length, tool_calls or content_filter."""
+    usage: Usage
+    response_id: str
+    served_model: str
+    tool_calls: str | None = None
+    """JSON, a list in OpenAI's form; `None` when there are none."""
+    refused: bool = False
+
+
+class CompletionDelta(NamedTuple):
+    """A piece of a streamed answer. The last one carries `completion`: the whole, with usage."""
+
+    text: str
+    completion: Completion | None = None
+
+
+class VendorLimits(NamedTuple):
+    """What an answer's headers say is left; `None` where the vendor does not say."""
+
+    remaining_requests: int | None = None
+    remaining_input_tokens: int | None = None
+    remaining_output_tokens: int | None = None
+    reset_requests_s: float | None = None
+    reset_tokens_s: float | None = None
+
+
+class Answer(NamedTuple):
+    """A completion and what came with it on the wire."""
+
+    completion: Completion
+    limits: VendorLimits
+
+
+class Provider(Protocol):
+    """One account at one vendor. Open once per event loop, close in `finally`."""
+
+    name: str
+
+    async def complete(self, request: Request, *, timeout_s: float) -> Answer:
+        """Make one call and read its answer. Never retries.
+
+        Raises:
+            ProviderError: of the kind that says what to do; see `moa.errors`.
+        """
+        ...
+
+    def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[CompletionDelta]:
+        """Make one call and pass its answer on as it comes. Closing it ends the call.
+
+        Raises:
+            ProviderError: before the first piece, or in the middle.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...

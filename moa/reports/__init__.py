@@ -1,0 +1,1 @@
+"""Outcomes → what it cost, and what else it could have cost."""

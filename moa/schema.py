@@ -1,0 +1,186 @@
+"""Every table that crosses a stage: its Arrow schema, and the check that a table agrees to it.
+
+Each query is known by `query_id` (the user's, unique in a run) and by its place in the backlog:
+`partition` (one row group of a Parquet file, or one JSONL file, numbered in path order) and `row`
+(from 0, inside that partition). Places make a rerun read, score and decide the same rows.
+
+`pool order` means: one value per model, in the order of the config's `pool`.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from moa.errors import SchemaError
+
+STRINGS = pa.list_(pa.string())
+PER_MODEL = pa.list_(pa.float32())  # pool order
+USD = pa.decimal128(24, 12)
+MOMENT = pa.timestamp("us", tz="UTC")
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+_PLACE = [
+    _required("query_id", pa.string()),
+    _required("partition", pa.int32()),
+    _required("row", pa.int64()),
+]
+
+QUERIES = pa.schema(
+    [
+        *_PLACE,
+        # The request in the project's own form (`moa.request.ChatRequest`) as canonical JSON.
+        # "" where the row is defective.
+        _required("request", pa.string()),
+        # What a model must be able to do to take it: "tools", "images", "json_schema", ...
+        _required("abilities", STRINGS),
+        pa.field("max_output_tokens", pa.int32()),  # null: the model's own limit
+        pa.field("allowed_models", STRINGS),  # catalog ids; null: the whole pool
+        _required("tags", STRINGS),
+        pa.field("reference", pa.string()),  # what a good answer is, for graders
+        # Ids of queries with an equal request that get this query's answer (`dedupe = true`).
+        _required("followers", STRINGS),
+        # Why the row cannot be answered, as `REASON: detail`; null for a good row.
+        pa.field("defect", pa.string()),
+    ]
+)
+"""One row of the backlog after validation; a bad row is kept, with its defect."""
+
+PREPARED_QUERIES = QUERIES.append(_required("text", pa.string()))
+"""`QUERIES` plus the conversation as one text, which the router reads. Lives in memory only."""
+
+SCORED_QUERIES = pa.schema(
+    [
+        *QUERIES,
+        _required("expected_grade", PER_MODEL),  # in [0, 1]; empty for a defective row
+        _required("expected_input_tokens", PER_MODEL),
+        _required("expected_output_tokens", PER_MODEL),
+        _required("novelty", pa.float32()),  # in [0, 1]; 1 = unlike all training queries
+    ]
+)
+
+ROUTING_DECISIONS = pa.schema(
+    [
+        *_PLACE,
+        pa.field("model", pa.string()),  # catalog id; null when no model can take the query
+        pa.field("provider", pa.string()),  # the model's; null likewise
+        pa.field("lane", pa.string()),  # live, flex or batch; null likewise
+        _required("rule", pa.string()),  # which rule fired, see moa.planning.policy
+        _required("fallbacks", STRINGS),  # catalog ids, next best first
+        _required("expected_grade", PER_MODEL),
+        _required("expected_cost_usd", pa.list_(pa.float64())),  # pool order, live lane
+        _required("expected_input_tokens", pa.float32()),  # of the chosen model
+        _required("expected_output_tokens", pa.float32()),  # of the chosen model
+        _required("novelty", pa.float32()),
+        _required("propensity", pa.float32()),  # probability with which this model was drawn
+        _required("router_version", pa.string()),
+        _required("price_version", pa.string()),
+    ]
+)
+"""One row per row of the part of `SCORED_QUERIES` with the same name, in the same order."""
+
+USAGE = [
+    _required("input_tokens", pa.int64()),  # all of the prompt, cached tokens too
+    _required("cached_input_tokens", pa.int64()),  # read from the vendor's cache
+    _required("cache_write_tokens", pa.int64()),  # written to it, where that is billed apart
+    _required("output_tokens", pa.int64()),  # all that is billed as output, reasoning too
+    _required("reasoning_tokens", pa.int64()),
+]
+
+OUTCOMES = pa.schema(
+    [
+        *_PLACE,
+        _required("status", pa.string()),  # answered, refused or dead_letter
+        pa.field("model", pa.string()),  # catalog id of the model that answered
+        pa.field("provider", pa.string()),
+        pa.field("lane", pa.string()),
+        pa.field("first_model", pa.string()),  # the model that was decided on
+        pa.field("completion", pa.string()),
+        pa.field("tool_calls", pa.string()),  # JSON, OpenAI's form; null when there are none
+        pa.field("finish_reason", pa.string()),  # stop, length, tool_calls or content_filter
+        pa.field("response_id", pa.string()),  # the vendor's
+        pa.field("served_model", pa.string()),  # what the vendor says has answered
+        *USAGE,
+        _required("cost_usd", USD),
+        _required("attempts", pa.int32()),  # calls sent, the successful one included
+        # Calls sent before a crash whose answer never reached the journal: perhaps billed.
+        _required("unknown_calls", pa.int32()),
+        pa.field("latency_s", pa.float32()),  # of the successful call
+        pa.field("finished_at", MOMENT),
+        pa.field("same_as", pa.string()),  # query_id whose answer this is (`dedupe = true`)
+        pa.field("reason", pa.string()),  # of a dead letter, see DEAD_LETTERS
+        _required("tags", STRINGS),
+    ]
+)
+"""Exactly one row per query."""
+
+ATTEMPT = pa.struct(
+    [
+        _required("model", pa.string()),
+        _required("at", MOMENT),
+        _required("error", pa.string()),  # class name from moa.errors
+        pa.field("status", pa.int32()),  # HTTP
+        _required("detail", pa.string()),
+    ]
+)
+
+DEAD_LETTERS = pa.schema(
+    [
+        *_PLACE,
+        _required("reason", pa.string()),  # see ARCHITECTURE.md
+        _required("detail", pa.string()),
+        _required("attempts", pa.list_(ATTEMPT)),
+        _required("request", pa.string()),
+        _required("request_hash", pa.string()),  # xxh3-128 of `request`, hex
+        pa.field("allowed_models", STRINGS),
+        _required("tags", STRINGS),
+    ]
+)
+"""What is needed to send a query again; its row in `OUTCOMES` says `dead_letter`."""
+
+GRADED_OUTCOMES = pa.schema(
+    [
+        _required("query_id", pa.string()),
+        _required("model", pa.string()),  # catalog id
+        pa.field("grade", pa.float32()),  # in [0, 1]; missing is null, never 0
+        pa.field("input_tokens", pa.int32()),
+        pa.field("output_tokens", pa.int32()),
+        _required("grader", pa.string()),  # name and version of what graded it
+    ]
+)
+"""How a model really did on a query: what routers learn from and reports compare with."""
+
+PARTS = pa.schema(
+    [
+        _required("part", pa.string()),
+        _required("rows", pa.int64()),
+        _required("defective", pa.int64()),
+        pa.field("provider", pa.string()),  # null: rows that go to nobody (dead letters)
+        _required("expected_cost_usd", pa.float64()),
+        _required("router_s", pa.float64()),  # seconds the router worked on these rows
+    ]
+)
+"""What the decide stage reports of each part that it wrote: one row per part and provider."""
+
+
+def agree(table: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
+    """Return `table` with exactly the columns of `schema`, in its order.
+
+    Raises:
+        SchemaError: a column is missing, has another type, or holds nulls where none may be.
+    """
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise SchemaError(f"{where}: columns {missing} are missing; got {table.column_names}")
+    table = table.select(schema.names)
+    for field in schema:
+        column = table.column(field.name)
+        if not field.nullable and column.null_count:
+            raise SchemaError(f"{where}: {column.null_count} nulls in required {field.name!r}")
+    try:
+        return table.cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise SchemaError(f"{where}: {error}") from error

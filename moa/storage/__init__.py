@@ -1,0 +1,1 @@
+"""What survives the process: object store, query log, run folder."""

@@ -1,0 +1,1 @@
+"""Graded outcomes → a router artifact."""
