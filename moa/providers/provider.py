@@ -45,6 +45,11 @@ class Completion:
     tool_calls: str | None = None
     """JSON, a list in OpenAI's form; `None` when there are none."""
     refused: bool = False
+    logprobs: str | None = None
+    """JSON, an object in OpenAI's form; `None` when none were asked for."""
+    service_tier: str | None = None
+    """What the vendor says the call was bought as (`default`, `flex`, `priority`, ...), in its own
+    words and lower case; `None` when it does not say."""
 
 
 class CompletionDelta(NamedTuple):
@@ -62,6 +67,8 @@ class VendorLimits(NamedTuple):
     remaining_output_tokens: int | None = None
     reset_requests_s: float | None = None
     reset_tokens_s: float | None = None
+    remaining_tokens: int | None = None
+    """Input and output together, where a vendor counts them so."""
 
 
 class Answer(NamedTuple):

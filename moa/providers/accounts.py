@@ -1,0 +1,72 @@
+"""Accounts of the catalog → providers that can be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from moa.catalog import Account, Wire
+from moa.providers import (
+    anthropic,
+    anthropic_request,
+    gemini,
+    gemini_request,
+    openai,
+    openai_request,
+)
+from moa.providers.provider import Provider
+
+
+class _Open(Protocol):
+    def __call__(
+        self, account: Account, *, environ: Mapping[str, str], base_url: str | None
+    ) -> Provider: ...
+
+
+_OPEN: dict[Wire, _Open] = {
+    "openai": openai.open_openai,
+    "anthropic": anthropic.open_anthropic,
+    "gemini": gemini.open_gemini,
+}
+
+_CHECK: dict[Wire, Callable[[Account, Mapping[str, str]], None]] = {
+    "openai": openai.check,
+    "anthropic": anthropic.check,
+    "gemini": gemini.check,
+}
+
+ABILITIES: dict[Wire, frozenset[str]] = {
+    "openai": openai_request.ABILITIES,
+    "anthropic": anthropic_request.ABILITIES,
+    "gemini": gemini_request.ABILITIES,
+}
+"""The most that a model behind a wire can be said to do; see `ChatRequest.abilities`."""
+
+
+def open_provider(
+    account: Account, *, environ: Mapping[str, str], base_url: str | None = None
+) -> Provider:
+    """A provider for `account`; it imports its vendor's SDK, which takes seconds once a process.
+
+    Args:
+        account: of the catalog.
+        environ: where keys, projects and the SDKs' own variables are read from.
+        base_url: stands in for the vendor (the replay server), in the form that the vendor's SDK
+            takes: OpenAI's ends in `/v1`, the others have no version.
+
+    Raises:
+        ConfigError: a variable that the account needs is not set, or a base URL is none.
+    """
+    return _OPEN[account.wire](account, environ=environ, base_url=base_url)
+
+
+def check_credentials(account: Account, environ: Mapping[str, str]) -> None:
+    """Check that `open_provider` will find what it needs; nothing is called.
+
+    What is not checked: that the vendor takes the key, and what `google.auth` finds on its own
+    where GOOGLE_APPLICATION_CREDENTIALS is not set.
+
+    Raises:
+        ConfigError: naming the environment variable that is missing.
+    """
+    _CHECK[account.wire](account, environ)

@@ -1,0 +1,376 @@
+"""Gemini's generateContent, on Vertex (service account or key) and on the Developer API (key).
+
+What is not known, because no code says it: that a prompt is too long for the window comes as a
+plain 400 `INVALID_ARGUMENT`, which is `InvalidRequest` here. No headers say what is left.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import ValidationError
+from yarl import URL
+
+from moa.catalog import Account
+from moa.errors import (
+    AccountRefused,
+    ConfigError,
+    ProviderError,
+    QuotaSpent,
+    RateLimited,
+)
+from moa.providers import faults, http, turns
+from moa.providers.faults import Fault
+from moa.providers.gemini_request import request_document
+from moa.providers.google_token import GoogleToken
+from moa.providers.provider import Completion, Request, Usage, VendorLimits
+from moa.providers.wire import Call, WireProvider
+
+if TYPE_CHECKING:
+    from google.genai.types import Candidate, GenerateContentResponse, LogprobsResult, Part
+
+_FINISH = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+}
+"""Any other reason (a malformed call, `OTHER`) is a failure that another try may not meet."""
+
+_REASONS: dict[str, type[ProviderError]] = {
+    "API_KEY_INVALID": AccountRefused,  # comes as 400
+    "BILLING_DISABLED": AccountRefused,
+    "CONSUMER_SUSPENDED": AccountRefused,
+    "FAILED_PRECONDITION": AccountRefused,  # billing is off, or the region is not served
+}
+"""An `ErrorInfo`'s reason or the error's own status, where it says more than the HTTP status."""
+
+_MULTI_REGIONS = ("us", "eu")
+_NO_LIMITS = VendorLimits()
+_STAND_IN_PROJECT = "replay"
+
+
+def check(account: Account, environ: Mapping[str, str]) -> None:
+    """See `moa.providers.accounts.check_credentials`."""
+    _key(account, environ)
+    models_root(account, environ, None)
+    path = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if _on_vertex(account) and not account.api_key_env and path and not Path(path).is_file():
+        raise ConfigError(
+            f"account {account.name!r}: GOOGLE_APPLICATION_CREDENTIALS names {path!r}, "
+            "which is no file"
+        )
+
+
+def open_gemini(
+    account: Account, *, environ: Mapping[str, str], base_url: str | None
+) -> WireProvider:
+    """A provider for an account of wire `gemini`.
+
+    A `base_url` given here stands in for the vendor: no Google token is fetched for it.
+    """
+    root = models_root(account, environ, base_url)
+    key = _key(account, environ)
+    token = None
+    if _on_vertex(account) and not key and base_url is None:
+        token = GoogleToken(environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
+    headers = {"x-goog-api-key": key} if key else {}
+    transport = http.Transport(headers, proxy=http.proxy_for(root, environ))
+    return WireProvider(account.name, GeminiWire(account.name, root, key, token), transport)
+
+
+def _on_vertex(account: Account) -> bool:
+    return not account.api_key_env or bool(account.project_env or account.location)
+
+
+def _key(account: Account, environ: Mapping[str, str]) -> str:
+    name = account.api_key_env
+    if name is None:
+        return ""
+    key = environ.get(name, "").strip()
+    if not key:
+        raise ConfigError(f"account {account.name!r}: set {name}, its API key, in the environment")
+    return key
+
+
+def models_root(account: Account, environ: Mapping[str, str], override: str | None) -> URL:
+    """Where the models are: everything of the URL before `publishers/` or `models/`.
+
+    Raises:
+        ConfigError: the project is not set, or a base URL is none.
+    """
+    where = f"account {account.name!r}"
+    text = override or account.base_url
+    if not _on_vertex(account):
+        text = text or environ.get("GOOGLE_GEMINI_BASE_URL")
+        return http.base_url(text or "https://generativelanguage.googleapis.com", where=where) / (
+            "v1beta"
+        )
+    location = account.location or environ.get("GOOGLE_CLOUD_LOCATION") or "global"
+    text = text or environ.get("GOOGLE_VERTEX_BASE_URL") or _vertex_url(location)
+    variable = account.project_env or "GOOGLE_CLOUD_PROJECT"
+    project = environ.get(variable, "").strip() or (_STAND_IN_PROJECT if override else "")
+    if not project:
+        raise ConfigError(f"{where}: set {variable}, its Google Cloud project, in the environment")
+    base = http.base_url(text, where=where)
+    return base / "v1beta1" / "projects" / project / "locations" / location
+
+
+def _vertex_url(location: str) -> str:
+    if location == "global":
+        return "https://aiplatform.googleapis.com"
+    if location in _MULTI_REGIONS:
+        return f"https://aiplatform.{location}.rep.googleapis.com"
+    return f"https://{location}-aiplatform.googleapis.com"
+
+
+class GeminiWire:
+    """The format; see `moa.providers.wire.Wire`."""
+
+    def __init__(
+        self,
+        name: str,
+        root: URL,
+        key: str,
+        token: GoogleToken | None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        from google.genai.types import GenerateContentResponse  # seconds to import
+
+        self.key = key
+        self._name = name
+        self._root = root
+        self._vertex = "projects" in root.parts
+        self._token = token
+        self._clock = clock
+        self._type = GenerateContentResponse
+        self._urls: dict[tuple[str, bool], URL] = {}
+
+    async def call(self, request: Request, *, stream: bool) -> Call:
+        """See `Wire.call`."""
+        document = request_document(request, self._name)
+        headers = None if self._token is None else await self._token.headers()
+        return Call(self._url(request.model.api_name, stream), document, headers)
+
+    def _url(self, api_name: str, stream: bool) -> URL:
+        url = self._urls.get((api_name, stream))
+        if url is None:
+            path = api_name
+            if "/" not in api_name:
+                path = f"publishers/google/models/{api_name}" if self._vertex else f"models/{path}"
+            method = "streamGenerateContent" if stream else "generateContent"
+            url = self._root / f"{path}:{method}"
+            url = url.with_query(alt="sse") if stream else url
+            self._urls[api_name, stream] = url
+        return url
+
+    def read(self, body: bytes) -> Completion | Fault:
+        """See `Wire.read`."""
+        try:
+            answer = self._type.model_validate_json(body)
+        except ValidationError as error:
+            answer = self._read_loosely(body, error)
+        return self._completion(answer)
+
+    def _read_loosely(self, body: bytes, error: ValidationError) -> GenerateContentResponse:
+        """Fields that this version of the SDK does not know are left out, as the SDK does."""
+        try:
+            document = orjson.loads(body)
+            for flaw in error.errors(include_url=False, include_context=False, include_input=False):
+                if flaw["type"] != "extra_forbidden":
+                    raise faults.malformed(self._name, "the answer is not as the SDK describes it")
+                _remove(document, flaw["loc"])
+            return self._type.model_validate(document)
+        except (orjson.JSONDecodeError, ValidationError, KeyError, IndexError, TypeError):
+            raise faults.malformed(self._name, "the answer cannot be read") from None
+
+    def _completion(self, answer: GenerateContentResponse) -> Completion:
+        if not answer.candidates:
+            if answer.prompt_feedback is None or answer.prompt_feedback.block_reason is None:
+                raise faults.malformed(self._name, "the answer has no candidates")
+            return self._assembled(answer, "content_filter", [], None)
+        candidate = answer.candidates[0]
+        reason = candidate.finish_reason.value if candidate.finish_reason else ""
+        finish = _FINISH.get(reason)
+        if finish is None:
+            raise faults.malformed(self._name, f"the model stopped for the reason {reason[:40]!r}")
+        parts = (candidate.content.parts if candidate.content else None) or []
+        return self._assembled(answer, finish, parts, candidate)
+
+    def _assembled(
+        self,
+        answer: GenerateContentResponse,
+        finish: str,
+        parts: list[Part],
+        candidate: Candidate | None,
+    ) -> Completion:
+        text = "".join(part.text for part in parts if part.text and not part.thought)
+        calls = _tool_calls(parts, answer.response_id or "call")
+        if finish == "stop" and not (text or calls):
+            raise faults.empty(self._name, finish)
+        logprobs = candidate.logprobs_result if candidate else None
+        traffic = answer.usage_metadata.traffic_type if answer.usage_metadata else None
+        return Completion(
+            text=text,
+            finish_reason="tool_calls" if calls and finish == "stop" else finish,
+            usage=self._usage(answer, blocked=candidate is None),
+            response_id=answer.response_id or "",
+            served_model=answer.model_version or "",
+            tool_calls=orjson.dumps(calls).decode() if calls else None,
+            refused=finish == "content_filter",
+            logprobs=_logprobs(logprobs) if logprobs else None,
+            service_tier=traffic.value.lower() if traffic else None,
+        )
+
+    def _usage(self, answer: GenerateContentResponse, *, blocked: bool) -> Usage:
+        usage = answer.usage_metadata
+        if usage is None or usage.prompt_token_count is None:
+            if blocked:
+                return Usage(0, 0)
+            raise faults.unbilled(self._name)
+        thoughts = usage.thoughts_token_count or 0
+        return Usage(
+            input_tokens=usage.prompt_token_count + (usage.tool_use_prompt_token_count or 0),
+            output_tokens=(usage.candidates_token_count or 0) + thoughts,
+            cached_input_tokens=usage.cached_content_token_count or 0,
+            reasoning_tokens=thoughts,
+        )
+
+    def reject(self, reply: http.Reply) -> Completion | Fault:
+        """See `Wire.reject`."""
+        return _fault(reply.status, reply.body, faults.retry_after_s(reply.headers, self._clock()))
+
+    def limits(self, headers: Mapping[str, str]) -> VendorLimits:
+        """See `Wire.limits`; Gemini says nothing."""
+        return _NO_LIMITS
+
+    def assembly(self) -> GeminiAssembly:
+        """See `Wire.assembly`."""
+        return GeminiAssembly(self._name)
+
+
+class GeminiAssembly:
+    """A streamed answer; see `moa.providers.wire.Assembly`. Its end is the body's end."""
+
+    def __init__(self, name: str) -> None:
+        self.finished = False
+        self.ended = False
+        self._name = name
+        self._whole: dict[str, Any] = {}
+        self._candidate: dict[str, Any] = {}
+        self._parts: list[dict[str, Any]] = []
+
+    def add(self, event: bytes) -> str | Fault:
+        """See `Assembly.add`."""
+        try:
+            document = orjson.loads(event)
+            if "error" in document:
+                return _fault(200, event, None)
+            return self._add_chunk(document)
+        except (orjson.JSONDecodeError, AttributeError, IndexError, KeyError, TypeError):
+            raise faults.malformed(self._name, "an event of the stream cannot be read") from None
+
+    def _add_chunk(self, chunk: dict[str, Any]) -> str:
+        candidates = chunk.pop("candidates", None) or []
+        self._whole |= chunk
+        if (chunk.get("promptFeedback") or {}).get("blockReason"):
+            self.finished = True
+        if not candidates:
+            return ""
+        content = candidates[0].pop("content", None) or {}
+        self._candidate |= candidates[0]
+        self.finished = self.finished or bool(self._candidate.get("finishReason"))
+        return "".join([self._add_part(part) for part in content.get("parts") or ()])
+
+    def _add_part(self, part: dict[str, Any]) -> str:
+        """Keep a part; texts of one kind in a row become one."""
+        last = self._parts[-1] if self._parts else {}
+        if part.keys() == last.keys() and part.keys() <= {"text", "thought"}:
+            last["text"] += part["text"]
+        else:
+            self._parts.append(part)
+        return "" if part.get("thought") else part.get("text") or ""
+
+    def body(self) -> bytes:
+        """See `Assembly.body`."""
+        if not self._candidate and not self._parts:
+            return orjson.dumps(self._whole)
+        content = {"role": "model", "parts": self._parts}
+        return orjson.dumps(
+            {**self._whole, "candidates": [{**self._candidate, "content": content}]}
+        )
+
+
+def _tool_calls(parts: list[Part], response_id: str) -> list[dict[str, Any]]:
+    """The calls in OpenAI's form; one without an id gets one that a rerun gives again."""
+    calls = [part.function_call for part in parts if part.function_call is not None]
+    return [
+        turns.openai_tool_call(
+            call.id or f"{response_id}-{number}",
+            call.name or "",
+            orjson.dumps(call.args or {}).decode(),
+        )
+        for number, call in enumerate(calls)
+    ]
+
+
+def _logprobs(result: LogprobsResult) -> str:
+    """The log probabilities in OpenAI's form; Gemini gives no bytes."""
+    tops = result.top_candidates or []
+    content = [
+        {
+            "token": chosen.token,
+            "logprob": chosen.log_probability,
+            "bytes": None,
+            "top_logprobs": [
+                {"token": top.token, "logprob": top.log_probability, "bytes": None}
+                for top in (tops[place].candidates or [] if place < len(tops) else [])
+            ],
+        }
+        for place, chosen in enumerate(result.chosen_candidates or [])
+    ]
+    return orjson.dumps({"content": content, "refusal": None}).decode()
+
+
+def _fault(status: int, body: bytes, retry_after_s: float | None) -> Fault:
+    """What an error says; inside a stream (`status` 200) its code stands for the status."""
+    error = faults.error_document(body)
+    details = [d for d in error.get("details") or () if isinstance(d, dict)]
+    if status == 200:
+        code = error.get("code")
+        status = code if isinstance(code, int) else 500
+    name = str(error.get("status") or "")
+    reason = next((str(d["reason"]) for d in details if "reason" in d), "")
+    kind = _REASONS.get(reason) or _REASONS.get(name) or faults.kind_of(status)
+    for detail in details:
+        delay = str(detail.get("retryDelay") or "")
+        if re.fullmatch(r"\d+(\.\d+)?s", delay):
+            retry_after_s = float(delay[:-1])
+    if issubclass(kind, RateLimited) and _is_daily(details):
+        kind = QuotaSpent
+        if retry_after_s is not None and retry_after_s <= faults.LONG_WAIT_S:
+            retry_after_s = None  # it speaks of the minute, and the day is spent
+    return Fault(kind, status, str(error.get("message") or ""), reason or name, retry_after_s)
+
+
+def _is_daily(details: list[dict[str, Any]]) -> bool:
+    quotas = [v.get("quotaId") or "" for d in details for v in d.get("violations") or ()]
+    return any("PerDay" in quota for quota in quotas)
+
+
+def _remove(document: dict[str, Any], path: tuple[int | str, ...]) -> None:
+    at: Any = document
+    for step in path[:-1]:
+        at = at[step]
+    del at[path[-1]]

@@ -1,0 +1,240 @@
+"""The wire below the vendors' formats: one aiohttp session an account, and what can go wrong on it.
+
+The SDKs' own clients cost 0.8-2 ms of CPU a call and retry behind the caller's back; posting bytes
+over a shared session costs 0.1-0.15 ms. Nothing here retries, follows a redirect or logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+import aiohttp
+from yarl import URL
+
+from moa.errors import ConfigError, TransientError
+
+CONNECT_TIMEOUT_S = 30.0
+"""Hundreds of TLS handshakes at once take seconds on a small machine."""
+
+KEEP_ALIVE_S = 15.0
+"""An unused connection is dropped after this; vendors' load balancers keep them longer."""
+
+DRAIN_S = 0.2
+"""How long the end of a finished stream is waited for, so that its connection can be used again."""
+
+_LARGE_BODY_BYTES = 1 << 20
+"""aiohttp writes bytes in one go, and warns above this; a file object is written in parts."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Reply(NamedTuple):
+    """A whole answer: nothing of it is left on the wire."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Case-insensitive."""
+    body: bytes
+
+
+class EventStream:
+    """An answer that is still coming in, read as server-sent events."""
+
+    def __init__(self, response: aiohttp.ClientResponse, timeout_s: float) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+        self._timeout_s = timeout_s
+
+    async def read(self) -> bytes:
+        """The whole body: what an answer that is no stream consists of.
+
+        Raises:
+            TransientError: the connection broke, or time is up.
+        """
+        try:
+            return await self._response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise failure(error, self._timeout_s) from None
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The data of each event, as it comes; names, ids and comments are left out.
+
+        Raises:
+            TransientError: the connection broke, or time is up.
+        """
+        data: list[bytes] = []
+        async for line in self._lines():
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            elif not line and data:
+                yield b"\n".join(data)
+                data = []
+        if data:
+            yield b"\n".join(data)
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        pending = b""
+        while True:
+            try:
+                piece = await self._response.content.readany()
+            except (aiohttp.ClientError, OSError) as error:
+                raise failure(error, self._timeout_s) from None
+            if not piece:
+                break
+            *lines, pending = (pending + piece).split(b"\n")
+            for line in lines:
+                yield line.removesuffix(b"\r")
+        if pending:
+            yield pending
+
+    async def drain(self) -> None:
+        """Read what may follow the last event that matters, if it comes at once."""
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with asyncio.timeout(DRAIN_S):
+                while await self._response.content.readany():
+                    pass
+
+
+class Transport:
+    """One account's connections. It opens them in the running event loop, at the first call.
+
+    Args:
+        headers: sent with every call.
+        proxy: where the environment says that calls must go through; see `proxy_for`.
+    """
+
+    def __init__(self, headers: Mapping[str, str], *, proxy: str | None = None) -> None:
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": "moa-router",
+            **headers,
+        }
+        self._proxy = proxy
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(
+        self, url: URL, body: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """Send `body` and read the whole answer, whatever its status.
+
+        Raises:
+            TransientError: no connection, no answer in time, or only a part of one.
+        """
+        try:
+            async with self._request(url, body, timeout_s, headers) as response:
+                return Reply(response.status, response.headers, await response.read())
+        except (aiohttp.ClientError, OSError) as error:
+            raise failure(error, timeout_s) from None
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, url: URL, body: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[EventStream, None]:
+        """Send `body`; leaving the context before the answer's end closes the connection.
+
+        Raises:
+            TransientError: no connection, or no answer in time.
+        """
+        try:
+            response = await self._request(url, body, timeout_s, headers).__aenter__()
+        except (aiohttp.ClientError, OSError) as error:
+            raise failure(error, timeout_s) from None
+        try:
+            yield EventStream(response, timeout_s)
+        finally:
+            response.release()  # closes it, unless all of the answer was read
+
+    async def close(self) -> None:
+        """Close the connections; calls that are out fail."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _request(
+        self, url: URL, body: bytes, timeout_s: float, headers: Mapping[str, str] | None
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        session = self._session or self._open()
+        return session.post(
+            url,
+            data=body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S),
+            allow_redirects=False,
+        )
+
+    def _open(self) -> aiohttp.ClientSession:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=_socket
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            proxy=self._proxy,
+        )
+        return self._session
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket that shows signs of life: gateways cut what is silent for minutes."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 60)
+    return made
+
+
+def failure(error: BaseException, timeout_s: float) -> TransientError:
+    """What a failure below HTTP means: once the request may have left, it may be billed."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return TransientError(f"no connection within {CONNECT_TIMEOUT_S:g} s", code="connect")
+    if isinstance(error, TimeoutError):
+        detail = f"no whole answer within {timeout_s:g} s"
+        return TransientError(detail, code="timeout", maybe_billed=True)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return TransientError(f"no connection: {error.os_error}"[:300], code="connect")
+    detail = f"the connection broke: {type(error).__name__}"
+    return TransientError(detail, code="connection", maybe_billed=True)
+
+
+def base_url(text: str, *, where: str) -> URL:
+    """A base URL without its last slash.
+
+    Raises:
+        ConfigError: it is no absolute http or https URL.
+    """
+    try:
+        url = URL(text.strip().rstrip("/"))
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigError(f"{where}: base URL {text!r} is not of the form https://host/path")
+    return url
+
+
+def proxy_for(url: URL, environ: Mapping[str, str]) -> str | None:
+    """The proxy that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY name for `url`.
+
+    Never one for this machine itself, where the replay server is.
+    """
+    named = {k[:-6].lower(): v for k, v in environ.items() if k.lower().endswith("_proxy") and v}
+    host = url.host or ""
+    if host in _LOOPBACK or proxy_bypass_environment(host, named):
+        return None
+    return named.get(url.scheme) or named.get("all")
+
+
+def header_lines(text: str) -> dict[str, str]:
+    """Headers as the SDKs read them from an environment variable: a `Name: value` per line."""
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, colon, value in pairs if colon and name.strip()}

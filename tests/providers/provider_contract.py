@@ -1,0 +1,430 @@
+"""What every provider does alike, whatever its wire and whoever plays the vendor.
+
+A test file runs it by making a subclass whose name begins with `Test` and a fixture `side`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import orjson
+import pytest
+
+from moa.catalog import Account, Model
+from moa.errors import (
+    AccountRefused,
+    InvalidRequest,
+    ProviderError,
+    RateLimited,
+    TransientError,
+)
+from moa.providers.accounts import open_provider
+from moa.providers.provider import Answer, Completion, Provider, Request
+from moa.request import ChatRequest
+
+PROMPT = "Tell me, which city is the capital of France?"
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+Kind = Literal[
+    "ok",
+    "tool_call",
+    "refusal",
+    "cut_by_limit",
+    "error",
+    "reset",
+    "cut_json",
+    "hang",
+    "stream",
+    "broken_stream",
+    "hanging_stream",
+    "error_in_stream",
+    "error_before_stream",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Says:
+    """What the vendor shall do with one call."""
+
+    kind: Kind
+    text: str = "Paris"
+    """Of a completion; a stream sends it in two pieces."""
+    status: int = 200
+    message: str = "No."
+    """The words of an error."""
+    retry_after_s: float | None = None
+
+
+class OtherSide(Protocol):
+    """Whoever plays the vendor. Its completions report 20 input tokens, 8 of them cached, and 5
+    output tokens, 2 of them reasoning; its tool call is `weather({"city": "Paris"})`.
+    """
+
+    base_url: str
+    """As `open_provider` takes it."""
+    account: Account
+    environ: dict[str, str]
+    model: Model
+    key: str
+    """The credential that `environ` holds."""
+
+    def script(self, *says: Says) -> None:
+        """One for each call to come, the last one for all further calls."""
+        ...
+
+    @property
+    def bodies(self) -> Sequence[dict[str, Any]]:
+        """The JSON of each call so far."""
+        ...
+
+    async def reached(self) -> None:
+        """Return when a call has come in."""
+        ...
+
+    async def left(self) -> None:
+        """Return when a client has left before its answer had ended."""
+        ...
+
+
+Ask = Callable[..., Request]
+
+
+class ProviderContract:
+    """The contract."""
+
+    @pytest.fixture
+    async def provider(self, side: OtherSide) -> AsyncIterator[Provider]:
+        provider = open_provider(side.account, environ=side.environ, base_url=side.base_url)
+        yield provider
+        await provider.close()
+
+    @pytest.fixture
+    def ask(self, side: OtherSide) -> Ask:
+        def ask(**fields: object) -> Request:
+            fields.setdefault("messages", [{"role": "user", "content": PROMPT}])
+            return Request("q1", ChatRequest.model_validate(fields), side.model)
+
+        return ask
+
+    async def test_an_answer_becomes_a_completion(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("ok", "Paris"))
+
+        completion = await _complete(provider, ask())
+
+        assert completion.text == "Paris"
+        assert completion.finish_reason == "stop"
+        assert completion.tool_calls is None
+        assert not completion.refused
+        assert completion.response_id
+        assert completion.served_model
+
+    async def test_usage_is_what_is_billed(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("ok"))
+
+        usage = (await _complete(provider, ask())).usage
+
+        assert usage.input_tokens == 20
+        assert usage.cached_input_tokens == 8
+        assert usage.output_tokens == 5
+        assert usage.reasoning_tokens == 2
+
+    async def test_the_prompt_and_the_model_go_out_once(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("ok"))
+
+        await _complete(provider, ask())
+
+        assert len(side.bodies) == 1
+        assert PROMPT in orjson.dumps(side.bodies[0]).decode()
+
+    async def test_a_tool_call_comes_back_in_openai_form(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("tool_call"))
+
+        completion = await _complete(provider, ask(tools=[TOOL]))
+
+        assert completion.finish_reason == "tool_calls"
+        (call,) = orjson.loads(completion.tool_calls or "[]")
+        assert call["type"] == "function"
+        assert call["id"]
+        assert call["function"]["name"] == "weather"
+        assert orjson.loads(call["function"]["arguments"]) == {"city": "Paris"}
+
+    async def test_a_tool_call_can_be_sent_back_with_its_result(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("tool_call"), Says("ok"))
+        first = await _complete(provider, ask(tools=[TOOL]))
+        calls = orjson.loads(first.tool_calls or "[]")
+
+        await _complete(
+            provider,
+            ask(
+                tools=[TOOL],
+                messages=[
+                    {"role": "user", "content": PROMPT},
+                    {"role": "assistant", "tool_calls": calls},
+                    {"role": "tool", "tool_call_id": calls[0]["id"], "content": "11 degrees"},
+                ],
+            ),
+        )
+
+        sent = orjson.dumps(side.bodies[1]).decode()
+        assert "11 degrees" in sent
+        assert "weather" in sent
+
+    async def test_a_refusal_is_a_completion(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("refusal"))
+
+        completion = await _complete(provider, ask())
+
+        assert completion.refused
+
+    async def test_an_answer_that_met_its_limit_says_so(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("cut_by_limit", "Par"))
+
+        completion = await _complete(provider, ask(max_output_tokens=1))
+
+        assert (completion.text, completion.finish_reason) == ("Par", "length")
+
+    async def test_an_answer_of_thoughts_alone_that_met_its_limit_is_not_tried_again(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("cut_by_limit", ""))
+
+        completion = await _complete(provider, ask(max_output_tokens=1))
+
+        assert (completion.text, completion.finish_reason) == ("", "length")
+
+    @pytest.mark.parametrize("status", [400, 404, 422])
+    async def test_a_bad_request_is_not_tried_again(
+        self, side: OtherSide, provider: Provider, ask: Ask, status: int
+    ) -> None:
+        side.script(Says("error", status=status))
+
+        error = await _error(provider, ask())
+
+        assert type(error) is InvalidRequest
+        assert error.status == status
+
+    @pytest.mark.parametrize("status", [401, 402, 403])
+    async def test_a_refused_key_stops_the_account(
+        self, side: OtherSide, provider: Provider, ask: Ask, status: int
+    ) -> None:
+        side.script(Says("error", status=status))
+
+        error = await _error(provider, ask())
+
+        assert type(error) is AccountRefused
+
+    async def test_a_429_says_how_long_to_wait(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("error", status=429, retry_after_s=7))
+
+        error = await _error(provider, ask())
+
+        assert type(error) is RateLimited
+        assert error.retry_after_s == pytest.approx(7, abs=1)
+
+    @pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 504, 529])
+    async def test_a_server_error_may_be_tried_again(
+        self, side: OtherSide, provider: Provider, ask: Ask, status: int
+    ) -> None:
+        side.script(Says("error", status=status))
+
+        error = await _error(provider, ask())
+
+        assert type(error) is TransientError
+        assert error.status == status
+        assert error.maybe_billed == (status in (408, 504))
+
+    @pytest.mark.parametrize("kind", ["reset", "cut_json"])
+    async def test_a_cut_answer_may_be_billed(
+        self, side: OtherSide, provider: Provider, ask: Ask, kind: Kind
+    ) -> None:
+        side.script(Says(kind))
+
+        error = await _error(provider, ask())
+
+        assert isinstance(error, TransientError)
+        assert error.maybe_billed
+
+    async def test_an_empty_completion_may_be_tried_again(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("ok", ""))
+
+        error = await _error(provider, ask())
+
+        assert isinstance(error, TransientError)
+        assert error.maybe_billed
+
+    async def test_a_hang_ends_with_the_timeout_and_may_be_billed(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("hang"))
+
+        with pytest.raises(TransientError) as caught:
+            await provider.complete(ask(), timeout_s=0.1)
+
+        assert caught.value.maybe_billed
+
+    async def test_no_connection_is_surely_not_billed(self, side: OtherSide, ask: Ask) -> None:
+        provider = open_provider(side.account, environ=side.environ, base_url="http://127.0.0.1:1")
+
+        error = await _error(provider, ask())
+
+        await provider.close()
+        assert isinstance(error, TransientError)
+        assert not error.maybe_billed
+
+    async def test_cancelling_a_call_hangs_up(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("hang"))
+        call = asyncio.create_task(provider.complete(ask(), timeout_s=60))
+        await asyncio.wait_for(side.reached(), 5)
+
+        call.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(side.left(), 5)
+
+    @pytest.mark.parametrize("status", [400, 401, 429, 500])
+    async def test_an_error_quotes_neither_prompt_nor_key(
+        self, side: OtherSide, provider: Provider, ask: Ask, status: int
+    ) -> None:
+        words = f"You sent {PROMPT!r} with {side.key}. " + "x" * 1000
+        side.script(Says("error", status=status, message=words))
+
+        error = await _error(provider, ask())
+
+        assert "capital" not in str(error)
+        assert side.key not in str(error)
+        assert len(error.detail) < 400
+        assert "You sent" in error.detail
+
+    async def test_what_the_wire_cannot_do_is_refused_before_the_call(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+
+        error = await _error(provider, ask(messages=[{"role": "user", "content": [image]}]))
+
+        assert type(error) is InvalidRequest
+        assert not side.bodies
+
+    async def test_a_stream_gives_its_pieces_and_then_the_whole(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("stream", "Paris"))
+
+        deltas = [delta async for delta in provider.stream(ask(), timeout_s=10)]
+
+        assert "".join(delta.text for delta in deltas) == "Paris"
+        assert len([delta for delta in deltas if delta.text]) == 2
+        assert [delta for delta in deltas[:-1] if delta.completion] == []
+
+    async def test_a_streamed_completion_equals_the_unstreamed_one(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("stream", "Paris"), Says("ok", "Paris"))
+
+        streamed = [d.completion async for d in provider.stream(ask(), timeout_s=10)][-1]
+
+        whole = await _complete(provider, ask())
+        assert streamed is not None
+        assert (streamed.text, streamed.usage) == (whole.text, whole.usage)
+        assert streamed.finish_reason == whole.finish_reason
+
+    async def test_a_stream_that_breaks_may_be_billed(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("broken_stream", "Paris"))
+
+        pieces, error = await _broken(provider, ask())
+
+        assert pieces
+        assert isinstance(error, TransientError)
+        assert error.maybe_billed
+
+    async def test_an_error_in_the_middle_of_a_stream_may_be_billed(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("error_in_stream", "Paris"))
+
+        pieces, error = await _broken(provider, ask())
+
+        assert pieces
+        assert isinstance(error, TransientError)
+        assert error.maybe_billed
+
+    async def test_an_error_instead_of_a_stream_is_what_it_would_be_unstreamed(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("error", status=401))
+
+        pieces, error = await _broken(provider, ask())
+
+        assert not pieces
+        assert type(error) is AccountRefused
+
+    async def test_an_error_before_the_first_piece_of_a_stream_is_not_billed(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("error_before_stream"))
+
+        pieces, error = await _broken(provider, ask())
+
+        assert not pieces
+        assert isinstance(error, TransientError)
+        assert not error.maybe_billed
+
+    async def test_closing_a_stream_hangs_up(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("hanging_stream", "Paris"))
+        stream: Any = provider.stream(ask(), timeout_s=60)
+        await anext(stream)
+
+        await stream.aclose()
+
+        await asyncio.wait_for(side.left(), 5)
+
+
+async def _complete(provider: Provider, request: Request) -> Completion:
+    answer: Answer = await provider.complete(request, timeout_s=10)
+    return answer.completion
+
+
+async def _error(provider: Provider, request: Request) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
+        await provider.complete(request, timeout_s=10)
+    return caught.value
+
+
+async def _broken(provider: Provider, request: Request) -> tuple[list[str], ProviderError]:
+    pieces: list[str] = []
+
+    async def take() -> None:
+        async for delta in provider.stream(request, timeout_s=10):
+            pieces.append(delta.text)  # noqa: PERF401 - what came must survive the error
+
+    with pytest.raises(ProviderError) as caught:
+        await take()
+    return pieces, caught.value

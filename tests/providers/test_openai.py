@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
+
+from moa.catalog import Account, Wire
+from moa.errors import (
+    AccountRefused,
+    ContextExceeded,
+    InvalidRequest,
+    ProviderError,
+    QuotaSpent,
+    RateLimited,
+    TransientError,
+)
+from moa.providers.accounts import open_provider
+from moa.providers.openai import OpenAIAssembly, OpenAIWire, seconds
+from moa.providers.provider import Answer, Completion, Request
+from tests.providers.dialects import OpenAIDialect, a_chat
+from tests.providers.provider_contract import ProviderContract
+from tests.providers.vendor_server import Scripted, VendorServer, answer
+
+DIALECT = OpenAIDialect()
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return "openai"
+
+
+class TestOpenAIKeepsTheContract(ProviderContract):
+    pass
+
+
+async def call(server: VendorServer, lane: str = "live", /, **fields: object) -> Answer:
+    """The whole answer to one call."""
+    provider = open_provider(
+        DIALECT.account, environ=DIALECT.environ, base_url=server.base_url + "/v1"
+    )
+    try:
+        request = Request("q1", a_chat(**fields), DIALECT.model, lane)
+        return await provider.complete(request, timeout_s=10)
+    finally:
+        await provider.close()
+
+
+async def failed(server: VendorServer, scripted: Scripted, **fields: object) -> ProviderError:
+    server.script(scripted)
+    with pytest.raises(ProviderError) as caught:
+        await call(server, **fields)
+    return caught.value
+
+
+def an_error(status: int, code: object, kind: str = "invalid_request_error", **h: str) -> Scripted:
+    error = {"message": "No.", "type": kind, "param": None, "code": code}
+    return answer({"error": error}, status=status, headers=h)
+
+
+async def test_a_developer_message_goes_out_as_system(vendor_server: VendorServer) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+    messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+
+    await call(vendor_server, messages=messages)
+
+    sent = vendor_server.requests[0].body["messages"]
+    assert [message["role"] for message in sent] == ["system", "user"]
+
+
+async def test_no_more_output_is_asked_for_than_the_model_gives(
+    vendor_server: VendorServer,
+) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+
+    await call(vendor_server, max_output_tokens=1_000_000)
+
+    assert vendor_server.requests[0].body["max_completion_tokens"] == 8_000
+
+
+async def test_the_flex_lane_is_a_service_tier(vendor_server: VendorServer) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+
+    await call(vendor_server, "flex")
+
+    assert vendor_server.requests[0].body["service_tier"] == "flex"
+
+
+async def test_a_lane_that_the_vendor_has_not_is_refused(vendor_server: VendorServer) -> None:
+    with pytest.raises(InvalidRequest, match="lane 'batch'"):
+        await call(vendor_server, "batch")
+
+
+@pytest.mark.parametrize(
+    ("scripted", "kind"),
+    [
+        (an_error(429, "insufficient_quota", "insufficient_quota"), AccountRefused),
+        (an_error(429, None, "insufficient_quota"), AccountRefused),
+        (an_error(400, "billing_hard_limit_reached"), AccountRefused),
+        (an_error(400, "context_length_exceeded"), ContextExceeded),
+        (an_error(413, None), ContextExceeded),
+        (an_error(403, "model_not_found"), InvalidRequest),
+        (an_error(429, "rate_limit_exceeded", "tokens"), RateLimited),
+        (an_error(429, "requests_per_day_exceeded", "requests"), QuotaSpent),
+        (an_error(429, "rate_limit_exceeded", "requests", **{"retry-after": "3600"}), QuotaSpent),
+        (an_error(429, "resource_unavailable"), RateLimited),
+        (an_error(429, 429, "TooManyRequests"), RateLimited),
+        (answer({"object": "error", "message": "No.", "code": 400}, status=400), InvalidRequest),
+        (answer({"detail": [{"msg": "No.", "input": "secret"}]}, status=422), InvalidRequest),
+        (Scripted(status=502, body=b"<html>Bad gateway</html>"), TransientError),
+        (Scripted(status=307, headers={"location": "http://127.0.0.1:1/"}), AccountRefused),
+    ],
+)
+async def test_codes_decide_what_an_error_means(
+    vendor_server: VendorServer, scripted: Scripted, kind: type[ProviderError]
+) -> None:
+    error = await failed(vendor_server, scripted)
+
+    assert type(error) is kind
+    assert error.status == scripted.status
+    assert "secret" not in str(error)
+
+
+async def test_an_error_keeps_the_vendors_code(vendor_server: VendorServer) -> None:
+    error = await failed(vendor_server, an_error(429, "resource_unavailable"))
+
+    assert error.code == "resource_unavailable"
+
+
+async def test_milliseconds_go_before_seconds(vendor_server: VendorServer) -> None:
+    headers = {"retry-after-ms": "250", "retry-after": "1"}
+
+    error = await failed(vendor_server, an_error(429, "rate_limit_exceeded", **headers))
+
+    assert isinstance(error, RateLimited)
+    assert error.retry_after_s == 0.25
+
+
+async def test_a_prompt_refused_by_azures_filter_is_a_refusal(vendor_server: VendorServer) -> None:
+    vendor_server.script(an_error(400, "content_filter"))
+
+    completion: Completion = (await call(vendor_server)).completion
+
+    assert completion.refused
+    assert completion.finish_reason == "content_filter"
+
+
+async def test_an_answer_that_the_filter_stopped_is_a_refusal(vendor_server: VendorServer) -> None:
+    vendor_server.script(answer(DIALECT.document({"content": ""}, "content_filter")))
+
+    completion: Completion = (await call(vendor_server)).completion
+
+    assert completion.refused
+
+
+async def test_the_words_of_a_refusal_are_kept(vendor_server: VendorServer) -> None:
+    vendor_server.script(DIALECT.refusal())
+
+    completion: Completion = (await call(vendor_server)).completion
+
+    assert completion.text == "I can't."
+
+
+async def test_a_compatible_server_may_leave_much_out(vendor_server: VendorServer) -> None:
+    bare = {
+        "choices": [{"message": {"content": "Paris"}}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 1},
+    }
+    vendor_server.script(answer(bare))
+
+    completion: Completion = (await call(vendor_server)).completion
+
+    assert (completion.text, completion.finish_reason) == ("Paris", "stop")
+    assert (completion.usage.input_tokens, completion.usage.output_tokens) == (9, 1)
+
+
+async def test_a_compatible_server_may_say_more(vendor_server: VendorServer) -> None:
+    document = DIALECT.document({"content": "Paris", "reasoning_content": "Hm."}, "stop")
+    vendor_server.script(answer({**document, "provider": "x", "service_tier": "odd"}))
+
+    completion: Completion = (await call(vendor_server)).completion
+
+    assert completion.text == "Paris"
+
+
+async def test_an_answer_without_usage_is_not_taken_and_not_bought_again(
+    vendor_server: VendorServer,
+) -> None:
+    document = {**DIALECT.document({"content": "Paris"}, "stop"), "usage": None}
+
+    error = await failed(vendor_server, answer(document))
+
+    assert type(error) is InvalidRequest
+    assert error.code == "usage_missing"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        "Paris",
+        {"choices": "Paris"},
+        {"choices": []},
+        {"choices": [{"message": "Paris"}]},
+        {"choices": [{"message": {"content": 7}, "finish_reason": "stop"}], "usage": {}},
+        {"choices": [{"message": {"content": "Paris"}, "finish_reason": "error"}]},
+    ],
+)
+async def test_garbage_is_no_completion(vendor_server: VendorServer, document: object) -> None:
+    error = await failed(vendor_server, answer(document))
+
+    assert isinstance(error, TransientError)
+    assert error.maybe_billed
+    assert "Paris" not in str(error)
+
+
+async def test_an_error_inside_a_success_is_an_error(vendor_server: VendorServer) -> None:
+    openrouter = answer({"error": {"code": 429, "message": "Slow down."}})
+
+    error = await failed(vendor_server, openrouter)
+
+    assert type(error) is RateLimited
+
+
+async def test_log_probabilities_are_passed_on(vendor_server: VendorServer) -> None:
+    token = {"token": "Paris", "logprob": -0.1, "bytes": None, "top_logprobs": []}
+    document = DIALECT.document({"content": "Paris"}, "stop")
+    document["choices"][0]["logprobs"] = {"content": [token], "refusal": None}
+    vendor_server.script(answer(document))
+
+    completion: Completion = (await call(vendor_server, logprobs=True)).completion
+
+    assert orjson.loads(completion.logprobs or "{}")["content"] == [token]
+
+
+async def test_limits_are_read_from_the_headers(vendor_server: VendorServer) -> None:
+    headers = {
+        "x-ratelimit-remaining-requests": "59",
+        "x-ratelimit-remaining-tokens": "149984",
+        "x-ratelimit-reset-requests": "12ms",
+        "x-ratelimit-reset-tokens": "6m0s",
+    }
+    vendor_server.script(Scripted(body=DIALECT.ok("Paris").body, headers=headers))
+
+    limits = (await call(vendor_server)).limits
+
+    assert (limits.remaining_requests, limits.remaining_tokens) == (59, 149_984)
+    assert limits.reset_requests_s == pytest.approx(0.012)
+    assert limits.reset_tokens_s == 360
+
+
+@given(hours=st.integers(0, 48), minutes=st.integers(0, 59), milliseconds=st.integers(0, 59_999))
+def test_any_duration_is_read(hours: int, minutes: int, milliseconds: int) -> None:
+    text = f"{hours}h{minutes}m{milliseconds / 1000}s"
+
+    assert seconds(text) == pytest.approx(hours * 3600 + minutes * 60 + milliseconds / 1000)
+
+
+@pytest.mark.parametrize("text", [None, "", "soon", "1", "1s later", "-1s"])
+def test_what_is_no_duration_is_unknown(text: str | None) -> None:
+    assert seconds(text) is None
+
+
+async def test_a_streamed_tool_call_is_put_together(vendor_server: VendorServer) -> None:
+    def piece(**function: str) -> dict[str, Any]:
+        return {"tool_calls": [{"index": 0, "function": function}]}
+
+    opening = piece(name="weather", arguments="")
+    opening["tool_calls"][0] |= {"id": "call_1", "type": "function"}
+    vendor_server.script(
+        Scripted(
+            events=(
+                DIALECT.delta(opening),
+                DIALECT.delta(piece(arguments='{"city"')),
+                DIALECT.delta(piece(arguments=':"Paris"}')),
+                DIALECT.delta({}, "tool_calls"),
+                DIALECT.chunk([], usage=DIALECT.usage),
+                b"data: [DONE]\n\n",
+            )
+        )
+    )
+    provider = open_provider(
+        DIALECT.account, environ=DIALECT.environ, base_url=vendor_server.base_url
+    )
+
+    deltas = [d async for d in provider.stream(Request("q1", a_chat(), DIALECT.model), timeout_s=9)]
+
+    await provider.close()
+    (delta,) = deltas
+    assert delta.completion is not None
+    (tool_call,) = orjson.loads(delta.completion.tool_calls or "[]")
+    assert tool_call["id"] == "call_1"
+    assert tool_call["function"] == {"name": "weather", "arguments": '{"city":"Paris"}'}
+
+
+async def test_a_stream_asks_for_its_usage(vendor_server: VendorServer) -> None:
+    vendor_server.script(Scripted(events=DIALECT.stream("Paris")))
+    provider = open_provider(
+        DIALECT.account, environ=DIALECT.environ, base_url=vendor_server.base_url
+    )
+
+    async for _ in provider.stream(Request("q1", a_chat(), DIALECT.model), timeout_s=10):
+        pass
+
+    await provider.close()
+    body = vendor_server.requests[0].body
+    assert body["stream"] is True
+    assert body["stream_options"] == {"include_usage": True}
+
+
+@given(st.lists(st.text(min_size=1), min_size=1))
+def test_a_streamed_text_is_the_sum_of_its_pieces(texts: list[str]) -> None:
+    assembly = OpenAIAssembly("openai")
+    events = [event.removeprefix(b"data: ").strip() for event in DIALECT.stream(*texts)]
+
+    pieces = [assembly.add(event) for event in events]
+
+    completion = OpenAIWire("openai", URL("http://localhost"), "").read(assembly.body())
+    assert isinstance(completion, Completion)
+    assert assembly.finished
+    assert "".join(str(piece) for piece in pieces) == completion.text == "".join(texts)
+
+
+async def test_a_server_of_ones_own_needs_no_key_and_hears_of_no_organisation(
+    vendor_server: VendorServer,
+) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+    account = Account("ours", "openai", base_url=vendor_server.base_url + "/v1")
+    provider = open_provider(account, environ={"OPENAI_ORG_ID": "org-1", "OPENAI_API_KEY": "k"})
+
+    await provider.complete(Request("q1", a_chat(), DIALECT.model), timeout_s=10)
+
+    await provider.close()
+    assert "authorization" not in vendor_server.requests[0].headers
+    assert "openai-organization" not in vendor_server.requests[0].headers
+
+
+async def test_the_sdks_variables_are_heeded(vendor_server: VendorServer) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+    environ = {
+        "OPENAI_API_KEY": "k",
+        "OPENAI_BASE_URL": vendor_server.base_url + "/v1/",
+        "OPENAI_ORG_ID": "org-1",
+        "OPENAI_PROJECT_ID": "proj-1",
+        "OPENAI_CUSTOM_HEADERS": "X-Team: nightly\nbroken line",
+    }
+    provider = open_provider(Account("openai", "openai"), environ=environ)
+
+    await provider.complete(Request("q1", a_chat(), DIALECT.model), timeout_s=10)
+
+    await provider.close()
+    received = vendor_server.requests[0]
+    assert received.path == "/v1/chat/completions"
+    assert received.headers["openai-organization"] == "org-1"
+    assert received.headers["openai-project"] == "proj-1"
+    assert received.headers["x-team"] == "nightly"
+    assert received.headers["authorization"] == "Bearer k"
