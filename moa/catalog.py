@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
 from typing import Literal
 
+import orjson
+from pydantic import Field, model_validator
+
+from moa.errors import ConfigError
+from moa.toml_file import Section, read_toml
+
 Wire = Literal["openai", "anthropic", "gemini"]
+Lane = Literal["live", "flex", "batch"]
+Ability = Literal[
+    "images", "json_object", "json_schema", "logprobs", "penalties", "reasoning_effort", "seed",
+    "stop", "temperature", "temperature_above_1", "tools", "top_p",
+]  # fmt: skip
+"""What a request can ask of a model; see `moa.request.ChatRequest.abilities`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +55,32 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """USD per million tokens, for calls whose prompt is longer than `above_input_tokens`."""
+
+    input: Decimal
+    output: Decimal
+    """Reasoning is billed as output."""
+    cached_input: Decimal
+    """Prompt tokens that the vendor read from its cache."""
+    cache_write: Decimal
+    """Prompt tokens that the vendor wrote to its cache."""
+    above_input_tokens: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class AgreedPrice:
+    """What a lane of a model costs by the catalog, whatever a price list says."""
+
+    lane: Lane
+    rates: tuple[Rates, ...]
+    """Ascending in `above_input_tokens`; the last one that a prompt exceeds holds for all of it."""
+    source: str
+    """Where the price can be looked up: an address, a contract."""
+    valid_from: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One model of the catalog."""
 
@@ -54,9 +97,11 @@ class Model:
     """See `moa.request.ChatRequest.abilities`."""
     limits: Limits
     price_provider: str
-    """Provider id in genai-prices."""
+    """Provider id in genai-prices; empty when only `prices` count."""
     price_ref: str
     """Model reference in genai-prices."""
+    prices: tuple[AgreedPrice, ...] = ()
+    """In place of the price list, for the lanes that are in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +110,167 @@ class Catalog:
 
     accounts: dict[str, Account]
     models: dict[str, Model]
+    version: str = ""
+    """Hash of all of it, 12 hex digits."""
+
+
+_VARIABLE = r"^[A-Z_][A-Z0-9_]*$"
+
+
+class _AccountEntry(Section):
+    wire: Wire = Field(description="openai (any compatible server too), anthropic or gemini")
+    base_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="Where the API is; http:// or https://"
+    )
+    api_key_env: str | None = Field(
+        default=None,
+        pattern=_VARIABLE,
+        description="Name of the environment variable that holds the key, in capitals; never "
+        "the key",
+    )
+    project_env: str | None = Field(
+        default=None,
+        pattern=_VARIABLE,
+        description="Vertex: name of the environment variable that holds the project",
+    )
+    location: str | None = Field(default=None, description="Vertex: the region, or global")
+
+
+class _LimitsEntry(Section):
+    rpm: float | None = Field(default=None, gt=0, description="Requests per minute; > 0")
+    input_tpm: float | None = Field(default=None, gt=0, description="Input tokens a minute; > 0")
+    output_tpm: float | None = Field(default=None, gt=0, description="Output tokens a minute; > 0")
+    tpm: float | None = Field(
+        default=None, gt=0, description="Input and output tokens together, a minute; > 0"
+    )
+    max_in_flight: int | None = Field(default=None, ge=1, description="Calls at once; ≥ 1")
+
+
+class _RatesEntry(Section):
+    input_usd_per_mtok: Decimal = Field(ge=0, description="USD per million input tokens; ≥ 0")
+    output_usd_per_mtok: Decimal = Field(ge=0, description="USD per million output tokens; ≥ 0")
+    cached_input_usd_per_mtok: Decimal | None = Field(
+        default=None, ge=0, description="By default as input; ≥ 0"
+    )
+    cache_write_usd_per_mtok: Decimal | None = Field(
+        default=None, ge=0, description="By default as input; ≥ 0"
+    )
+
+    def rates(self, above_input_tokens: int = -1) -> Rates:
+        """As the rest of the project knows it."""
+        cached, written = self.cached_input_usd_per_mtok, self.cache_write_usd_per_mtok
+        return Rates(
+            input=self.input_usd_per_mtok,
+            output=self.output_usd_per_mtok,
+            cached_input=self.input_usd_per_mtok if cached is None else cached,
+            cache_write=self.input_usd_per_mtok if written is None else written,
+            above_input_tokens=above_input_tokens,
+        )
+
+
+class _LongContextEntry(_RatesEntry):
+    above_input_tokens: int = Field(
+        ge=1, description="A longer prompt is billed like this, all of it; ≥ 1"
+    )
+
+
+class _PriceEntry(_RatesEntry):
+    long_context: list[_LongContextEntry] = Field(
+        default_factory=list, description="Other rates for longer prompts"
+    )
+    source: str = Field(min_length=1, description="Where this price stands: an address, a contract")
+    valid_from: date | None = Field(default=None, description="Since when, as YYYY-MM-DD")
+
+    def price(self, lane: Lane) -> AgreedPrice:
+        """As the rest of the project knows it."""
+        longer = sorted(self.long_context, key=lambda entry: entry.above_input_tokens)
+        tiers = (entry.rates(entry.above_input_tokens) for entry in longer)
+        return AgreedPrice(lane, (self.rates(), *tiers), self.source, self.valid_from)
+
+
+class _ModelEntry(Section):
+    api_name: str = Field(min_length=1, description="What the vendor calls it")
+    context_window: int = Field(ge=1, description="Tokens of prompt and output together; ≥ 1")
+    max_output_tokens: int = Field(ge=1, description="Most that it writes in one answer; ≥ 1")
+    abilities: list[Ability] = Field(description="What a request may ask of it")
+    limits: _LimitsEntry = _LimitsEntry()
+    price_provider: str | None = Field(default=None, description="Provider id in genai-prices")
+    price_ref: str | None = Field(
+        default=None, description="Model reference in genai-prices; by default api_name"
+    )
+    prices: dict[Lane, _PriceEntry] = Field(
+        default_factory=dict, description="Agreed prices by lane (live, flex, batch)"
+    )
+
+    @model_validator(mode="after")
+    def _priced(self) -> _ModelEntry:
+        if self.price_provider is None and "live" not in self.prices:
+            raise ValueError(
+                "no price: give price_provider (and price_ref) to look it up in genai-prices, or "
+                "a table prices.live with input_usd_per_mtok, output_usd_per_mtok and source"
+            )
+        return self
+
+    def model(self, name: str) -> Model:
+        """As the rest of the project knows it."""
+        return Model(
+            id=name,
+            provider=name.partition("/")[0],
+            api_name=self.api_name,
+            context_window=self.context_window,
+            max_output_tokens=self.max_output_tokens,
+            abilities=frozenset(self.abilities),
+            limits=Limits(**self.limits.model_dump()),
+            price_provider=self.price_provider or "",
+            price_ref=self.price_ref or self.api_name,
+            prices=tuple(entry.price(lane) for lane, entry in self.prices.items()),
+        )
+
+
+class _CatalogFile(Section):
+    accounts: dict[str, _AccountEntry] = Field(
+        min_length=1, description="Keys at vendors, by a name of your own"
+    )
+    models: dict[str, _ModelEntry] = Field(min_length=1, description="By 'account/name'")
+
+
+def load_catalog(path: str | Path) -> Catalog:
+    """Read a catalog from TOML: `[accounts.NAME]` and `[models."account/name"]`.
+
+    Raises:
+        ConfigError: with every problem of the file on a line of its own.
+    """
+    file = read_toml(_CatalogFile, path)
+    wrong = [line for name in file.accounts if (line := _bad_account(name))]
+    wrong += [line for name in file.models if (line := _misnamed(name, file.accounts))]
+    if wrong:
+        raise ConfigError("\n  ".join([f"{path}: {len(wrong)} bad names", *wrong]))
+    document = orjson.dumps(file.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    return Catalog(
+        accounts={name: Account(name, **a.model_dump()) for name, a in file.accounts.items()},
+        models={name: entry.model(name) for name, entry in file.models.items()},
+        version=hashlib.sha256(document).hexdigest()[:12],
+    )
+
+
+def _bad_account(name: str) -> str | None:
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) and name != "none":
+        return None
+    return (
+        f"accounts.{name}: files of a run are named after it, so it has 1 to 64 letters, digits, "
+        "'_' or '-', and is not 'none'"
+    )
+
+
+def _misnamed(name: str, accounts: dict[str, _AccountEntry]) -> str | None:
+    account, _, rest = name.partition("/")
+    if not account or not rest:
+        return (
+            f"models.{name}: write it as account/name, with one of the accounts {sorted(accounts)}"
+        )
+    if account not in accounts:
+        return (
+            f"models.{name}: there is no account {account!r}; add [accounts.{account}] or use one "
+            f"of {sorted(accounts)}"
+        )
+    return None

@@ -1,16 +1,37 @@
-"""What a job is told: one TOML file, read and validated once."""
+"""What the nightly job is told: one TOML file, read and validated once.
+
+Money is USD and durations are seconds. Relative paths start at the current directory. Keys are
+named here (`catalog.toml` says in which environment variable each is), never held.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import orjson
+from pydantic import BaseModel, Field, JsonValue, field_validator, model_validator
+
+from moa.toml_file import Section, describe_keys, read_toml
 
 
-class Section(BaseModel):
-    """A table of the config file; unknown keys are refused."""
+class RunConfig(Section):
+    """Which run this is, and where it lives."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="Name of the run: 1 to 128 letters, digits, '.', '_', '-'; started again "
+        "under the same id, a run continues",
+    )
+    folder: str = Field(
+        min_length=1,
+        description="Folder of all runs: a path, s3://… or gs://…; the run is FOLDER/ID",
+    )
+    seed: int = Field(default=0, ge=0, description="Of all that is drawn at random; ≥ 0")
 
 
 class QueryLogConfig(Section):
@@ -28,3 +49,233 @@ class QueryLogConfig(Section):
     dedupe: bool = Field(
         default=False, description="Answer and pay equal requests under different ids once"
     )
+    part_rows: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Rows that are scored, decided and handed to dispatch together; 1 to 1,000,000",
+    )
+
+
+class PricesConfig(Section):
+    """Which day's prices the decisions and the bill use."""
+
+    as_of: date | None = Field(
+        default=None,
+        description="Day whose list prices count, as YYYY-MM-DD; by default the day (UTC) on which "
+        "the run first starts, kept in its folder",
+    )
+
+
+class RouterConfig(Section):
+    """The trained router, and the machines that it runs on."""
+
+    artifact: str = Field(
+        default="moa/router/embedded", description="Folder of the artifact: a path or s3://…"
+    )
+    replicas: int = Field(default=1, ge=1, description="Actors that score, each with a router; ≥ 1")
+    num_gpus: float = Field(
+        default=0, ge=0, description="GPUs of one replica; below 1 they share one; ≥ 0"
+    )
+    batch_size: int = Field(
+        default=1024, ge=1, le=65_536, description="Queries scored at a time; 1 to 65,536"
+    )
+    usd_per_hour: Decimal = Field(
+        ge=0,
+        description="What the machine of one replica costs, in USD per hour; the report takes it "
+        "off the saving; ≥ 0, and 0 must be written",
+    )
+
+
+class PolicyConfig(Section):
+    """Which model a query goes to, given what to expect of each."""
+
+    willingness_to_pay: Decimal | None = Field(
+        default=None,
+        ge=0,
+        description="USD per unit of grade: what a certainly right instead of a certainly wrong "
+        "answer is worth; 0 picks the cheapest; ≥ 0. Either this or quality_floor",
+    )
+    quality_floor: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least expected grade, to be met at least cost; 0 to 1. Either this or "
+        "willingness_to_pay",
+    )
+    max_novelty: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Queries less like the training data than this go to default_model; 0 to 1, "
+        "and 1 never abstains",
+    )
+    default_model: str | None = Field(
+        default=None,
+        description="Catalog id for queries that are too novel to judge; by default the pool's "
+        "best single model on the router's training data",
+    )
+
+    @model_validator(mode="after")
+    def _one_criterion(self) -> PolicyConfig:
+        if (self.willingness_to_pay is None) == (self.quality_floor is None):
+            given = "neither is" if self.willingness_to_pay is None else "both are"
+            raise ValueError(
+                f"{given} given of willingness_to_pay (USD per unit of grade, ≥ 0) and "
+                "quality_floor (a grade, 0 to 1): give exactly one"
+            )
+        return self
+
+
+class DispatchConfig(Section):
+    """How calls are made."""
+
+    replicas: int = Field(
+        default=1, ge=1, description="Processes that make calls; they share limits and budget; ≥ 1"
+    )
+    num_cpus: float = Field(default=1, ge=0, description="CPUs that one replica reserves; ≥ 0")
+    max_in_flight: int = Field(
+        default=256,
+        ge=1,
+        le=10_000,
+        description="Calls under way per provider and replica; 1 to 10,000",
+    )
+    connect_timeout_s: float = Field(
+        default=10,
+        gt=0,
+        le=300,
+        description="Until a connection stands, in seconds; > 0, ≤ 300",
+    )
+    total_timeout_s: float = Field(
+        default=600,
+        gt=0,
+        le=3600,
+        description="Of one call with its answer, in seconds; > 0, ≤ 3600",
+    )
+    max_attempts: int = Field(
+        default=6, ge=1, le=100, description="Calls for one query on one model; 1 to 100"
+    )
+    give_up_after_s: float = Field(
+        default=1800,
+        gt=0,
+        description="From a query's first call on a model to its last one there, in seconds; > 0",
+    )
+    fallback: bool = Field(
+        default=True, description="Ask the next best model when the chosen one does not answer"
+    )
+    budget_usd: Decimal | None = Field(
+        default=None,
+        gt=0,
+        description="No call is begun whose expected cost would go over this, in USD; > 0; by "
+        "default there is no limit",
+    )
+
+
+class ReportConfig(Section):
+    """What the cost report shows beside the bill."""
+
+    title: str | None = Field(default=None, description="Of the page; by default the run's id")
+    graded_outcomes: str | None = Field(
+        default=None,
+        description="Parquet of GRADED_OUTCOMES: known grades of this backlog, to say what each "
+        "single model would have scored; a path or s3://…",
+    )
+
+
+class ReplayConfig(Section):
+    """Calls go to a server on localhost that answers from recordings, instead of to the vendors."""
+
+    recordings: str = Field(description="Folder of the recordings")
+    latency_s: float = Field(
+        default=0, ge=0, le=600, description="Median time of an answer, in seconds; 0 to 600"
+    )
+    synthetic: bool = Field(
+        default=False, description="Answer prompts that were never recorded, too, with made-up text"
+    )
+    script: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Handed to the replay server as it is: faults and limits"
+    )
+
+
+class LogConfig(Section):
+    """How events are written."""
+
+    style: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, JSON lines anywhere else"
+    )
+
+
+class RouteBatchConfig(Section):
+    """All that `jobs/route_batch.py` is told."""
+
+    catalog: str = Field(description="TOML file of the accounts and models that there are")
+    pool: list[str] = Field(
+        min_length=1, description="Catalog ids of the models to choose from; at least 1, each once"
+    )
+    run: RunConfig
+    queries: QueryLogConfig
+    prices: PricesConfig = PricesConfig()
+    router: RouterConfig
+    policy: PolicyConfig
+    dispatch: DispatchConfig = DispatchConfig()
+    report: ReportConfig = ReportConfig()
+    replay: ReplayConfig | None = Field(
+        default=None, description="When given, nothing is called but a server on localhost"
+    )
+    log: LogConfig = LogConfig()
+
+    @field_validator("pool")
+    @classmethod
+    def _each_once(cls, pool: list[str]) -> list[str]:
+        twice = sorted({name for name in pool if pool.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} named more than once: name each model once")
+        return pool
+
+
+NOT_HASHED: dict[str, Any] = {
+    "run": {"id", "folder"},
+    "router": {"replicas", "num_gpus", "batch_size", "usd_per_hour"},
+    "dispatch": {
+        "replicas", "num_cpus", "max_in_flight", "connect_timeout_s", "total_timeout_s",
+        "max_attempts", "give_up_after_s", "budget_usd",
+    },
+    "report": True,
+    "log": True,
+}  # fmt: skip
+"""What a run may be continued with in another way: its place, its speed, its patience, its budget
+and its looks. The rest says which model is asked what, and a run that changed it half way would be
+two runs in one folder."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RouteBatchConfig:
+    """Read and check the config of the nightly job.
+
+    Args:
+        path: a TOML file.
+        overrides: `section.key=value`, as given to `--set`.
+
+    Raises:
+        ConfigError: with every problem of the file on a line of its own.
+    """
+    return read_toml(RouteBatchConfig, path, overrides)
+
+
+def resolved(config: BaseModel) -> dict[str, Any]:
+    """Every key with its value, defaults included, as JSON holds it."""
+    return config.model_dump(mode="json")
+
+
+def config_hash(config: RouteBatchConfig) -> str:
+    """SHA-256 of all that decides what is asked of whom, 64 hex digits; see `NOT_HASHED`.
+
+    `prices.as_of` counts as it is written: a run that leaves it out keeps its hash overnight.
+    What the named files hold is not looked at: catalog, router and prices have own versions.
+    """
+    decisive = config.model_dump(mode="json", exclude=NOT_HASHED)
+    return hashlib.sha256(orjson.dumps(decisive, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def describe() -> str:
+    """Every key of the config as a Markdown table."""
+    return describe_keys(RouteBatchConfig)
