@@ -77,9 +77,6 @@ class RouterConfig(Section):
     num_gpus: float = Field(
         default=0, ge=0, description="GPUs of one replica; below 1 they share one; ≥ 0"
     )
-    batch_size: int = Field(
-        default=1024, ge=1, le=65_536, description="Queries scored at a time; 1 to 65,536"
-    )
     usd_per_hour: Decimal = Field(
         ge=0,
         description="What the machine of one replica costs, in USD per hour; the report takes it "
@@ -139,12 +136,6 @@ class DispatchConfig(Section):
         ge=1,
         le=10_000,
         description="Calls under way per provider and replica; 1 to 10,000",
-    )
-    connect_timeout_s: float = Field(
-        default=10,
-        gt=0,
-        le=300,
-        description="Until a connection stands, in seconds; > 0, ≤ 300",
     )
     total_timeout_s: float = Field(
         default=600,
@@ -235,10 +226,10 @@ class RouteBatchConfig(Section):
 
 NOT_HASHED: dict[str, Any] = {
     "run": {"id", "folder"},
-    "router": {"replicas", "num_gpus", "batch_size", "usd_per_hour"},
+    "router": {"replicas", "num_gpus", "usd_per_hour"},
     "dispatch": {
-        "replicas", "num_cpus", "max_in_flight", "connect_timeout_s", "total_timeout_s",
-        "max_attempts", "give_up_after_s", "budget_usd",
+        "replicas", "num_cpus", "max_in_flight", "total_timeout_s", "max_attempts",
+        "give_up_after_s", "budget_usd",
     },
     "report": True,
     "log": True,

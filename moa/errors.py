@@ -5,6 +5,7 @@ MoaError
 ├── SchemaError            a stage received a table it did not agree to
 ├── ArtifactError          a router on disk is damaged, or made for something else
 ├── RunError               the run folder says no: in use, or made by another configuration
+├── Interrupted            the run was asked to stop and has drained; started again, it goes on
 └── ProviderError          one call failed
     ├── InvalidRequest     would fail again with this model: do not retry, try the next model
     │   └── ContextExceeded    the model's window is too small
@@ -35,6 +36,10 @@ class ArtifactError(MoaError):
 
 class RunError(MoaError):
     """A run folder cannot be used: another process holds it, or another configuration made it."""
+
+
+class Interrupted(MoaError):
+    """The run was asked to stop: what was out has come back, and the next start goes on."""
 
 
 class ProviderError(MoaError):

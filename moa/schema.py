@@ -76,6 +76,7 @@ ROUTING_DECISIONS = pa.schema(
         _required("expected_output_tokens", pa.float32()),  # of the chosen model
         _required("novelty", pa.float32()),
         _required("propensity", pa.float32()),  # probability with which this model was drawn
+        _required("router_s", pa.float32()),  # share of the router's work, in seconds
         _required("router_version", pa.string()),
         _required("price_version", pa.string()),
     ]
@@ -110,7 +111,8 @@ OUTCOMES = pa.schema(
         _required("unknown_calls", pa.int32()),
         pa.field("latency_s", pa.float32()),  # of the successful call
         pa.field("finished_at", MOMENT),
-        pa.field("same_as", pa.string()),  # query_id whose answer this is (`dedupe = true`)
+        # query_id whose answer this is (`dedupe = true`); the row stands at that query's place.
+        pa.field("same_as", pa.string()),
         pa.field("reason", pa.string()),  # of a dead letter, see DEAD_LETTERS
         _required("tags", STRINGS),
     ]
@@ -156,11 +158,8 @@ GRADED_OUTCOMES = pa.schema(
 PARTS = pa.schema(
     [
         _required("part", pa.string()),
+        _required("provider", pa.string()),  # "none": rows that go to nobody (dead letters)
         _required("rows", pa.int64()),
-        _required("defective", pa.int64()),
-        pa.field("provider", pa.string()),  # null: rows that go to nobody (dead letters)
-        _required("expected_cost_usd", pa.float64()),
-        _required("router_s", pa.float64()),  # seconds the router worked on these rows
     ]
 )
 """What the decide stage reports of each part that it wrote: one row per part and provider."""

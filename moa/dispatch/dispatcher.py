@@ -15,7 +15,7 @@ from moa.catalog import Model
 from moa.dispatch.breaker import Breaker
 from moa.dispatch.budget import Budget
 from moa.dispatch.journal import History, Journal
-from moa.dispatch.line import Account, Call, Line, Settled
+from moa.dispatch.line import Account, Call, Line
 from moa.dispatch.outcome import (
     ANSWERED,
     REFUSED,
@@ -23,6 +23,7 @@ from moa.dispatch.outcome import (
     Attempt,
     DeadLetter,
     Outcome,
+    Settled,
 )
 from moa.dispatch.quota import Quota, share
 from moa.dispatch.retry import RetryPolicy

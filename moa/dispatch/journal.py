@@ -11,27 +11,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from moa.dispatch.outcome import Attempt, DeadLetter, Outcome
-
-
-class Sink(Protocol):
-    """Where a journal's bytes go."""
-
-    def append(self, data: bytes) -> None:
-        """Take whole lines; they are durable after the next `commit`."""
-        ...
-
-    async def commit(self) -> None:
-        """Wait until all that was appended survives the death of this process."""
-        ...
-
-    async def close(self) -> None:
-        """Commit, and let readers in."""
-        ...
+from moa.storage.journal_files import Sink
 
 
 @dataclass(slots=True)

@@ -11,13 +11,11 @@ from typing import Any, Protocol
 from moa.catalog import Model
 from moa.dispatch.breaker import Breaker
 from moa.dispatch.journal import Journal
-from moa.dispatch.outcome import Assignment, Attempt, DeadLetter, Outcome
+from moa.dispatch.outcome import Assignment, Attempt, Settled
 from moa.dispatch.quota import Quota
 from moa.errors import AccountRefused
 from moa.providers.provider import Provider
 from moa.request import ChatRequest
-
-Settled = tuple[Outcome, DeadLetter | None]
 
 
 @dataclass(slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -144,6 +144,25 @@ class DeadLetter:
             finished_at=datetime.now(UTC),
             reason=self.reason,
         )
+
+
+Settled = tuple[Outcome, DeadLetter | None]
+"""What became of a query, and its dead letter where that is what became of it."""
+
+
+def with_followers(
+    settled: Iterable[Settled], followers: Mapping[int, Sequence[str]]
+) -> Iterator[Settled]:
+    """Each outcome, and one more for every query that shares its answer.
+
+    Args:
+        settled: of one partition.
+        followers: row → ids of the queries whose request is equal to that row's.
+    """
+    for outcome, letter in settled:
+        yield outcome, letter
+        for name in followers.get(outcome.row, ()):
+            yield outcome.for_follower(name), letter and replace(letter, query_id=name)
 
 
 def outcomes_table(outcomes: Iterable[Outcome]) -> pa.Table:

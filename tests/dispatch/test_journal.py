@@ -1,21 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
-import signal
 from datetime import UTC, datetime
 from decimal import Decimal
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.dispatch.journal import Journal, recover
-from moa.dispatch.journal_sinks import FileSink, SegmentSink, read_when_closed
 from moa.dispatch.outcome import ANSWERED, Attempt, DeadLetter, Outcome
+from moa.storage.journal_files import FileSink, read_when_closed
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -78,60 +73,3 @@ def test_a_journal_cut_anywhere_loses_only_its_last_line(cut: int) -> None:
     complete = kept.count(b"\n")
     assert len(history.outcomes) == complete // 2
     assert sum((+history.unknown).values()) == complete % 2
-
-
-def hold(path: str, written: Event) -> None:
-    async def write() -> None:
-        journal = Journal(FileSink(Path(path)))
-        await journal.sent(7, "openai/gpt-4o")
-        written.set()
-        await asyncio.sleep(60)
-
-    asyncio.run(write())
-
-
-@pytest.mark.timeout(60)
-def test_a_killed_writer_loses_nothing_and_is_waited_for(tmp_path: Path) -> None:
-    path = tmp_path / "piece.001.jsonl"
-    context = multiprocessing.get_context("spawn")
-    written = context.Event()
-    writer = context.Process(target=hold, args=(str(path), written))
-    writer.start()
-    assert written.wait(30)
-    assert writer.pid is not None
-
-    os.kill(writer.pid, signal.SIGKILL)
-    history = recover([read_when_closed(path)])
-    writer.join()
-
-    assert +history.unknown == {7: 1}
-
-
-async def test_segments_carry_everything_in_order_and_share_puts() -> None:
-    segments: dict[int, bytes] = {}
-    sink = SegmentSink(segments.__setitem__)
-
-    async def write(n: int) -> None:
-        sink.append(b"%03d\n" % n)
-        await sink.commit()
-        assert b"%03d\n" % n in b"".join(segments.values())
-
-    await asyncio.gather(*[write(n) for n in range(200)])
-    await sink.close()
-
-    whole = b"".join(segments[n] for n in sorted(segments))
-    assert whole.split() == [b"%03d" % n for n in range(200)]
-    assert len(segments) < 20
-
-
-async def test_a_store_that_fails_stops_those_who_write_to_it() -> None:
-    def put(number: int, data: bytes) -> None:
-        raise OSError("no such bucket")
-
-    sink = SegmentSink(put)
-    sink.append(b"sent\n")
-
-    with pytest.raises(OSError, match="no such bucket"):
-        await sink.commit()
-    with pytest.raises(OSError, match="no such bucket"):
-        sink.append(b"more\n")

@@ -1,4 +1,8 @@
-"""Where journals live: files on a disk, or segments in an object store."""
+"""Where journals live: files on a disk, or segments in an object store.
+
+A try at a piece has one journal, `journal/PIECE.TRY.jsonl` on a disk. A store that cannot append
+gets numbered segments, `journal/PIECE.TRY/SEGMENT`.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,92 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from moa.errors import RunError
+from moa.storage.object_store import Folder
 
 FSYNC_EVERY_S = 1.0
 WAIT_FOR_WRITER_S = 60.0
+_FENCE = b""
+"""A segment that a reader puts behind the last one: its number is taken, so the writer is out."""
+
+
+class Sink(Protocol):
+    """Where a journal's bytes go."""
+
+    def append(self, data: bytes) -> None:
+        """Take whole lines; they are durable after the next `commit`."""
+        ...
+
+    async def commit(self) -> None:
+        """Wait until all that was appended survives the death of this process."""
+        ...
+
+    async def close(self) -> None:
+        """Commit, and let readers in."""
+        ...
+
+
+class JournalFiles:
+    """The journals of a run's pieces."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def open(self, piece: str) -> Sink:
+        """The journal of the next try at a piece."""
+        tries = self._tries(piece)
+        name = f"journal/{piece}.{int(tries[-1].rpartition('.')[2]) + 1 if tries else 1:03d}"
+        if self._folder.local is not None:
+            return FileSink(self._folder.local / f"{name}.jsonl")
+        return SegmentSink(lambda number, data: self._put_segment(name, number, data))
+
+    def read(self, piece: str) -> Iterator[bytes]:
+        """The journals of earlier tries, oldest first. Their writers can write no more.
+
+        Raises:
+            RunError: a writer on this machine is still alive.
+        """
+        for name in self._tries(piece):
+            if self._folder.local is not None:
+                yield read_when_closed(self._folder.local / "journal" / f"{name}.jsonl")
+            else:
+                yield b"".join(self._fenced_segments(f"journal/{name}"))
+
+    def remove(self, piece: str) -> None:
+        """Delete all journals of a piece."""
+        for name in self._files(piece):
+            self._folder.remove(f"journal/{name}")
+
+    def _tries(self, piece: str) -> list[str]:
+        """`PIECE.TRY`, oldest first."""
+        names = (name.partition("/")[0].removesuffix(".jsonl") for name in self._files(piece))
+        return sorted(set(names))
+
+    def _files(self, piece: str) -> list[str]:
+        return self._folder.names("journal", start=f"{piece}.")
+
+    def _put_segment(self, name: str, number: int, data: bytes) -> None:
+        if not self._folder.create(_segment(name, number), data):
+            raise RunError(
+                f"{self._folder.url}/{name} has been closed: another process has taken over this "
+                "part of the run"
+            )
+
+    def _fenced_segments(self, name: str) -> Iterable[bytes]:
+        number = 0
+        while not self._folder.create(_segment(name, number), _FENCE):
+            segment = self._folder.read(_segment(name, number))
+            assert segment is not None
+            yield segment
+            number += 1
+
+
+def _segment(name: str, number: int) -> str:
+    return f"{name}/{number:08d}"
 
 
 class FileSink:
@@ -25,8 +108,8 @@ class FileSink:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._dirty = False
         self._syncing: asyncio.Task[None] | None = None
 

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from moa.errors import ConfigError
+from moa.storage.object_store import Folder, filesystem_of
+
+
+@pytest.fixture(params=["disk", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "disk":
+        return Folder(str(tmp_path / "runs"))
+    return Folder(f"{request.getfixturevalue('object_store')}/runs")
+
+
+def test_what_is_put_is_read(folder: Folder) -> None:
+    folder.put("a/one", b"1")
+    folder.put("a/one", b"2")
+
+    assert folder.read("a/one") == b"2"
+    assert folder.read("a/two") is None
+
+
+def test_a_file_is_created_by_one_of_many(folder: Folder) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda n: folder.create("lock", b"%d" % n), range(16)))
+
+    assert won.count(True) == 1
+    assert folder.read("lock") == b"%d" % won.index(True)
+
+
+def test_a_table_comes_back_with_the_columns_and_rows_that_were_asked_for(folder: Folder) -> None:
+    folder.put_table("t.parquet", pa.table({"n": [1, 2, 3], "name": ["a", "b", "c"]}))
+
+    table = folder.read_table("t.parquet", columns=["name"], filters=[("n", ">", 1)])
+
+    assert table.to_pydict() == {"name": ["b", "c"]}
+    with pytest.raises(FileNotFoundError):
+        folder.read_table("other.parquet")
+
+
+def test_names_are_sorted_and_show_nothing_half_written(folder: Folder) -> None:
+    for name in ("x/b", "x/a", "x/deep/c", "y/d"):
+        folder.put(name, b"12")
+    if folder.local is not None:
+        (folder.local / "x" / ".writing-0123").write_bytes(b"1")
+
+    assert folder.names("x") == ["a", "b", "deep/c"]
+    assert folder.names("x", start="d") == ["deep/c"]
+    assert folder.names("nothing") == []
+    assert folder.sizes("y") == [("d", 2)]
+
+
+def test_a_removed_file_is_gone_and_may_be_removed_again(folder: Folder) -> None:
+    folder.put("a", b"1")
+
+    folder.remove("a")
+    folder.remove("a")
+
+    assert folder.read("a") is None
+
+
+def test_nothing_is_left_of_a_creation_that_lost(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+
+    assert folder.create("a", b"1")
+    assert not folder.create("a", b"2")
+
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("ftp://host/x", "unknown scheme 'ftp'"), ("s3:///x", "no bucket")]
+)
+def test_an_address_that_cannot_be_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        filesystem_of(url)
