@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moa.config import QueryLogConfig
+from moa.errors import ConfigError
+from moa.storage.object_store import Folder
+from moa.storage.query_log import LINE, find_partitions, read_partition
+
+FIVE = pa.table({"query_id": list("abcde"), "prompt": ["1", "2", "3", "4", "5"]})
+
+
+def log(path: Path | str | list[str], **fields: object) -> QueryLogConfig:
+    shown = path if isinstance(path, list) else str(path)
+    return QueryLogConfig.model_validate({"path": shown, **fields})
+
+
+def test_each_row_group_is_a_partition_in_the_order_of_paths(tmp_path: Path) -> None:
+    pq.write_table(FIVE, tmp_path / "b.parquet", row_group_size=2)
+    pq.write_table(FIVE, tmp_path / "a.parquet")
+
+    found = find_partitions(log(tmp_path))
+
+    assert [p.number for p in found] == [0, 1, 2, 3]
+    assert [Path(p.url).name for p in found] == ["a.parquet"] + 3 * ["b.parquet"]
+    assert [(p.row_group, p.rows) for p in found] == [(0, 5), (0, 2), (1, 2), (2, 1)]
+
+
+def test_a_glob_a_list_and_a_folder_find_the_same_files_once(tmp_path: Path) -> None:
+    for name in ("x/a.parquet", "x/deep/b.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(FIVE, tmp_path / name)
+    (tmp_path / "x" / "_SUCCESS").write_text("done")
+    (tmp_path / "x" / "readme.txt").write_text("a log")
+
+    folder = find_partitions(log(tmp_path / "x"))
+
+    assert folder == find_partitions(log(f"{tmp_path}/x/*.parquet"))
+    assert folder == find_partitions(log([f"{tmp_path}/x", f"{tmp_path}/x/a.parquet"]))
+    assert len(folder) == 2
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 100])
+def test_a_partition_is_read_in_order_and_in_batches(tmp_path: Path, batch_rows: int) -> None:
+    pq.write_table(FIVE, tmp_path / "a.parquet", row_group_size=3)
+    config = log(tmp_path)
+    second = find_partitions(config)[1]
+
+    tables = list(read_partition(second, config, batch_rows=batch_rows))
+
+    assert all(table.num_rows <= batch_rows for table in tables)
+    assert pa.concat_tables(tables).to_pydict() == {
+        "query_id": ["d", "e"], "prompt": ["4", "5"], "row": [0, 1],
+    }  # fmt: skip
+
+
+def test_columns_are_read_by_their_mapped_names(tmp_path: Path) -> None:
+    table = pa.table({"request_id": [7], "input_text": ["Hi"], "prompt": ["not this"], "who": [1]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    config = log(tmp_path, columns={"query_id": "request_id", "prompt": "input_text"})
+
+    (table,) = read_partition(find_partitions(config)[0], config, batch_rows=10)
+
+    assert table.to_pydict() == {"query_id": [7], "prompt": ["Hi"], "row": [0]}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_jsonl_is_read_line_by_line(tmp_path: Path, name: str) -> None:
+    text = b"".join(json.dumps({"custom_id": str(n)}).encode() + b"\n\n" for n in range(5))
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    config = log(tmp_path)
+
+    (partition,) = find_partitions(config)
+    tables = list(read_partition(partition, config, batch_rows=2))
+
+    assert [table.num_rows for table in tables] == [2, 2, 1]
+    lines = pa.concat_tables(tables).column(LINE).to_pylist()
+    assert [json.loads(line)["custom_id"] for line in lines] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_log_in_a_bucket_is_read_alike(object_store: str, tmp_path: Path) -> None:
+    Folder(f"{object_store}/logs").put_table("night/a.parquet", FIVE)
+    config = log(f"{object_store}/logs/*/*.parquet")
+
+    (partition,) = find_partitions(config)
+    (table,) = read_partition(partition, config, batch_rows=10)
+
+    assert partition.url == f"{object_store}/logs/night/a.parquet"
+    assert table.column("query_id").to_pylist() == list("abcde")
+
+
+@pytest.mark.parametrize(
+    ("table", "fields", "said"),
+    [
+        (FIVE, {"columns": {"prompt": "promt"}}, "no column 'promt'. Did you mean 'prompt'?"),
+        (FIVE, {"columns": {"promt": "prompt"}}, "no column 'promt'. Did you mean 'prompt'?"),
+        (FIVE.drop_columns(["query_id"]), {}, "has no column query_id. It has prompt"),
+        (FIVE.drop_columns(["prompt"]), {}, "has no column prompt or messages"),
+        (
+            FIVE.append_column("temperature", pa.array(list("12345"))), {},
+            "column 'temperature' is string, and temperature takes numbers",
+        ),
+        (
+            FIVE.append_column("tags", pa.array(list("12345"))), {},
+            "column 'tags' is string, and tags takes a list of texts",
+        ),
+        (FIVE.slice(0, 0), {}, "holds no rows"),
+    ],
+)  # fmt: skip
+def test_a_log_that_cannot_be_read_is_refused(
+    tmp_path: Path, table: pa.Table, fields: dict[str, object], said: str
+) -> None:
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    with pytest.raises(ConfigError) as refused:
+        find_partitions(log(tmp_path, **fields))
+
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere", "no file at"),
+        ("no.parquet", "is no Parquet file"),
+        ("log.txt", "set queries.format"),
+    ],
+)
+def test_a_file_that_is_none_is_told_by_its_name(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "no.parquet").write_bytes(b"not Parquet")
+    (tmp_path / "log.txt").write_text("text")
+
+    with pytest.raises(ConfigError, match=said) as refused:
+        find_partitions(log(tmp_path / name))
+
+    assert name in str(refused.value)
