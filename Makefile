@@ -31,8 +31,11 @@ $(VENV)/.dev: $(VENV)/.core
 	$(INSTALL) -e '.[dev]'
 	@touch $@
 
+# A new run each time; `make demo RUN=name` starts one that can be gone on with.
+RUN ?= demo-$(shell date -u +%Y%m%d-%H%M%S)
+
 demo: $(VENV)/.core
-	$(BIN)/python jobs/route_batch.py --config jobs/configs/demo.toml --fresh
+	$(BIN)/python jobs/route_batch.py --config jobs/configs/demo.toml --set run.id=$(RUN)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not gpu and not live" tests

@@ -177,14 +177,11 @@ class ReplayConfig(Section):
     """Calls go to a server on localhost that answers from recordings, instead of to the vendors."""
 
     recordings: str = Field(description="Folder of the recordings")
-    latency_s: float = Field(
-        default=0, ge=0, le=600, description="Median time of an answer, in seconds; 0 to 600"
-    )
     synthetic: bool = Field(
         default=False, description="Answer prompts that were never recorded, too, with made-up text"
     )
     script: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Handed to the replay server as it is: faults and limits"
+        default_factory=dict, description="Latency, faults and limits of the server; see moa/replay/script.py"
     )
 
 

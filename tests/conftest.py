@@ -12,6 +12,11 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
+from hypothesis import settings
+
+# Machines are shared: how long one example takes says nothing.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 
 class FakeClock:

@@ -1,0 +1,32 @@
+"""A run → its cost report again, for instance after a grade file has come in."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from moa.config import load_config
+from moa.errors import MoaError
+from moa.reports.run_report import write_report
+
+Run = Annotated[str, typer.Argument(help="The run's folder: a path, s3://… or gs://…")]
+Path = Annotated[
+    str | None, typer.Option("--config", help="Whose [report] counts; by default the run's own")
+]
+Overrides = Annotated[list[str], typer.Option("--set", help="section.key=value, with --config")]
+
+
+def main(run: Run, config: Path = None, overrides: Overrides = []) -> None:  # noqa: B006
+    """Write report.json, report.parquet and report.html into the run's folder."""
+    written = write_report(run, load_config(config, overrides) if config else None)
+    print(*written.summary, f"report: {written.page}", sep="\n")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except MoaError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,95 @@
+"""The Ray Data graph: the query log in, decided parts in the run folder out."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from moa.pipeline.job import Job
+from moa.stages import Decide, Read, Score
+from moa.storage.duplicates import Scan, find_duplicates
+from moa.storage.run_folder import PartName, RunFolder
+from moa.storage.scan import scan
+
+BLOCK_BYTES = 16 << 20
+"""Of Ray Data: small blocks let dispatch begin while scoring goes on."""
+
+
+def scan_backlog(job: Job) -> None:
+    """Find the duplicates among the queries, once a run; a restart sees the same ones.
+
+    Raises:
+        RunError: the query log has changed since the run first started.
+    """
+    run = RunFolder(job.run_folder)
+    if run.has_scan(job.partitions):
+        return
+    found = find_duplicates(_scans(job), dedupe=job.config.queries.dedupe)
+    run.write_scan(job.partitions, found)
+
+
+def _scans(job: Job) -> Iterator[Scan]:
+    """Of each partition, in order; as many at once as there are CPUs."""
+    remote = ray.remote(num_cpus=1)(scan)
+    at_once = max(2, int(ray.cluster_resources().get("CPU", 1)))
+    under_way: deque[Any] = deque()
+    for partition in job.partitions:
+        under_way.append(remote.remote(partition, job.config.queries))
+        if len(under_way) >= at_once:
+            yield ray.get(under_way.popleft())
+    while under_way:
+        yield ray.get(under_way.popleft())
+
+
+def decide_backlog(job: Job, decided: frozenset[PartName]) -> Iterator[pa.Table]:
+    """Read, score and decide the backlog; a table of `PARTS` as each part is written.
+
+    Args:
+        job: what to do.
+        decided: parts that earlier starts of the run have written.
+    """
+    config = job.config
+    context = DataContext.get_current()
+    context.target_max_block_size = BLOCK_BYTES
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run tells its own progress
+    parts = (
+        ray.data.from_items(
+            [{"partition": p.number} for p in job.partitions],
+            override_num_blocks=len(job.partitions),
+        )
+        .map_batches(
+            Read(config.queries, job.partitions, job.run_folder, decided),
+            batch_size=1,
+            batch_format="pyarrow",
+        )
+        .map_batches(
+            Score,
+            fn_constructor_args=(config.router.artifact, job.pool),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=config.router.replicas),
+            num_cpus=1,
+            num_gpus=config.router.num_gpus,
+        )
+        .map_batches(
+            Decide(
+                models=job.models,
+                policy=config.policy,
+                prices=job.prices,
+                router_version=job.router_version,
+                default_model=job.default_model,
+                run_folder=job.run_folder,
+            ),
+            batch_size=1,
+            batch_format="pyarrow",
+        )
+    )
+    yield from parts.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -1,0 +1,109 @@
+"""How a run is told: a live line on a terminal, events in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+import structlog
+
+from moa.pipeline.nightly import Progress
+
+LINE_EVERY_S = 0.5
+EVENT_EVERY_S = 10.0
+
+log = structlog.get_logger()
+
+
+class LiveLine:
+    """One line of a terminal, written over and over."""
+
+    def __init__(self, out: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._pace = _Pace(LINE_EVERY_S, clock)
+
+    def __call__(self, progress: Progress) -> None:
+        """Show where the run stands."""
+        if self._pace.due(progress):
+            self._out.write(f"\r\x1b[2K{line(progress, self._pace.per_s)}")
+            self._out.flush()
+
+    def end(self) -> None:
+        """Leave the line as it is, and go to the next one."""
+        self._out.write("\n")
+
+
+class Events:
+    """The same as structured events."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pace = _Pace(EVENT_EVERY_S, clock)
+
+    def __call__(self, progress: Progress) -> None:
+        """Log where the run stands."""
+        if self._pace.due(progress):
+            log.info(
+                "run.progressed",
+                **{**progress._asdict(), "spent_usd": float(progress.spent_usd)},
+                per_s=round(self._pace.per_s, 2),
+                left_s=left_s(progress, self._pace.per_s),
+            )
+
+    def end(self) -> None:
+        """Nothing is left open."""
+
+
+class _Pace:
+    """Says when it is time to tell, and how many queries this start gets done a second."""
+
+    def __init__(self, every_s: float, clock: Callable[[], float]) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._told_at = -every_s
+        self._finished = False
+        self._began_at: float | None = None
+        self.per_s = 0.0
+
+    def due(self, progress: Progress) -> bool:
+        now = self._clock()
+        fresh = progress.done - progress.earlier
+        if self._began_at is None and (fresh or progress.in_flight):
+            self._began_at = now
+        if self._began_at is not None and now > self._began_at:
+            self.per_s = fresh / (now - self._began_at)
+        just_finished = progress.done >= progress.queries and not self._finished
+        if now - self._told_at < self._every_s and not just_finished:
+            return False
+        self._told_at = now
+        self._finished |= just_finished
+        return True
+
+
+def left_s(progress: Progress, per_s: float) -> int | None:
+    """Seconds until the end at this pace; `None` while there is none."""
+    return round((progress.queries - progress.done) / per_s) if per_s else None
+
+
+def line(progress: Progress, per_s: float) -> str:
+    """Done, in flight, rate, spend so far, time left, in one line of less than 120 characters."""
+    share = progress.done / progress.queries if progress.queries else 1.0
+    left = left_s(progress, per_s)
+    parts = [
+        f"{progress.done:,}/{progress.queries:,} ({share:.0%})",
+        f"{progress.in_flight:,} in flight",
+        f"{per_s:,.0f}/s",
+        f"${progress.spent_usd:,.4f}",
+        f"{_duration(left)} left" if left is not None else "deciding",
+    ]
+    if progress.dead:
+        parts.append(f"{progress.dead:,} dead letters")
+    if progress.retried:
+        parts.append(f"{progress.retried:,} retries")
+    return "  ".join(parts)
+
+
+def _duration(seconds: int) -> str:
+    hours, rest = divmod(seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

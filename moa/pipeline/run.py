@@ -1,0 +1,212 @@
+"""The job from its config to its report: check, begin, route, report, finish."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+import orjson
+import pyarrow.compute as pc
+import ray
+import structlog
+
+from moa.config import RouteBatchConfig, config_hash, resolved
+from moa.errors import RunError
+from moa.pipeline.job import Job, check_job
+from moa.pipeline.nightly import route_backlog
+from moa.pipeline.progress import Events, LiveLine
+from moa.replay.process import replay_server
+from moa.reports.run_report import write_report
+from moa.storage.run_folder import RunFolder
+from moa.storage.run_lock import run_lock
+
+LOCAL_OBJECT_STORE_BYTES = 1 << 30
+"""Of a Ray that the job starts for itself: parts are small and few are under way."""
+
+log = structlog.get_logger()
+
+
+class Finished(NamedTuple):
+    """What a finished run has to show."""
+
+    summary: list[str]
+    """A few lines for a terminal."""
+    page: str
+    """Where the report's HTML page is."""
+    earlier: bool
+    """It had finished before, and nothing was done."""
+
+
+def run_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Finished:
+    """Do what the config says, or go on with it.
+
+    Raises:
+        ConfigError, ArtifactError: something that the config names is missing or wrong.
+        RunError: another process works on this run, or another config began it.
+        AccountRefused: a vendor refused an account's first call.
+        Interrupted: SIGINT or SIGTERM came.
+    """
+    job = check_job(config, environ=environ)
+    for warning in job.prices.warnings:
+        log.warning("prices.doubtful", why=warning)
+    run = RunFolder(job.run_folder)
+    with run_lock(job.run_folder, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        run.begin(job.facts(), identity=job.identity())
+        manifest = run.manifest()
+        if manifest is not None:
+            return Finished(manifest["summary"], manifest["report"], earlier=True)
+        with _vendors(job) as standing_in, _cluster(job):
+            _route(standing_in)
+        return _finish(run)
+
+
+def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
+    """Check all that can be checked without a call, and say what would be done.
+
+    Raises:
+        ConfigError, ArtifactError: as `run_job`.
+    """
+    job = check_job(config, environ=environ)
+    prices = [job.prices.price(model.id, "live").rates[0] for model in job.models]
+    rows = [partition.rows for partition in job.partitions]
+    document = orjson.dumps(resolved(config), option=orjson.OPT_INDENT_2).decode()
+    return "\n".join(
+        [
+            document,
+            f"config hash   {config_hash(config)}",
+            f"router        {job.router_version}, best single model {job.best_constant}: "
+            f"{job.best_constant_why}",
+            f"prices        of {job.prices.as_of}, version {job.prices.version}",
+            *(
+                f"  {model.id}: ${rates.input.normalize():f} in, ${rates.output.normalize():f} out "
+                "per million tokens"
+                for model, rates in zip(job.models, prices, strict=True)
+            ),
+            *(f"  warning: {warning}" for warning in job.prices.warnings),
+            f"accounts      {', '.join(job.accounts)}: "
+            + ("not needed, calls are replayed" if config.replay else "credentials found"),
+            f"backlog       {len(rows):,} partitions, "
+            + (f"{sum(rows):,} rows" if None not in rows else "rows not counted yet"),
+            f"run folder    {job.run_folder}",
+            "Everything is in order; nothing was called and nothing written.",
+        ]
+    )
+
+
+def _route(job: Job) -> None:
+    tell = LiveLine(sys.stderr) if _on_terminal(job.config) else Events()
+    try:
+        route_backlog(job, tell)
+    finally:
+        tell.end()
+
+
+def _on_terminal(config: RouteBatchConfig) -> bool:
+    style = config.log.style
+    return style == "console" or (style == "auto" and sys.stderr.isatty())
+
+
+@contextmanager
+def _vendors(job: Job) -> Iterator[Job]:
+    """The job with a server on localhost in place of its accounts, where the config says so."""
+    replay = job.config.replay
+    if replay is None:
+        yield job
+        return
+    with replay_server(
+        script=replay.script, recordings=replay.recordings, synthetic=replay.synthetic
+    ) as server:
+        yield replace(
+            job,
+            base_urls={
+                name: server.base_url(account.wire) for name, account in job.accounts.items()
+            },
+        )
+
+
+@contextmanager
+def _cluster(job: Job) -> Iterator[None]:
+    """The cluster that `RAY_ADDRESS` names, as under `ray job submit`, or one of our own."""
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        with local_ray(job):
+            yield
+        return
+    ray.init(address=address, logging_level=logging.WARNING)
+    try:
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        if cpus <= _actors_need(job):
+            log.warning("cluster.small", cpus=cpus, actors_need=_actors_need(job), tasks_need=1)
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def local_ray(job: Job) -> Iterator[None]:
+    """A Ray of its own, with room for the job's actors and for two tasks beside them."""
+    # Ray 2.60 logs an error on the terminal for every pool of actors of Ray Data, about nothing.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, _actors_need(job) + 2),
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _actors_need(job: Job) -> int:
+    dispatch = job.config.dispatch
+    return job.config.router.replicas + math.ceil(dispatch.replicas * dispatch.num_cpus)
+
+
+def _finish(run: RunFolder) -> Finished:
+    """Count the outcomes, write the report, then the manifest."""
+    counts, cost_usd = _count(run)
+    written = write_report(run.url)
+    run.finish(
+        {
+            "finished_at": datetime.now(UTC).isoformat(),
+            "outcomes": counts,
+            "cost_usd": str(cost_usd),
+            "summary": written.summary,
+            "report": written.page,
+        }
+    )
+    return Finished(written.summary, written.page, earlier=False)
+
+
+def _count(run: RunFolder) -> tuple[dict[str, int], Decimal]:
+    """Outcomes by status, and the bill.
+
+    Raises:
+        RunError: there are more or fewer outcomes than queries, which must not happen.
+    """
+    counts: dict[str, int] = {}
+    cost_usd = Decimal(0)
+    asked = 0
+    for table in run.tables("outcomes")():
+        for one in pc.value_counts(table.column("status")).to_pylist():
+            counts[one["values"]] = counts.get(one["values"], 0) + one["counts"]
+        cost_usd += pc.sum(table.column("cost_usd")).as_py() or 0
+        asked += table.column("same_as").null_count
+    if asked != run.scanned_queries():
+        raise RunError(
+            f"{run.url}: {asked:,} outcomes for {run.scanned_queries():,} queries. This is a bug; "
+            "nothing is lost: keep the folder, and report it"
+        )
+    return counts, cost_usd

@@ -1,0 +1,212 @@
+"""What goes wrong, and how long things take: the replay server's script, as JSON or as objects.
+
+    Script(sequences={"openai": [{"status": 429, "retry_after_s": 2}, "ok"]})
+    Script(seed=7, latency={"median_s": 0.8, "sigma": 0.5}, faults={"status_500": 0.02})
+    Script(limits={"openai": {"rpm": 6000}, "anthropic/claude-3-haiku": {"input_tpm": 50_000}})
+
+Shares are drawn by seed, prompt, model and the number of the attempt, so a rerun meets the same
+faults whatever the order of its calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
+
+from moa.catalog import Wire
+from moa.errors import ConfigError
+from moa.replay.wire import Quota
+from moa.toml_file import Section
+
+Kind = Literal["ok", "error", "reset", "hang", "cut_json", "empty", "refusal", "length"]
+
+
+class Step(Section):
+    """What happens to one call."""
+
+    kind: Kind = Field(
+        default="ok",
+        description="ok: answered; error: `status`; reset: the connection is reset; hang: nothing "
+        "more comes; cut_json: the body ends early; empty: no text; refusal; length: cut by the "
+        "output limit",
+    )
+    status: int = Field(default=200, ge=200, le=599, description="HTTP status; 200, or 400 to 599")
+    message: str = Field(default="", description="In place of the vendor's usual words")
+    code: str | None = Field(default=None, description="In place of the vendor's usual code")
+    retry_after_s: float | None = Field(default=None, ge=0, description="Said with an error")
+    quota: Quota = Field(default="minute", description="What a 429 is about")
+    after: float = Field(
+        default=0,
+        ge=0,
+        lt=1,
+        description="Share of the answer that comes before the error (in a stream), the reset or "
+        "the hang; 0: not even headers; 0 to below 1",
+    )
+    latency_s: float | None = Field(
+        default=None, ge=0, description="In place of the drawn latency, in seconds"
+    )
+    text: str | None = Field(default=None, description="In place of the recorded completion")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _status_is_an_error(cls, value: JsonValue) -> JsonValue:
+        if isinstance(value, dict) and value.get("status", 200) != 200:
+            return {"kind": "error", **value}
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Step:
+        if (self.kind == "error") != (self.status >= 400):
+            raise ValueError("kind error goes with a status of 400 to 599, other kinds with 200")
+        return self
+
+
+def _named(value: JsonValue) -> JsonValue:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+AnyStep = Annotated[Step, BeforeValidator(_named)]
+"""A step, or the name of its kind."""
+
+
+class Latency(Section):
+    """Time to an answer: lognormal, or constant where `sigma` is 0."""
+
+    median_s: float = Field(default=0, ge=0, le=3600, description="Median, in seconds")
+    sigma: float = Field(default=0, ge=0, le=5, description="Of the logarithm; 0 is constant")
+    per_output_token_s: float = Field(
+        default=0,
+        ge=0,
+        description="Added per output token, in seconds; a stream spreads it over its events",
+    )
+
+
+_SHARE = Field(default=0.0, ge=0, le=1, description="Share of the calls; 0 to 1")
+
+
+class Faults(Section):
+    """Which share of the calls meets what. Together at most 1."""
+
+    status_500: float = _SHARE
+    status_503: float = _SHARE
+    status_529: float = _SHARE
+    rate_limited: float = _SHARE
+    """A 429 that no limit asked for; see `burst_s`."""
+    reset: float = _SHARE
+    """The connection is reset before the answer."""
+    reset_in_body: float = _SHARE
+    hang: float = _SHARE
+    cut_json: float = _SHARE
+    empty: float = _SHARE
+    refusal: float = _SHARE
+    slow: float = _SHARE
+    """`slow_s` is added; a stream spreads it over its events."""
+
+    retry_after_s: float = Field(default=1, ge=0, description="What a drawn 429 says")
+    burst_s: float = Field(
+        default=0, ge=0, description="Every call to that model is refused so long after a drawn 429"
+    )
+    slow_s: float = Field(default=10, ge=0, description="Added to a slow answer, in seconds")
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Faults:
+        total = sum(getattr(self, name) for name in SHARES)
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares sum to {total:g}: at most 1")
+        return self
+
+
+SHARES = (
+    "status_500", "status_503", "status_529", "rate_limited", "reset", "reset_in_body", "hang",
+    "cut_json", "empty", "refusal", "slow",
+)  # fmt: skip
+
+
+class Outage(Section):
+    """A time in which a provider answers nothing else."""
+
+    provider: Wire
+    from_s: float = Field(default=0, ge=0, description="Seconds since the script was set")
+    to_s: float = Field(gt=0, description="Seconds since the script was set")
+    step: AnyStep = Step(kind="error", status=503)
+
+    @model_validator(mode="after")
+    def _forward(self) -> Outage:
+        if self.to_s <= self.from_s:
+            raise ValueError(f"to_s {self.to_s:g} is not after from_s {self.from_s:g}")
+        return self
+
+
+class VendorLimits(Section):
+    """What the vendor allows one key on one model."""
+
+    rpm: float | None = Field(default=None, gt=0, description="Requests per minute")
+    input_tpm: float | None = Field(default=None, gt=0, description="Input tokens a minute")
+    output_tpm: float | None = Field(default=None, gt=0, description="Output tokens a minute")
+    tpm: float | None = Field(default=None, gt=0, description="Input and output together")
+    burst_s: float = Field(
+        default=60, gt=0, description="Depth of the buckets: so many seconds' worth at once"
+    )
+
+
+class Behaviour(Section):
+    """How one provider differs from the rest."""
+
+    latency: Latency | None = None
+    faults: Faults | None = None
+
+
+class Script(Section):
+    """All that the server does besides answering at once."""
+
+    seed: int = 0
+    latency: Latency = Latency()
+    faults: Faults = Faults()
+    providers: dict[Wire, Behaviour] = Field(
+        default_factory=dict, description="Latency and faults of one provider"
+    )
+    outages: list[Outage] = Field(default_factory=list)
+    sequences: dict[Wire, list[AnyStep]] = Field(
+        default_factory=dict,
+        description="What happens to a provider's next calls, in order; then as usual",
+    )
+    queries: dict[str, AnyStep] = Field(
+        default_factory=dict,
+        description="What always happens to a query: by its id, or by `prompt_key` of its prompt",
+    )
+    limits: dict[str, VendorLimits] = Field(
+        default_factory=dict,
+        description="By catalog id, by API name, or by provider (each of its models)",
+    )
+    refused_keys: list[str] = Field(default_factory=list, description="Keys that are not valid")
+    synthetic: bool | None = Field(
+        default=None,
+        description="Invent an answer to prompts that were not recorded; by default as started",
+    )
+
+    def latency_of(self, provider: Wire) -> Latency:
+        """The provider's own, or everybody's."""
+        own = self.providers.get(provider)
+        return (own and own.latency) or self.latency
+
+    def faults_of(self, provider: Wire) -> Faults:
+        """The provider's own, or everybody's."""
+        own = self.providers.get(provider)
+        return (own and own.faults) or self.faults
+
+
+def parse_script(document: Mapping[str, JsonValue]) -> Script:
+    """Check a script given as JSON, as in the config's `replay.script`.
+
+    Raises:
+        ConfigError: with every problem on a line of its own.
+    """
+    try:
+        return Script.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, e['loc'])) or 'the script'}: {e['msg']}" for e in error.errors()
+        ]
+    raise ConfigError("\n  ".join([f"replay script: {len(problems)} problems", *problems]))

@@ -1,0 +1,321 @@
+"""The server: one port, three vendors, and a control side that no vendor has.
+
+`/openai`, `/anthropic` and `/gemini` are the vendors. `/control/script`, `/control/ledger`,
+`/control/summary` and `/control/reset` are for those who started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import count
+from typing import NamedTuple
+
+import orjson
+from aiohttp import web
+
+from moa.catalog import Wire
+from moa.errors import ConfigError
+from moa.replay.anthropic_wire import AnthropicReplay
+from moa.replay.director import Director, Fate
+from moa.replay.gemini_wire import GeminiReplay
+from moa.replay.ledger import Ledger, Ticket
+from moa.replay.limits import NO_LIMITS, LimitBook
+from moa.replay.openai_wire import OpenAIReplay
+from moa.replay.recordings import Recordings, invented, prompt_hash
+from moa.replay.script import Script, Step, parse_script
+from moa.replay.wire import (
+    Answer,
+    Asked,
+    Levels,
+    ReplayWire,
+    Target,
+    Trouble,
+    new_request_id,
+)
+
+WIRES: dict[str, ReplayWire] = {
+    "openai": OpenAIReplay(),
+    "anthropic": AnthropicReplay(),
+    "gemini": GeminiReplay(),
+}
+"""By the first part of the path."""
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_FOREVER_S = 86_400.0
+
+
+class _Call(NamedTuple):
+    """A request that was read and may be answered."""
+
+    wire: ReplayWire
+    asked: Asked
+    answer: Answer
+    model: str
+    prompt: int
+    key: str
+
+
+class ReplayHandler:
+    """Answers requests. One event loop, no threads."""
+
+    def __init__(
+        self, recordings: Recordings, script: Script, *, synthetic: bool, ledger: Ledger
+    ) -> None:
+        self._recordings = recordings
+        self._synthetic = synthetic
+        self._ledger = ledger
+        self._play(script)
+
+    def _play(self, script: Script) -> None:
+        self._script = script
+        self._director = Director(script, clock=time.monotonic)
+        self._limits = LimitBook(script, clock=time.monotonic)
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request, from whichever side."""
+        head, _, rest = request.path.removeprefix("/").partition("/")
+        if head == "control":
+            return await self._control(request, rest)
+        wire = WIRES.get(head)
+        if wire is None:
+            return web.json_response(
+                {"error": f"no vendor at /{head}: {', '.join(WIRES)}"}, status=404
+            )
+        ticket = self._ledger.begin(wire.provider, _connection_of(request))
+        try:
+            return await self._vendor(wire, f"/{rest}", request, ticket)
+        except (asyncio.CancelledError, ConnectionError):
+            ticket.end(0, "client_left")
+            raise
+
+    async def _vendor(
+        self, wire: ReplayWire, path: str, request: web.BaseRequest, ticket: Ticket
+    ) -> web.StreamResponse:
+        request_id = new_request_id()
+        call = await self._read(wire, path, request)
+        if isinstance(call, Trouble):
+            return _refusal(wire, call, request_id, {}, ticket)
+        ticket.identify(call.model, call.prompt)
+        tokens = call.answer.input_tokens, call.answer.output_tokens
+        query_id = self._recordings.query_id(call.prompt)
+        step = self._director.scripted(wire.provider, query_id, call.prompt)
+        verdict = NO_LIMITS
+        if step is not None:
+            fate = self._director.timed(wire.provider, call.model, call.prompt, tokens[1], step)
+        else:
+            verdict = self._limits.admit(
+                wire.provider, call.key, call.model, call.asked.model, *tokens
+            )
+            if verdict.trouble is not None:
+                return _refusal(wire, verdict.trouble, request_id, verdict.levels, ticket)
+            fate = self._director.drawn(wire.provider, call.model, call.prompt, tokens[1])
+        if fate.latency_s:
+            await asyncio.sleep(fate.latency_s)
+        return await _perform(call, fate, request_id, verdict.levels, request, ticket)
+
+    async def _read(self, wire: ReplayWire, path: str, request: web.BaseRequest) -> _Call | Trouble:
+        target = wire.target(path, request.query)
+        if target is None or request.method != "POST":
+            return Trouble(404)
+        key = self._key(wire, target, request)
+        if isinstance(key, Trouble):
+            return key
+        asked = wire.read(target, request.headers, await request.read())
+        if isinstance(asked, Trouble):
+            return asked
+        model = self._recordings.model_named(wire.provider, asked.model)
+        if model is None and not self._is_synthetic:
+            return wire.unknown_model(asked.model)
+        prompt = prompt_hash(asked.prompt)
+        answer = None if model is None else self._recordings.answer(prompt, model)
+        if answer is None:
+            if not self._is_synthetic:
+                return Trouble(404, f"no recording of what {model} answers to this prompt")
+            answer = invented(asked.prompt, prompt, asked.model)
+        return _Call(wire, asked, answer, model or asked.model, prompt, key)
+
+    @property
+    def _is_synthetic(self) -> bool:
+        said = self._script.synthetic
+        return self._synthetic if said is None else said
+
+    def _key(self, wire: ReplayWire, target: Target, request: web.BaseRequest) -> str | Trouble:
+        key = wire.key(target, request.headers, request.query)
+        if isinstance(key, str) and key in self._script.refused_keys:
+            return wire.refused_key(target)
+        return key
+
+    async def _control(self, request: web.BaseRequest, what: str) -> web.Response:
+        match request.method, what:
+            case "GET", "ledger":
+                lines = (orjson.dumps(asdict(entry)) for entry in self._ledger.entries())
+                return web.Response(body=b"\n".join(lines))
+            case "GET", "summary":
+                summary = self._ledger.summary(float(request.query.get("window_s", 60)))
+                return web.Response(body=orjson.dumps(asdict(summary)))
+            case "POST", "script":
+                try:
+                    self._play(parse_script(orjson.loads(await request.read())))
+                except ConfigError as error:
+                    return web.Response(status=400, text=str(error))
+                return web.Response()
+            case "POST", "reset":
+                self._ledger.clear()
+                self._play(Script())
+                return web.Response()
+        return web.Response(status=404, text=f"{request.method} /control/{what}: no such thing")
+
+
+def _refusal(
+    wire: ReplayWire, trouble: Trouble, request_id: str, levels: Levels, ticket: Ticket
+) -> web.Response:
+    reply = wire.error(trouble, request_id)
+    ticket.end(reply.status, "error")
+    headers = {**wire.headers(levels, request_id), **reply.headers}
+    return web.Response(
+        status=reply.status, headers=headers, body=reply.body, content_type="application/json"
+    )
+
+
+async def _perform(
+    call: _Call,
+    fate: Fate,
+    request_id: str,
+    levels: Levels,
+    request: web.BaseRequest,
+    ticket: Ticket,
+) -> web.StreamResponse:
+    """Do what the step says with the answer."""
+    wire, step = call.wire, fate.step
+    if step.kind == "error" and not (step.after and call.asked.stream):
+        return _refusal(wire, _trouble(step, call.asked.model), request_id, levels, ticket)
+    if step.kind in ("reset", "hang") and not step.after:
+        return await _leave(step, request, ticket)
+    answer = _answer(call.answer, step)
+    headers = wire.headers(levels, request_id)
+    if call.asked.stream:
+        pieces = _events(call, answer, step, request_id)
+        headers["Content-Type"] = wire.stream_type(call.asked)
+    else:
+        body = wire.whole(call.asked, answer, request_id)
+        headers["Content-Type"] = "application/json"
+        if step.kind not in ("reset", "hang"):
+            if fate.spread_s:
+                await asyncio.sleep(fate.spread_s)
+            body = body[: len(body) // 2] if step.kind == "cut_json" else body
+            ticket.end(200, step.kind, answer.input_tokens, answer.output_tokens)
+            return web.Response(headers=headers, body=body)
+        headers["Content-Length"] = str(len(body))
+        pieces = [body[: int(len(body) * step.after)]]
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    for piece in pieces:
+        if fate.spread_s:
+            await asyncio.sleep(fate.spread_s / len(pieces))
+        await response.write(piece)
+    if step.kind in ("reset", "hang"):
+        billed = round(answer.output_tokens * step.after)
+        return await _leave(step, request, ticket, answer.input_tokens, billed)
+    ticket.end(200, step.kind, answer.input_tokens, answer.output_tokens)
+    return response
+
+
+def _events(call: _Call, answer: Answer, step: Step, request_id: str) -> list[bytes]:
+    """The events that a stream gets as far as."""
+    events = call.wire.events(call.asked, answer, request_id)
+    if step.kind == "cut_json":
+        return events[: len(events) // 2]
+    if step.kind not in ("error", "reset", "hang"):
+        return events
+    sent = events[: max(1, int(len(events) * step.after))]
+    if step.kind == "error":
+        sent.append(call.wire.error_event(_trouble(step, call.asked.model), request_id))
+    return sent
+
+
+def _answer(answer: Answer, step: Step) -> Answer:
+    if step.kind == "empty":
+        return replace(answer, text="", output_tokens=0)
+    text = answer.text if step.text is None else step.text
+    match step.kind:
+        case "refusal":
+            return replace(answer, text=text, finish="refusal")
+        case "length":
+            return replace(answer, text=text, finish="length")
+    return replace(answer, text=text)
+
+
+def _trouble(step: Step, model: str) -> Trouble:
+    return Trouble(
+        step.status,
+        step.message,
+        code=step.code,
+        retry_after_s=step.retry_after_s,
+        quota=step.quota,
+        model=model,
+    )
+
+
+async def _leave(
+    step: Step,
+    request: web.BaseRequest,
+    ticket: Ticket,
+    input_tokens: int = 0,
+    output_tokens: int = 0,
+) -> web.StreamResponse:
+    """Reset the connection, or say nothing more."""
+    if step.kind == "hang":
+        ticket.end(0, "hang", input_tokens, output_tokens)
+        await asyncio.sleep(_FOREVER_S)
+    ticket.end(0, "reset", input_tokens, output_tokens)
+    transport = request.transport
+    if transport is not None:
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.abort()
+    raise ConnectionResetError("on purpose")
+
+
+class _Connection(web.RequestHandler):
+    """A connection with a number."""
+
+    numbers: Iterator[int]
+    ledger: Ledger
+    number = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.number = next(self.numbers)
+        self.ledger.connected()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.ledger.disconnected()
+        super().connection_lost(exc)
+
+
+def _connection_of(request: web.BaseRequest) -> int:
+    protocol = request.protocol
+    return protocol.number if isinstance(protocol, _Connection) else 0
+
+
+async def serve(handler: ReplayHandler, ledger: Ledger, port: int) -> tuple[asyncio.Server, int]:
+    """Listen on localhost; the server and its port, which is a free one for port 0."""
+    loop = asyncio.get_running_loop()
+    web_server = web.Server(handler, handler_cancellation=True, access_log=None)
+    kind = type("Connection", (_Connection,), {"numbers": count(1), "ledger": ledger})
+    server = await loop.create_server(
+        lambda: kind(web_server, loop=loop, access_log=None, tcp_keepalive=False),
+        "127.0.0.1",
+        port,
+        backlog=4096,
+    )
+    return server, server.sockets[0].getsockname()[1]
+
+
+def provider_path(wire: Wire) -> str:
+    """Where a vendor is, in the form of base URL that its SDK takes."""
+    return "/openai/v1" if wire == "openai" else f"/{wire}"

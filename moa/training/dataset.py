@@ -1,0 +1,118 @@
+"""Graded outcomes → what a router is fitted on. A missing grade is missing, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from moa.errors import ConfigError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """n queries and m models."""
+
+    query_ids: tuple[str, ...]
+    """Ascending."""
+    texts: tuple[str, ...]
+    models: tuple[str, ...]
+    """Catalog ids."""
+    grade: Floats
+    """In [0, 1], NaN where missing; shape (n, m)."""
+    input_tokens: Floats
+    """NaN where missing; shape (n, m)."""
+    output_tokens: Floats
+    """NaN where missing; shape (n, m)."""
+    sources: tuple[str, ...]
+    """Of each query, shape (n,)."""
+    groups: tuple[str, ...]
+    """Near-duplicates share one; shape (n,)."""
+
+    def folds(self, count: int) -> NDArray[np.intp]:
+        """A fold of each query, below `count`: by its group's hash, so that it never changes."""
+        hashed = (xxhash.xxh3_64_intdigest(group.encode()) % count for group in self.groups)
+        return np.fromiter(hashed, np.intp, len(self.groups))
+
+    def only(self, split: NDArray[np.bool_]) -> Dataset:
+        """Some of the queries, as a mask of shape (n,)."""
+        rows = np.flatnonzero(split)
+        numbers = rows.tolist()
+
+        def taken(values: Sequence[str]) -> tuple[str, ...]:
+            return tuple(values[row] for row in numbers)
+
+        return Dataset(
+            taken(self.query_ids),
+            taken(self.texts),
+            self.models,
+            self.grade[rows],
+            self.input_tokens[rows],
+            self.output_tokens[rows],
+            taken(self.sources),
+            taken(self.groups),
+        )
+
+
+def read_dataset(folder: Path, models: Sequence[str], *, split: str) -> Dataset:
+    """The queries of one split that at least one of the models has a grade on.
+
+    Args:
+        folder: with `queries.parquet` and `graded_outcomes.parquet`, as in `moa/recordings`.
+        models: catalog ids.
+        split: `train` or `demo`.
+
+    Raises:
+        ConfigError: a file is missing, or a model has no graded outcome.
+    """
+    queries = _read(folder / "queries.parquet").filter(pc.field("split") == split)
+    graded = _read(folder / "graded_outcomes.parquet")
+    graded = graded.filter(
+        pc.field("model").isin(list(models))
+        & pc.field("query_id").isin(queries.column("query_id").combine_chunks())
+        & pc.field("grade").is_valid()
+    )
+    seen = pc.is_in(queries.column("query_id"), value_set=pc.unique(graded.column("query_id")))
+    asked = queries.filter(seen).sort_by("query_id")
+    ids = asked.column("query_id")
+    rows = pc.index_in(graded.column("query_id"), value_set=ids.combine_chunks()).to_numpy()
+    columns = pc.index_in(graded.column("model"), value_set=pa.array(models)).to_numpy()
+    unseen = sorted(set(models) - {models[n] for n in np.unique(columns)})
+    if unseen:
+        raise ConfigError(f"{folder} has no graded outcome of {', '.join(unseen)} in {split}")
+
+    def matrix(name: str) -> Floats:
+        values = np.full((len(ids), len(models)), np.nan)
+        values[rows, columns] = graded.column(name).cast(pa.float64()).to_numpy()
+        return values
+
+    def texts(name: str) -> tuple[str, ...]:
+        values: list[Any] = asked.column(name).to_pylist()
+        return tuple(values)
+
+    return Dataset(
+        texts("query_id"),
+        texts("prompt"),
+        tuple(models),
+        matrix("grade"),
+        matrix("input_tokens"),
+        matrix("output_tokens"),
+        texts("source"),
+        texts("duplicate_group"),
+    )
+
+
+def _read(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there: recordings names the folder that holds it")
+    return pq.read_table(path)

@@ -1,0 +1,132 @@
+"""A backlog of recorded queries, vendors on localhost that outlive the job, and the job itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from moa.replay.process import ReplayServer, replay_server
+
+ROOT = Path(__file__).parents[2]
+KEYS = {"OPENAI_API_KEY": "o", "ANTHROPIC_API_KEY": "a", "GEMINI_API_KEY": "g"}
+RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+QUERIES = 240
+
+
+@dataclass
+class Start:
+    """One start of the job, in a process of its own."""
+
+    process: subprocess.Popen[str]
+    family: list[psutil.Process] = field(default_factory=list)
+
+    def wait(self, timeout_s: float = 240) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr."""
+        out, err = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, out, err
+
+    def kill(self, *, family: bool) -> None:
+        """End it by SIGKILL; with all processes that it has started, as a loss of power does."""
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        if family:
+            self.bury()
+        self.process.communicate()
+
+    def ended_within(self, seconds: float) -> bool:
+        """Whether it is over, or ends while it is waited for."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=seconds)
+        return self.process.poll() is not None
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def bury(self) -> None:
+        """Kill what the process has left behind."""
+        for one in self.family:
+            if one.is_running():
+                one.kill()
+        psutil.wait_procs(self.family, timeout=30)
+
+
+@dataclass
+class JobUnderTest:
+    """`jobs/route_batch.py` with a config that calls the replay server as if it were the vendors."""
+
+    config: Path
+    folder: Path
+    server: ReplayServer
+    starts: list[Start] = field(default_factory=list)
+
+    def start(self, *overrides: str, **environ: str) -> Start:
+        """Start it; `overrides` as for `--set`."""
+        sets = [flag for one in overrides for flag in ("--set", one)]
+        process = subprocess.Popen(
+            [sys.executable, "jobs/route_batch.py", "--config", str(self.config), *sets],
+            cwd=ROOT,
+            env={**os.environ, **KEYS, **RAY, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started = Start(process)
+        self.starts.append(started)
+        return started
+
+    def run(self, *overrides: str) -> str:
+        """Start it, and expect it to end well; its stdout."""
+        status, out, err = self.start(*overrides).wait()
+        assert status == 0, err[-4000:]
+        return out
+
+
+@pytest.fixture
+def job(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[JobUnderTest]:
+    """A run of 240 recorded queries in 5 row groups, 30 queries a part."""
+    backlog = tmp_path / "backlog.parquet"
+    table = pq.read_table(ROOT / "moa/recordings/demo_backlog.parquet")
+    pq.write_table(table.slice(0, QUERIES), backlog, row_group_size=50)
+    with replay_server() as server:
+        catalog = catalog_at(tmp_path / "catalog.toml", server.base_url)
+        config = tmp_path / "job.toml"
+        text = (ROOT / "jobs/configs/demo.toml").read_text()
+        text = text[: text.index("[replay]")]
+        for before, after in {
+            'catalog = "jobs/configs/demo_catalog.toml"': f'catalog = "{catalog}"',
+            'folder = "runs"': f'folder = "{tmp_path}/runs"',
+            'path = "moa/recordings/demo_backlog.parquet"': f'path = "{backlog}"\npart_rows = 30',
+        }.items():
+            assert before in text
+            text = text.replace(before, after)
+        config.write_text(text)
+        under_test = JobUnderTest(config, tmp_path / "runs" / "demo", server)
+        try:
+            yield under_test
+        finally:
+            for start in under_test.starts:
+                if start.process.poll() is None:
+                    start.kill(family=True)
+                start.bury()
+
+
+def catalog_at(path: Path, base_url: Callable[[str], str]) -> Path:
+    """The demo's catalog, its accounts at the replay server."""
+    text = (ROOT / "jobs/configs/demo_catalog.toml").read_text()
+    for wire in ("openai", "anthropic", "gemini"):
+        line = f'wire = "{wire}"\n'
+        assert line in text
+        text = text.replace(line, f'{line}base_url = "{base_url(wire)}"\n')
+    path.write_text(text)
+    return path

@@ -1,0 +1,126 @@
+"""Data flows one way, imports flow the other; and the documents show the tree as it is."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = (
+    ("jobs",),
+    ("moa.pipeline", "moa.serving", "moa.training"),
+    ("moa.stages",),
+    ("moa.evaluation", "moa.reports", "moa.replay"),
+    ("moa.dispatch",),
+    ("moa.router", "moa.planning", "moa.providers", "moa.grading"),
+    ("moa.storage",),
+    (
+        "moa.schema",
+        "moa.catalog",
+        "moa.prices",
+        "moa.price_list",
+        "moa.errors",
+        "moa.config",
+        "moa.log",
+        "moa.request",
+        "moa.toml_file",
+        "moa.bootstrap",
+        "moa.recordings",
+    ),
+)
+"""A module may import from lower lines, and from its own package. The lowest line is one."""
+RAY_ALLOWED = ("jobs", "moa.pipeline", "moa.serving", "moa.training")
+TOP_LEVEL = {
+    ".ci", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
+    "Makefile", "README.md", "SECURITY.md", "constraints.txt", "deploy", "jobs", "moa",
+    "notebooks", "pyproject.toml", "tests", ".pre-commit-config.yaml", ".dockerignore",
+}  # fmt: skip
+
+
+def tracked(pattern: str) -> list[Path]:
+    listing = ["git", "ls-files", "-co", "--exclude-standard", pattern]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [Path(name) for name in names.split() if (ROOT / name).exists()]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def layer(module: str) -> tuple[int, str] | None:
+    """The line a module is on, from the top, and its package there."""
+    for number, packages in enumerate(LAYERS):
+        for package in packages:
+            if module == package or module.startswith(package + "."):
+                return number, package
+    return None
+
+
+SOURCES = [p for p in tracked("*.py") if p.parts[0] in ("moa", "jobs")]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_a_module_imports_only_from_lower_lines(path: Path) -> None:
+    module = module_name(path)
+    if module == "moa":
+        return
+    mine = layer(module)
+    assert mine is not None, f"{module} is on no line: add it to LAYERS or move it"
+
+    for imported in imports(path):
+        theirs = layer(imported)
+        if theirs is None or theirs[1] == mine[1]:
+            continue
+        lowest = mine[0] == theirs[0] == len(LAYERS) - 1
+        assert theirs[0] > mine[0] or lowest, f"{module} imports {imported} from above or beside it"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_only_the_upper_lines_know_ray(path: Path) -> None:
+    knows_ray = any(name == "ray" or name.startswith("ray.") for name in imports(path))
+
+    assert not knows_ray or module_name(path).startswith(RAY_ALLOWED)
+
+
+def test_nobody_imports_a_job() -> None:
+    importers = [
+        str(path)
+        for path in SOURCES
+        if any(name == "jobs" or name.startswith("jobs.") for name in imports(path))
+    ]
+
+    assert importers == []
+
+
+def test_the_top_level_holds_what_it_should() -> None:
+    names = {path.parts[0] for path in tracked("*")}
+
+    assert names <= TOP_LEVEL
+
+
+def test_the_architecture_prints_the_tree_as_it_is() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    block = text.split("## The tree")[1].split("```")[1]
+    printed = set()
+    folder = ""
+    for line in block.splitlines():
+        if match := re.match(r"(\S+/)\s", line + " "):
+            folder = match[1]
+        for name in re.findall(r"\b[a-z_0-9]+\.py\b", line.split("  #")[0]):
+            printed.add(folder + name)
+    real = {str(p) for p in SOURCES if p.name not in ("__init__.py", "__main__.py")}
+
+    assert printed == real
