@@ -155,6 +155,24 @@ GRADED_OUTCOMES = pa.schema(
 )
 """How a model really did on a query: what routers learn from and reports compare with."""
 
+COST_REPORT = pa.schema(
+    [
+        _required("run_id", pa.string()),
+        _required("finished_at", MOMENT),
+        pa.field("model", pa.string()),  # catalog id; null: queries without an answer
+        pa.field("lane", pa.string()),
+        *[
+            _required(name, pa.int64())
+            for name in ("queries", "answered", "refused", "shared", "calls", "unknown_calls")
+        ],
+        *USAGE,
+        _required("cost_usd", USD),
+        _required("price_version", pa.string()),
+        _required("router_version", pa.string()),
+    ]
+)
+"""A run's bill: one row per model and lane."""
+
 PARTS = pa.schema(
     [
         _required("part", pa.string()),

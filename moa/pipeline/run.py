@@ -161,6 +161,7 @@ def local_ray(job: Job) -> Iterator[None]:
         num_cpus=max(os.cpu_count() or 1, _actors_need(job) + 2),
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         include_dashboard=False,
+        log_to_driver=False,
         logging_level=logging.WARNING,
     )
     try:

@@ -54,4 +54,5 @@ def in_blocks(embeddings: Embeddings, weights: Floats) -> Floats:
         rows = embeddings[start : start + BLOCK_ROWS]
         block[: len(rows)] = rows
         out[start : start + len(rows)] = (block @ weights[:-1])[: len(rows)]
-    return out + weights[-1]
+    out += weights[-1]
+    return out

@@ -1,0 +1,228 @@
+"""Sums over the run's tables, taken batch by batch: nothing here grows with the backlog.
+
+Money is summed as decimals, so that the parts of a bill add up to the bill. Latencies go into
+bins 1 % wide, which is how exact their percentiles are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+NOVELTY_BINS = 20
+_FASTEST_S = 1e-3
+_GROWTH = 1.01
+_LATENCY_BINS = 1700  # up to six hours
+_TAGS_HELD = 5000
+_SUMS = (
+    "attempts", "unknown_calls", "input_tokens", "cached_input_tokens", "cache_write_tokens",
+    "output_tokens", "reasoning_tokens", "cost_usd",
+)  # fmt: skip
+
+SpendKey = tuple[str | None, str | None]
+"""Model and lane; `None` of what has no answer."""
+
+
+@dataclass(slots=True)
+class Sums:
+    """What is counted of the outcomes of one model in one lane."""
+
+    queries: int = 0
+    answered: int = 0
+    refused: int = 0
+    shared: int = 0
+    """Queries that got the answer of an equal one."""
+    asked: int = 0
+    """Queries for which at least one call was sent."""
+    attempts: int = 0
+    unknown_calls: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+    def add(self, group: dict[str, Any]) -> None:
+        """Add one group of `OutcomeTally._grouped`."""
+        count = group["query_id_count"]
+        self.queries += count
+        self.answered += count if group["status"] == "answered" else 0
+        self.refused += count if group["status"] == "refused" else 0
+        self.shared += count if group["shared"] else 0
+        self.asked += group["asked_sum"]
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + group[f"{name}_sum"])
+
+
+@dataclass(slots=True)
+class OutcomeTally:
+    """Sums over `OUTCOMES`."""
+
+    spend: defaultdict[SpendKey, Sums] = field(default_factory=lambda: defaultdict(Sums))
+    paid_for: defaultdict[str | None, Decimal] = field(
+        default_factory=lambda: defaultdict(lambda: Decimal(0))
+    )
+    """Cost by the model that was decided on, whoever answered in the end."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    fallbacks: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(decided on, answered by), where they differ."""
+    tags: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    tags_dropped: bool = False
+    latency: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    seconds: defaultdict[int, Any] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    """Second since the epoch → queries finished, USD spent."""
+
+    def add(self, table: pa.Table) -> None:
+        """Count every row of one table of `OUTCOMES`."""
+        if not len(table):
+            return
+        for group in self._grouped(table):
+            self.spend[group["model"], group["lane"]].add(group)
+        for row in _sums(table, ["first_model"], [("cost_usd", "sum")]):
+            self.paid_for[row["first_model"]] += row["cost_usd_sum"]
+        self._add_failures(table)
+        self._add_tags(table)
+        self._add_latencies(table)
+        self._add_seconds(table)
+
+    @staticmethod
+    def _grouped(table: pa.Table) -> list[dict[str, Any]]:
+        marked = table.append_column("shared", pc.is_valid(table["same_as"])).append_column(
+            "asked", pc.cast(pc.greater(table["attempts"], 0), pa.int64())
+        )
+        wanted = [("query_id", "count"), ("asked", "sum"), *((n, "sum") for n in _SUMS)]
+        return _sums(marked, ["model", "lane", "status", "shared"], wanted)
+
+    def _add_failures(self, table: pa.Table) -> None:
+        dead = table.filter(pc.equal(table["status"], "dead_letter"))
+        for row in _sums(dead, ["reason"], [("query_id", "count")]):
+            self.reasons[row["reason"] or "unknown"] += row["query_id_count"]
+        moved = table.filter(
+            pc.and_(
+                pc.not_equal(table["first_model"], table["model"]), pc.is_null(table["same_as"])
+            )
+        )
+        for row in _sums(moved, ["first_model", "model"], [("query_id", "count")]):
+            self.fallbacks[row["first_model"], row["model"]] += row["query_id_count"]
+
+    def _add_tags(self, table: pa.Table) -> None:
+        column = table["tags"].combine_chunks()
+        flat = pa.table(
+            {
+                "tag": pc.list_flatten(column),
+                "model": pc.take(table["model"], pc.list_parent_indices(column)),
+            }
+        )
+        for row in _sums(flat, ["tag", "model"], [("tag", "count")]):
+            self.tags[row["tag"], row["model"]] += row["tag_count"]
+        if len(self.tags) > 2 * _TAGS_HELD:  # a tag per user, per document, ...
+            self.tags = Counter(dict(self.tags.most_common(_TAGS_HELD)))
+            self.tags_dropped = True
+
+    def _add_latencies(self, table: pa.Table) -> None:
+        timed = table.filter(
+            pc.and_(pc.is_valid(table["latency_s"]), pc.is_null(table["same_as"]))
+        ).select(["model", "latency_s"])
+        for model in pc.unique(timed["model"]).drop_null().to_pylist():
+            values = timed.filter(pc.equal(timed["model"], model))["latency_s"].to_numpy()
+            bins = np.log(np.maximum(values, _FASTEST_S) / _FASTEST_S) / np.log(_GROWTH)
+            counts = np.bincount(
+                np.minimum(bins.astype(np.int64), _LATENCY_BINS - 1), minlength=_LATENCY_BINS
+            )
+            self.latency[model] = self.latency.get(model, 0) + counts
+
+    def _add_seconds(self, table: pa.Table) -> None:
+        done = table.select(["finished_at", "cost_usd"]).filter(pc.is_valid(table["finished_at"]))
+        second = pc.divide(pc.cast(done["finished_at"], pa.int64()), 1_000_000)
+        stamped = done.append_column("second", second)
+        wanted = [("cost_usd", "sum"), ("cost_usd", "count")]
+        for row in _sums(stamped, ["second"], wanted):
+            entry = self.seconds[row["second"]]
+            entry[0] += row["cost_usd_count"]
+            entry[1] += row["cost_usd_sum"]
+
+
+@dataclass(slots=True)
+class DecisionTally:
+    """Sums over `ROUTING_DECISIONS`."""
+
+    pool: tuple[str, ...]
+    decisions: int = 0
+    routes: Counter[tuple[str | None, str]] = field(default_factory=Counter)
+    """(model, rule) → queries."""
+    expected_cost_usd: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """By the model decided on, live lane."""
+    novelty: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(NOVELTY_BINS, dtype=np.int64)
+    )
+
+    def add(self, table: pa.Table) -> None:
+        """Count every row of one table of `ROUTING_DECISIONS`."""
+        self.decisions += len(table)
+        for row in _sums(table, ["model", "rule"], [("query_id", "count")]):
+            self.routes[row["model"], row["rule"]] += row["query_id_count"]
+        decided = table.filter(pc.is_valid(table["model"]))
+        self._add_novelty(decided)
+        chosen = pc.index_in(decided["model"], pa.array(self.pool, pa.string()))
+        costs = per_model(decided["expected_cost_usd"], len(self.pool))
+        column = pc.fill_null(chosen, -1).to_numpy()
+        for number, model in enumerate(self.pool):
+            mine = costs[column == number, number]
+            self.expected_cost_usd[model] += float(mine[np.isfinite(mine)].sum())
+
+    def _add_novelty(self, decided: pa.Table) -> None:
+        novelty = decided["novelty"].to_numpy().astype(np.float64)
+        inside = np.clip(novelty[np.isfinite(novelty)], 0, 1)
+        bins = np.minimum((inside * NOVELTY_BINS).astype(np.int64), NOVELTY_BINS - 1)
+        self.novelty += np.bincount(bins, minlength=NOVELTY_BINS)
+
+
+@dataclass(slots=True)
+class DeadLetterTally:
+    """What the dead letters' attempts ran into."""
+
+    errors: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Reason → error class → attempts."""
+    example: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Reason → the query id and detail of the first one met."""
+
+    def add(self, table: pa.Table) -> None:
+        """Count every row of one table of `DEAD_LETTERS`."""
+        for row in table.select(["query_id", "reason", "detail", "attempts"]).to_pylist():
+            self.example.setdefault(row["reason"], (row["query_id"], row["detail"]))
+            self.errors[row["reason"]].update(a["error"] for a in row["attempts"])
+
+
+def percentiles_s(counts: NDArray[np.int64], shares: Iterable[float]) -> list[float]:
+    """Latencies below which the given shares of the calls were, in seconds, to 1 %."""
+    reached = np.cumsum(counts)
+    bins = [int(np.searchsorted(reached, share * reached[-1])) for share in shares]
+    return [_FASTEST_S * _GROWTH ** (b + 0.5) for b in bins]
+
+
+def per_model(column: pa.ChunkedArray, models: int) -> NDArray[np.float64]:
+    """A pool-order list column as an array of shape `(rows, models)`; NaN where a list is not.
+
+    A list is empty for a row that no model was scored on.
+    """
+    whole = column.combine_chunks()
+    out = np.full((len(whole), models), np.nan)
+    fits = pc.fill_null(pc.equal(pc.list_value_length(whole), models), False)
+    values = pc.list_flatten(whole.filter(fits)).to_numpy(zero_copy_only=False)
+    out[fits.to_numpy(zero_copy_only=False)] = values.reshape(-1, models)
+    return out
+
+
+def _sums(table: pa.Table, keys: list[str], wanted: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    grouped = table.group_by(keys, use_threads=False).aggregate(wanted)
+    rows: list[dict[str, Any]] = grouped.to_pylist()
+    return rows

@@ -1,0 +1,1 @@
+"""The report, on real recorded queries and on generated ones."""
