@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 
@@ -37,7 +38,7 @@ def test_every_query_has_one_outcome_and_a_bill(job: JobUnderTest) -> None:
     assert set(found["status"].to_pylist()) == {"answered"}
     assert set(calls.values()) == {1}
     assert len(calls) == QUERIES
-    assert sum(found["cost_usd"].to_pylist()) == pytest.approx(float(manifest["cost_usd"]))
+    assert sum(found["cost_usd"].to_pylist()) == Decimal(manifest["cost_usd"]) > 0
     assert "report.html" in said
     for name, schema in [
         ("queries", SCORED_QUERIES), ("decisions", ROUTING_DECISIONS), ("outcomes", OUTCOMES),
