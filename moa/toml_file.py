@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import date, datetime, time
 from pathlib import Path
 from types import NoneType, UnionType
@@ -43,13 +43,33 @@ def read_toml(kind: type[M], path: str | Path, overrides: Sequence[str] = ()) ->
     given = [_Override.parse(text, kind) for text in overrides]
     for override in given:
         override.put_into(document)
+    return check(kind, document, where=str(path), told={override.keys for override in given})
+
+
+def check(
+    kind: type[M],
+    document: Mapping[str, object],
+    *,
+    where: str,
+    told: Set[tuple[str, ...]] = frozenset(),
+) -> M:
+    """Check a document that has been read already.
+
+    Args:
+        kind: the model of all of it.
+        document: as TOML or JSON gives it.
+        where: it is from, for the message.
+        told: keys that `--set` gave.
+
+    Raises:
+        ConfigError: as `read_toml`.
+    """
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        told = {override.keys for override in given}
         problems = _merged(_problem(kind, details, told) for details in error.errors())
     one = len(problems) == 1
-    heading = f"{path}: {len(problems)} problem{'' if one else 's'}"
+    heading = f"{where}: {len(problems)} problem{'' if one else 's'}"
     raise ConfigError("\n  ".join([heading, *problems]))
 
 
@@ -139,7 +159,7 @@ def _merged(problems: Iterable[_Problem]) -> list[str]:
     return [f"{key}: {' or '.join(said)}{meaning}" for (key, meaning), said in by_key.items()]
 
 
-def _problem(kind: type[BaseModel], details: ErrorDetails, told: set[tuple[str, ...]]) -> _Problem:
+def _problem(kind: type[BaseModel], details: ErrorDetails, told: Set[tuple[str, ...]]) -> _Problem:
     """The key with its value, the rule, and what the key means."""
     keys = _field_keys(kind, tuple(str(key) for key in details["loc"]))
     name = ".".join(keys) or "the file"

@@ -14,6 +14,8 @@ import boto3
 import pytest
 from hypothesis import settings
 
+from moa.replay.process import ReplayServer, replay_server
+
 # Machines are shared: how long one example takes says nothing.
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
@@ -80,3 +82,16 @@ def object_store(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"bucket-{secrets.token_hex(6)}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def _replay_server() -> Iterator[ReplayServer]:
+    with replay_server() as server:
+        yield server
+
+
+@pytest.fixture
+def provider_server(_replay_server: ReplayServer) -> ReplayServer:
+    """The three vendors on localhost, with an empty ledger and no script."""
+    _replay_server.reset()
+    return _replay_server

@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from moa.catalog import Wire
-from moa.errors import ConfigError
 from moa.replay.wire import Quota
-from moa.toml_file import Section
+from moa.toml_file import Section, check
 
 Kind = Literal["ok", "error", "reset", "hang", "cut_json", "empty", "refusal", "length"]
 
@@ -203,10 +202,4 @@ def parse_script(document: Mapping[str, JsonValue]) -> Script:
     Raises:
         ConfigError: with every problem on a line of its own.
     """
-    try:
-        return Script.model_validate(document)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc'])) or 'the script'}: {e['msg']}" for e in error.errors()
-        ]
-    raise ConfigError("\n  ".join([f"replay script: {len(problems)} problems", *problems]))
+    return check(Script, document, where="the replay script")

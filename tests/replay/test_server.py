@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from pydantic import JsonValue
+
+from moa.catalog import Account, Model, Wire, load_catalog
+from moa.errors import (
+    AccountRefused,
+    ConfigError,
+    InvalidRequest,
+    ProviderError,
+    QuotaSpent,
+    RateLimited,
+    TransientError,
+)
+from moa.providers.accounts import open_provider
+from moa.providers.provider import Answer, Provider, Request
+from moa.replay.process import ReplayServer, replay_server
+from moa.request import ChatRequest
+
+CATALOG = load_catalog("jobs/configs/demo_catalog.toml")
+MODELS = {
+    "openai": "openai/gpt-4o",
+    "anthropic": "anthropic/claude-3.5-sonnet",
+    "gemini": "google/gemini-1.5-pro",
+}
+QUERY = "zeroeval/gsm/gsm8k-main-test-#0"
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    return CATALOG.models[MODELS[request.param]]
+
+
+@pytest.fixture
+def account(model: Model) -> Account:
+    return CATALOG.accounts[model.provider]
+
+
+@pytest.fixture
+async def provider(provider_server: ReplayServer, account: Account) -> AsyncIterator[Provider]:
+    environ = {account.api_key_env or "": "key"}
+    url = provider_server.base_url(account.wire)
+    provider = open_provider(account, environ=environ, base_url=url)
+    yield provider
+    await provider.close()
+
+
+def recorded(model: Model) -> dict[str, Any]:
+    """What the model did with `QUERY` when it was recorded."""
+    rows = [("query_id", "=", QUERY), ("model", "=", model.id)]
+    (text,) = pq.read_table("moa/recordings/completions.parquet", filters=rows).to_pylist()
+    (usage,) = pq.read_table("moa/recordings/graded_outcomes.parquet", filters=rows).to_pylist()
+    return {**usage, **text}
+
+
+def prompt() -> str:
+    rows = [("query_id", "=", QUERY)]
+    table = pq.read_table("moa/recordings/queries.parquet", filters=rows)
+    return str(table["prompt"][0].as_py())
+
+
+def ask(model: Model, text: str | None = None) -> Request:
+    messages = [{"role": "user", "content": text or prompt()}]
+    return Request("q", ChatRequest.model_validate({"messages": messages}), model)
+
+
+async def complete(provider: Provider, request: Request, timeout_s: float = 20) -> Answer:
+    return await provider.complete(request, timeout_s=timeout_s)
+
+
+async def test_a_recorded_prompt_gets_its_recorded_answer(
+    provider_server: ReplayServer, provider: Provider, model: Model
+) -> None:
+    completion = (await complete(provider, ask(model))).completion
+
+    real = recorded(model)
+    (entry,) = provider_server.ledger()
+    assert completion.text == real["completion"]
+    assert completion.served_model == real["served_model"]
+    assert completion.usage.input_tokens == real["input_tokens"]
+    assert completion.usage.output_tokens == real["output_tokens"]
+    assert (entry["query_id"], entry["model"], entry["status"]) == (QUERY, model.id, 200)
+    assert (entry["input_tokens"], entry["output_tokens"]) == (
+        real["input_tokens"], real["output_tokens"],
+    )  # fmt: skip
+
+
+async def test_a_streamed_answer_is_the_same(provider: Provider, model: Model) -> None:
+    deltas = [delta async for delta in provider.stream(ask(model), timeout_s=20)]
+
+    real = recorded(model)
+    whole = deltas[-1].completion
+    assert len(deltas) > 3
+    assert whole is not None
+    assert "".join(delta.text for delta in deltas) == whole.text == real["completion"]
+    assert whole.usage.output_tokens == real["output_tokens"]
+
+
+async def test_an_unknown_prompt_is_refused_unless_answers_may_be_invented(
+    provider_server: ReplayServer, provider: Provider, model: Model
+) -> None:
+    with pytest.raises(InvalidRequest, match="no recording"):
+        await complete(provider, ask(model, "Nobody has asked this"))
+
+    provider_server.set_script({"synthetic": True})
+    one = (await complete(provider, ask(model, "Nobody has asked this"))).completion
+    two = (await complete(provider, ask(model, "Nobody has asked this"))).completion
+
+    assert one.text == two.text != ""
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ({"status": 500}, TransientError),
+        ({"status": 503}, TransientError),
+        ({"status": 400}, InvalidRequest),
+        ({"status": 429, "retry_after_s": 2}, RateLimited),
+        ("reset", TransientError),
+        ({"kind": "reset", "after": 0.5}, TransientError),
+        ("hang", TransientError),
+        ("cut_json", TransientError),
+    ],
+)
+async def test_a_fault_is_the_error_that_it_stands_for(
+    provider_server: ReplayServer,
+    provider: Provider,
+    model: Model,
+    account: Account,
+    step: JsonValue,
+    error: type[ProviderError],
+) -> None:
+    provider_server.set_script({"sequences": {account.wire: [step]}})
+
+    with pytest.raises(error) as raised:
+        await complete(provider, ask(model), timeout_s=1.5)
+    after = await complete(provider, ask(model))
+
+    if isinstance(raised.value, RateLimited):
+        assert raised.value.retry_after_s == 2
+    assert after.completion.text == recorded(model)["completion"]
+    assert len(provider_server.ledger()) == 2
+
+
+async def test_a_refused_key_and_a_spent_quota_are_what_they_are(
+    provider_server: ReplayServer, provider: Provider, model: Model, account: Account
+) -> None:
+    provider_server.set_script({"refused_keys": ["key"]})
+    with pytest.raises(AccountRefused):
+        await complete(provider, ask(model))
+
+    day = {"status": 429, "quota": "day", "retry_after_s": 3600}
+    provider_server.set_script({"sequences": {account.wire: [day]}})
+    with pytest.raises(RateLimited) as raised:
+        await complete(provider, ask(model))
+
+    assert isinstance(raised.value, QuotaSpent) or raised.value.retry_after_s == 3600
+
+
+async def test_refusals_and_cut_answers_are_answers(
+    provider_server: ReplayServer, provider: Provider, model: Model, account: Account
+) -> None:
+    provider_server.set_script({"sequences": {account.wire: ["refusal", "length"]}})
+
+    refusal = (await complete(provider, ask(model))).completion
+    cut = (await complete(provider, ask(model))).completion
+
+    assert refusal.refused
+    assert not cut.refused
+    assert cut.finish_reason == "length"
+
+
+async def test_no_window_lets_more_through_than_the_limit(
+    provider_server: ReplayServer, provider: Provider, model: Model
+) -> None:
+    provider_server.set_script({"limits": {model.id: {"rpm": 600, "burst_s": 1}}})
+
+    asked = [complete(provider, ask(model)) for _ in range(40)]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+
+    refused = [r for r in results if isinstance(r, RateLimited)]
+    peak = provider_server.summary(window_s=1.0)["peaks"][model.id]["requests"]
+    assert len(refused) >= 40 - 10 - 10 * 3
+    assert refused
+    assert all(r.retry_after_s for r in refused)
+    assert peak <= 10 + 10
+
+
+def faults(server: ReplayServer, order: int) -> dict[str, list[str]]:
+    """What each query met, when they are asked one after another in some order."""
+    server.reset()
+    server.set_script(
+        {"seed": 3, "synthetic": True, "faults": {"status_500": 0.3, "cut_json": 0.2}}
+    )
+
+    async def ask_all() -> None:
+        model = CATALOG.models["openai/gpt-4o"]
+        account = CATALOG.accounts["openai"]
+        url = server.base_url("openai")
+        provider = open_provider(account, environ={"OPENAI_API_KEY": "k"}, base_url=url)
+        for n in range(30)[::order]:
+            for _ in range(2):
+                await asyncio.gather(
+                    complete(provider, ask(model, f"question {n}")), return_exceptions=True
+                )
+        await provider.close()
+
+    asyncio.run(ask_all())
+    met: dict[str, list[str]] = {}
+    for entry in server.ledger():
+        met.setdefault(entry["prompt"], []).append(entry["fate"])
+    return met
+
+
+def test_chance_depends_on_the_query_and_its_attempt_alone(provider_server: ReplayServer) -> None:
+    there, back = faults(provider_server, 1), faults(provider_server, -1)
+
+    fates = [fate for met in there.values() for fate in met]
+    assert there == back
+    assert 5 <= fates.count("error") <= 30
+    assert 3 <= fates.count("cut_json") <= 24
+
+
+@pytest.fixture
+def starter() -> Iterator[subprocess.Popen[str]]:
+    """A process that starts a server and waits."""
+    code = (
+        "from moa.replay.process import replay_server\n"
+        "with replay_server() as server:\n"
+        "    print(server.pid, flush=True)\n"
+        "    input()\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+def test_a_server_ends_with_whoever_started_it(starter: subprocess.Popen[str]) -> None:
+    assert starter.stdout is not None
+    server = psutil.Process(int(starter.stdout.readline()))
+
+    os.kill(starter.pid, signal.SIGKILL)
+
+    server.wait(timeout=10)
+    assert not server.is_running()
+
+
+def test_a_script_that_is_none_is_told_by_its_keys() -> None:
+    with (
+        pytest.raises(ConfigError, match="did you mean latency"),
+        replay_server(script={"latncy": {}}),
+    ):
+        pass
+
+
+def wires() -> list[Wire]:
+    return ["openai", "anthropic", "gemini"]
+
+
+async def test_a_vendors_outage_is_its_own(provider_server: ReplayServer) -> None:
+    provider_server.set_script(
+        {"outages": [{"provider": "anthropic", "to_s": 60, "step": {"status": 529}}]}
+    )
+    outcomes = {}
+    for wire in wires():
+        model = CATALOG.models[MODELS[wire]]
+        account = CATALOG.accounts[model.provider]
+        url = provider_server.base_url(wire)
+        provider = open_provider(account, environ={account.api_key_env or "": "k"}, base_url=url)
+
+        (outcome,) = await asyncio.gather(complete(provider, ask(model)), return_exceptions=True)
+
+        outcomes[wire] = isinstance(outcome, Answer)
+        await provider.close()
+    assert outcomes == {"openai": True, "anthropic": False, "gemini": True}
