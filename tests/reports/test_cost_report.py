@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.reports.cost_report import CostReport, build
+from moa.reports.forms import summary_lines, to_json, to_table
+from moa.reports.inputs import ForecastFacts, PriceFacts, ReportInputs, RouterFacts, RunFacts
+from moa.reports.page import render_html
+from moa.schema import COST_REPORT, DEAD_LETTERS, GRADED_OUTCOMES, OUTCOMES, ROUTING_DECISIONS
+
+POOL = ("v/dear", "v/cheap")
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+PRICE = {"v/dear": Decimal("10E-6"), "v/cheap": Decimal("1E-6")}
+
+
+def cost_usd(model: str, input_tokens: int, output_tokens: int) -> Decimal:
+    return PRICE[model] * (input_tokens + output_tokens)
+
+
+def outcome(n: int, model: str | None, *, tokens: int = 100, **fields: Any) -> dict[str, Any]:
+    answered = model is not None
+    return {
+        "query_id": f"q{n}", "partition": 0, "row": n,
+        "status": "answered" if answered else "dead_letter",
+        "model": model, "provider": "v" if answered else None, "lane": "live" if answered else None,
+        "first_model": model, "input_tokens": tokens, "cached_input_tokens": 0,
+        "cache_write_tokens": 0, "output_tokens": tokens, "reasoning_tokens": 0,
+        "cost_usd": cost_usd(model, tokens, tokens) if model else Decimal(0),
+        "attempts": 1 if answered else 0, "unknown_calls": 0,
+        "latency_s": 0.5 if answered else None, "finished_at": NOON + timedelta(seconds=n % 50),
+        "reason": None if answered else "vendor_failed", "tags": [f"t{n % 3}"], **fields,
+    }  # fmt: skip
+
+
+def decision(row: dict[str, Any], can: Sequence[str] = POOL) -> dict[str, Any]:
+    model = row["first_model"]
+    return {
+        "query_id": row["query_id"], "partition": row["partition"], "row": row["row"],
+        "model": model, "provider": "v", "lane": "live", "rule": "best_value",
+        "fallbacks": [m for m in can if m != model],
+        "expected_grade": [0.9, 0.6], "expected_cost_usd": [2e-3, 2e-4],
+        "expected_input_tokens": 100.0, "expected_output_tokens": 100.0, "novelty": 0.25,
+        "propensity": 1.0, "router_s": 0.001, "router_version": "r", "price_version": "p",
+    }  # fmt: skip
+
+
+def grade(n: int, model: str, value: float, tokens: int = 100) -> dict[str, Any]:
+    return {
+        "query_id": f"q{n}", "model": model, "grade": value, "input_tokens": tokens,
+        "output_tokens": tokens, "grader": "test",
+    }  # fmt: skip
+
+
+def report_of(
+    outcomes: list[dict[str, Any]],
+    *,
+    decisions: list[dict[str, Any]] | None = None,
+    letters: list[dict[str, Any]] | None = None,
+    graded: list[dict[str, Any]] | None = None,
+    batch: int = 7,
+    order: int = 1,
+) -> CostReport:
+    def tables(rows: list[dict[str, Any]], schema: pa.Schema) -> list[pa.Table]:
+        parts = [rows[n : n + batch] for n in range(0, len(rows), batch)]
+        return [pa.Table.from_pylist(part, schema=schema) for part in parts[::order]]
+
+    chosen = [decision(o) for o in outcomes if o["model"]] if decisions is None else decisions
+    return build(
+        ReportInputs(
+            run_id="r1",
+            pool=POOL,
+            decisions=lambda: iter(tables(chosen, ROUTING_DECISIONS)),
+            outcomes=lambda: iter(tables(outcomes, OUTCOMES)),
+            dead_letters=lambda: iter(tables(letters or [], DEAD_LETTERS)),
+            graded=pa.Table.from_pylist(graded, schema=GRADED_OUTCOMES) if graded else None,
+            cost_usd=cost_usd,
+            prices=PriceFacts("p", "2026-11-24", ("a list",)),
+            router=RouterFacts("r", 3.6, Decimal(1), "v/dear", "it was"),
+            run=RunFacts(NOON, NOON, 60.0, "c" * 64, "abc", (("ray", "2.60"),)),
+            forecast=ForecastFacts(Decimal("0.5"), None),
+        )
+    )
+
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from([*POOL, None]), st.integers(0, 5000), st.booleans()), max_size=60
+)
+
+
+def rows_of(drawn: list[tuple[str | None, int, bool]]) -> list[dict[str, Any]]:
+    return [
+        outcome(n, model, tokens=tokens, same_as="q0" if shared else None)
+        for n, (model, tokens, shared) in enumerate(drawn)
+    ]
+
+
+@given(ROWS)
+def test_the_parts_of_a_bill_add_up_to_it(drawn: list[tuple[str | None, int, bool]]) -> None:
+    outcomes = rows_of(drawn)
+
+    report = report_of(outcomes)
+
+    total = sum((o["cost_usd"] for o in outcomes), Decimal(0))
+    table = to_table(report)
+    assert report.cost_usd == total
+    assert sum((s.sums.cost_usd for s in report.spend), Decimal(0)) == total
+    assert table.schema.equals(COST_REPORT)
+    assert sum(table["cost_usd"].to_pylist(), Decimal(0)) == total
+    assert sum(table["queries"].to_pylist()) == report.queries == len(outcomes)
+    assert report.answered + report.refused + report.dead_letters == len(outcomes)
+    assert sum(r.queries for r in report.reasons) == report.dead_letters
+    assert sum(m.queries for m in report.throughput) == len(outcomes)
+
+
+@given(ROWS, st.integers(1, 20))
+def test_a_report_does_not_depend_on_how_its_tables_come(
+    drawn: list[tuple[str | None, int, bool]], batch: int
+) -> None:
+    outcomes = rows_of(drawn)
+    graded = [grade(n, m, (n % 4) / 3) for n in range(len(outcomes)) for m in POOL]
+
+    def facts(report: CostReport) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(to_json(report))
+        del document["made_at"], document["reasons"]
+        return document
+
+    one = report_of(outcomes, graded=graded)
+    other = report_of(outcomes, graded=graded, batch=batch, order=-1)
+
+    assert facts(one) == facts(other)
+
+
+def test_a_saving_is_what_the_best_constant_would_have_cost() -> None:
+    outcomes = [outcome(n, "v/cheap" if n % 2 else "v/dear") for n in range(400)]
+    graded = [grade(n, m, 1.0 if m == "v/dear" else 0.5) for n in range(400) for m in POOL]
+
+    report = report_of(outcomes, graded=graded)
+
+    best = report.comparison("v/dear")
+    assert best is not None
+    assert best.cost_usd == 400 * cost_usd("v/dear", 100, 100)
+    assert best.our_cost_usd == report.cost_usd
+    assert best.measured_share == 1
+    assert best.saving is not None
+    assert best.saving.value == pytest.approx(0.45)
+    assert best.saving.low < 0.45 < best.saving.high
+    assert report.net_saving is not None
+    assert report.net_saving.value == pytest.approx(0.45 - 0.001 / 0.8)  # 3.6 s at 1 USD an hour
+    assert best.grade_difference is not None
+    assert best.grade_difference.value == pytest.approx(-0.25)
+    assert report.best_in_hindsight == "v/dear"
+    assert report.grade is not None
+    assert report.grade.value == pytest.approx(0.75)
+
+
+def test_a_model_is_compared_where_it_could_have_answered() -> None:
+    outcomes = [outcome(n, "v/dear") for n in range(100)]
+    decisions = [decision(o, POOL if n < 40 else POOL[:1]) for n, o in enumerate(outcomes)]
+
+    report = report_of(outcomes, decisions=decisions)
+
+    cheap = report.comparison("v/cheap")
+    assert cheap is not None
+    assert (cheap.queries, cheap.of_queries) == (40, 100)
+    assert cheap.measured_share == 0
+    assert cheap.cost_usd == Decimal("0.008")  # 40 times what the router expects
+    assert cheap.saving is not None
+    assert cheap.saving.value < 0
+
+
+def test_without_grades_nothing_is_said_of_quality() -> None:
+    report = report_of([outcome(n, "v/dear") for n in range(50)])
+
+    page = render_html(report, title="t")
+
+    assert report.grade is None
+    assert report.best_in_hindsight is None
+    assert "No grade of this backlog is known" in page
+    assert not any("grade" in line for line in summary_lines(report))
+
+
+def test_percentiles_and_calibration_are_of_the_right_size() -> None:
+    random = np.random.default_rng(1)
+    latency = random.exponential(2.0, 2000)
+    outcomes = [outcome(n, "v/dear", latency_s=float(latency[n])) for n in range(2000)]
+    graded = [grade(n, "v/dear", float(random.random() < 0.8)) for n in range(2000)]
+
+    report = report_of(outcomes, graded=graded)
+
+    (one,) = report.latencies
+    assert one.p50_s == pytest.approx(np.quantile(latency, 0.5), rel=0.02)
+    assert one.p99_s == pytest.approx(np.quantile(latency, 0.99), rel=0.05)
+    points = dict(report.calibration)["v/dear"]
+    assert sum(p.queries for p in points) == 2000
+    assert all(p.expected == pytest.approx(0.9) for p in points)
+
+
+@pytest.mark.parametrize("queries", [0, 1, 60])
+def test_every_run_has_a_page(queries: int) -> None:
+    outcomes = [outcome(n, None if n % 5 == 0 else POOL[n % 2]) for n in range(queries)]
+    letters = [
+        {
+            "query_id": o["query_id"], "partition": 0, "row": o["row"], "reason": "vendor_failed",
+            "detail": "<b>503</b>", "request": "{}", "request_hash": "0", "tags": [],
+            "attempts": [
+                {"model": "v/dear", "at": NOON, "error": "TransientError", "detail": "503"}
+            ],
+        }
+        for o in outcomes
+        if o["model"] is None
+    ]  # fmt: skip
+
+    report = report_of(outcomes, letters=letters)
+    page = render_html(report, title="A <run>")
+
+    assert "A &lt;run&gt;" in page
+    assert "<b>503</b>" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert ("TransientError" in page) == bool(letters)
+    assert summary_lines(report)
