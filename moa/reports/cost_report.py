@@ -6,10 +6,12 @@ One pass over the outcomes, one over the decisions, one over the dead letters; b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,8 @@ from moa.reports.tally import (
     Sums,
     percentiles_s,
 )
+
+T = TypeVar("T", bound=Hashable)
 
 LATENCY_SHARES = (0.5, 0.9, 0.99)
 MOST_BINS = 120
@@ -224,10 +228,8 @@ def _report(
         grade=mean(ours[graded], seed=SEED) if graded.sum() >= FEWEST_GRADED else None,
         graded_queries=int(graded.sum()),
         net_saving=_net_saving(matched, router.best_constant, router_usd),
-        routes=tuple(
-            (model, rule, queries) for (model, rule), queries in decisions.routes.most_common()
-        ),
-        fallbacks=tuple((a, b, n) for (a, b), n in outcomes.fallbacks.most_common()),
+        routes=tuple((*route, queries) for route, queries in _commonest(decisions.routes)),
+        fallbacks=tuple((*way, queries) for way, queries in _commonest(outcomes.fallbacks)),
         tags=_tags(outcomes),
         latencies=_latencies(outcomes, inputs.pool),
         throughput=_throughput(outcomes),
@@ -335,15 +337,20 @@ def _throughput(outcomes: OutcomeTally) -> tuple[Moment, ...]:
     )
 
 
+def _commonest(counts: Counter[T]) -> list[tuple[T, int]]:
+    """By count, then by name: the order in which tables came shall not be seen."""
+    return sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+
+
 def _reasons(outcomes: OutcomeTally, letters: DeadLetterTally) -> tuple[Reason, ...]:
     return tuple(
         Reason(
             reason,
             queries,
-            tuple(letters.errors[reason].most_common()),
+            tuple(_commonest(letters.errors[reason])),
             *letters.example.get(reason, ("", "")),
         )
-        for reason, queries in outcomes.reasons.most_common()
+        for reason, queries in _commonest(outcomes.reasons)
     )
 
 

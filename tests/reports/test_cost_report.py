@@ -27,7 +27,7 @@ def cost_usd(model: str, input_tokens: int, output_tokens: int) -> Decimal:
     return PRICE[model] * (input_tokens + output_tokens)
 
 
-def outcome(n: int, model: str | None, *, tokens: int = 100, **fields: Any) -> dict[str, Any]:
+def outcome(n: int, model: str | None, *, tokens: int = 100, **fields: object) -> dict[str, Any]:
     answered = model is not None
     return {
         "query_id": f"q{n}", "partition": 0, "row": n,
