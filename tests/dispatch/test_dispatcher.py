@@ -1,0 +1,263 @@
+"""The dispatcher against the three vendors on localhost, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from moa.catalog import Limits, Model, load_catalog
+from moa.dispatch.dispatcher import Dispatcher, DispatchSettings
+from moa.dispatch.journal import History, Journal, recover
+from moa.dispatch.outcome import Assignment, Settled
+from moa.dispatch.retry import RetryPolicy
+from moa.errors import AccountRefused
+from moa.prices import PriceTable
+from moa.providers.accounts import open_provider
+from moa.replay.process import ReplayServer
+from moa.request import ChatRequest
+from moa.storage.journal_files import FileSink, read_when_closed
+
+CATALOG = load_catalog("jobs/configs/demo_catalog.toml")
+MINI, HAIKU, FLASH = (
+    CATALOG.models[name]
+    for name in ("openai/gpt-4o-mini", "anthropic/claude-3-haiku", "google/gemini-1.5-flash")
+)
+SETTINGS = DispatchSettings(
+    max_in_flight=16,
+    total_timeout_s=5,
+    retry=RetryPolicy(6, 60),
+    fallback=True,
+    replicas=1,
+    budget_usd=None,
+    seed=1,
+)
+SYNTHETIC = {"synthetic": True}
+
+
+async def calls_reach(server: ReplayServer, number: int) -> None:
+    """Another process counts the calls, so it has to be asked."""
+    while len(await asyncio.to_thread(server.ledger)) < number:
+        await asyncio.sleep(0.02)  # noqa: ASYNC110
+
+
+def assignment(n: int, *models: Model) -> Assignment:
+    chat = ChatRequest.model_validate(
+        {"messages": [{"role": "user", "content": f"What is {n} + {n}?"}]}
+    )
+    return Assignment(f"q{n}", 0, n, chat.canonical(), models, "live", 10.0, 50.0, None, ["t"], [])
+
+
+class Night:
+    """A dispatcher and its journal."""
+
+    def __init__(self, dispatcher: Dispatcher, journal_path: Path) -> None:
+        self.dispatcher = dispatcher
+        self.path = journal_path
+        self.journal = Journal(FileSink(journal_path))
+
+    async def answer(
+        self, assignments: Sequence[Assignment], history: History | None = None
+    ) -> list[Settled]:
+        return await self.dispatcher.answer(assignments, self.journal, history or History())
+
+
+Open = Callable[..., "asynccontextmanager[Night]"]
+
+
+@pytest.fixture
+def open_night(provider_server: ReplayServer, tmp_path: Path) -> Callable[..., object]:
+    tries = iter(range(100))
+
+    @asynccontextmanager
+    async def open_night(
+        *models: Model, settings: DispatchSettings = SETTINGS
+    ) -> AsyncIterator[Night]:
+        providers = {}
+        for name in {model.provider for model in models}:
+            account = CATALOG.accounts[name]
+            providers[name] = open_provider(
+                account,
+                environ={account.api_key_env or "": "key"},
+                base_url=provider_server.base_url(account.wire),
+            )
+        dispatcher = Dispatcher(providers, models, PriceTable.build(models), settings)
+        night = Night(dispatcher, tmp_path / f"piece.{next(tries):03d}.jsonl")
+        try:
+            yield night
+        finally:
+            await dispatcher.close()
+            await night.journal.close()
+
+    return open_night
+
+
+async def test_every_query_has_one_outcome_whatever_goes_wrong(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    faults = {
+        "status_500": 0.1, "reset": 0.05, "cut_json": 0.05, "empty": 0.05, "refusal": 0.1,
+        "rate_limited": 0.03, "retry_after_s": 0.2,
+    }  # fmt: skip
+    provider_server.set_script({**SYNTHETIC, "seed": 5, "faults": faults})
+    models = [MINI, HAIKU, FLASH]
+    asked = [assignment(n, models[n % 3], models[(n + 1) % 3]) for n in range(150)]
+
+    async with open_night(*models) as night:
+        settled = await night.answer(asked)
+
+    entries = provider_server.ledger()
+    billed = sum(
+        (
+            PriceTable.build(models).cost_usd(
+                e["model"],
+                "live",
+                input_tokens=e["input_tokens"],
+                output_tokens=e["output_tokens"],
+            )
+            for e in entries
+            if e["fate"] in ("ok", "refusal")
+        ),
+        Decimal(0),
+    )
+    outcomes = [outcome for outcome, _ in settled]
+    assert [o.query_id for o in outcomes] == [a.query_id for a in asked]
+    assert {o.status for o in outcomes} == {"answered", "refused"}
+    assert sum(o.attempts for o in outcomes) == len(entries)
+    assert sum(o.cost_usd for o in outcomes) == billed
+    assert provider_server.summary()["in_flight_max"] <= 3 * 16
+
+
+async def test_a_vendor_that_asks_for_a_pause_gets_it(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    later = {"status": 429, "retry_after_s": 1}
+    provider_server.set_script({**SYNTHETIC, "sequences": {"anthropic": [later]}})
+
+    async with open_night(HAIKU) as night:
+        ((outcome, _),) = await night.answer([assignment(1, HAIKU)])
+
+    first, second = provider_server.ledger()
+    assert outcome.status == "answered"
+    assert outcome.attempts == 2
+    assert second["arrived_s"] - first["ended_s"] >= 1.0
+
+
+async def test_a_dead_vendor_holds_up_nobody_and_its_queries_go_elsewhere(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    outage = {"provider": "openai", "to_s": 600, "step": {"status": 503}}
+    provider_server.set_script({**SYNTHETIC, "outages": [outage]})
+    asked = [assignment(n, *((MINI, HAIKU) if n % 2 else (FLASH, MINI))) for n in range(60)]
+
+    async with open_night(MINI, HAIKU, FLASH) as night:
+        settled = await asyncio.wait_for(night.answer(asked), timeout=30)
+
+    by_model = Counter((o.first_model, o.model) for o, _ in settled)
+    calls = Counter(e["provider"] for e in provider_server.ledger())
+    assert by_model == {(MINI.id, HAIKU.id): 30, (FLASH.id, FLASH.id): 30}
+    assert calls["openai"] <= 3 * 16  # the breaker opened: not six tries for each of thirty
+
+
+async def test_without_fallback_a_query_that_fails_for_good_is_a_dead_letter(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(
+        {**SYNTHETIC, "sequences": {"openai": [{"status": 400, "message": "Not like this."}]}}
+    )
+
+    async with open_night(MINI, settings=replace(SETTINGS, fallback=False)) as night:
+        settled = await night.answer([assignment(1, MINI, HAIKU), assignment(2, MINI)])
+
+    letters = [letter for _, letter in settled if letter is not None]
+    (letter,) = letters
+    assert sorted(o.status for o, _ in settled) == ["answered", "dead_letter"]
+    assert letter.reason == "invalid_request"
+    assert letter.detail.endswith("Not like this.")
+    assert letter.attempts[0].status == 400
+    assert sum(o.cost_usd > 0 for o, _ in settled) == 1
+
+
+async def test_a_journal_answers_for_what_was_asked_before(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(SYNTHETIC)
+    asked = [assignment(n, MINI) for n in range(20)]
+    async with open_night(MINI) as night:
+        first = await night.answer(asked[:12])
+    history = recover([read_when_closed(night.path)])
+
+    async with open_night(MINI) as night:
+        second = await night.answer(asked, history)
+
+    assert [o for o, _ in second[:12]] == [o for o, _ in first]
+    assert len(provider_server.ledger()) == 20
+    assert provider_server.summary()["calls_per_query_max"] == 1
+
+
+async def test_draining_keeps_what_was_out_and_leaves_the_rest(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script({**SYNTHETIC, "latency": {"median_s": 0.3}})
+    asked = [assignment(n, MINI) for n in range(200)]
+
+    async with open_night(MINI) as night:
+        answering = asyncio.create_task(night.answer(asked))
+        await calls_reach(provider_server, 20)
+        await night.dispatcher.drain()
+        settled = await answering
+
+    history = recover([read_when_closed(night.path)])
+    assert len(settled) == len(provider_server.ledger()) == len(history.outcomes) < 200
+    assert not +history.unknown
+
+
+async def test_a_key_that_was_never_good_costs_one_call(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script({**SYNTHETIC, "refused_keys": ["key"]})
+
+    async with open_night(MINI) as night:
+        with pytest.raises(AccountRefused, match="account 'openai' refused its first call"):
+            await night.answer([assignment(n, MINI) for n in range(50)])
+
+    assert len(provider_server.ledger()) == 1
+
+
+async def test_no_call_is_begun_that_would_go_over_the_budget(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(SYNTHETIC)
+    asked = [assignment(n, MINI) for n in range(100)]
+    budget_usd = Decimal("0.001")
+
+    async with open_night(MINI, settings=replace(SETTINGS, budget_usd=budget_usd)) as night:
+        settled = await night.answer(asked)
+
+    spent = sum(o.cost_usd for o, _ in settled)
+    reasons = Counter(o.reason for o, _ in settled)
+    assert reasons["budget_spent"] > 10
+    assert reasons[None] == len(provider_server.ledger())
+    assert budget_usd / 2 < spent < budget_usd * 2
+
+
+async def test_no_window_holds_more_calls_than_the_limit(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    limited = replace(MINI, limits=Limits(rpm=600))
+    provider_server.set_script({**SYNTHETIC, "limits": {MINI.id: {"rpm": 600, "burst_s": 1}}})
+
+    async with open_night(limited) as night:
+        settled = await night.answer([assignment(n, limited) for n in range(40)])
+
+    peak = provider_server.summary(window_s=1.0)["peaks"][MINI.id]["requests"]
+    statuses = Counter(e["status"] for e in provider_server.ledger())
+    assert len(settled) == 40
+    assert statuses == {200: 40}
+    assert peak <= 12
