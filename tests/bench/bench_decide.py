@@ -23,7 +23,6 @@ from random import Random
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from results import record
 
 from moa.config import RouteBatchConfig, load_config
@@ -34,11 +33,11 @@ from moa.storage.run_folder import RunFolder
 
 ROWS_PER_FILE = 100_000
 ROWS_PER_GROUP = 50_000
-WORDS = (
-    "how many which of the following numbers is a prime function that returns list sorted by "
-    "date explain why integral from zero to one matrix rank graph shortest path email summary "
-    "translate into French quarterly report customers refund policy write python regex unit test"
-).split()
+WORDS = """
+how many which of the following numbers is a prime function that returns list sorted by date explain
+why integral from zero to one matrix rank graph shortest path email summary translate into French
+quarterly report customers refund policy write python regex unit test
+"""
 
 
 def main() -> None:
@@ -47,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     rows = parser.parse_args().rows
     figures = [measure(rows // 10), measure(rows)]
-    print(f"{'rows':>10} {'seconds':>8} {'rows/s':>8} {'peak PSS MB':>12} {'largest process MB':>19}")
+    print("      rows  seconds   rows/s  peak PSS MB  largest process MB")
     for one in figures:
         print(
             f"{one['rows']:>10,} {one['seconds']:>8.1f} {one['rows_per_s']:>8,.0f} "
@@ -77,10 +76,10 @@ def measure(rows: int) -> dict[str, float]:
 def generate(folder: Path, rows: int) -> None:
     """Prompts of 5 to 120 words, a hundredth of them equal to an earlier one."""
     folder.mkdir()
-    random = Random(7)
+    random, words = Random(7), WORDS.split()
     for start in range(0, rows, ROWS_PER_FILE):
         numbers = range(start, min(start + ROWS_PER_FILE, rows))
-        prompts = [" ".join(random.choices(WORDS, k=random.randint(5, 120))) for _ in numbers]
+        prompts = [" ".join(random.choices(words, k=random.randint(5, 120))) for _ in numbers]
         prompts[1::100] = prompts[0::100][: len(prompts[1::100])]
         table = pa.table({"query_id": [f"q{n:09d}" for n in numbers], "prompt": prompts})
         pq.write_table(table, folder / f"{start:09d}.parquet", row_group_size=ROWS_PER_GROUP)
@@ -93,7 +92,6 @@ def decide(folder: str) -> None:
     run = RunFolder(job.run_folder)
     run.begin(job.facts(), identity=job.identity())
     with local_ray(job):
-        ray.get(ray.remote(num_cpus=1)(os.getpid).remote())  # the cluster stands
         started = time.perf_counter()
         scan_backlog(job)
         rows = sum(

@@ -43,8 +43,8 @@ SYNTHETIC = {"synthetic": True}
 
 async def calls_reach(server: ReplayServer, number: int) -> None:
     """Another process counts the calls, so it has to be asked."""
-    while len(await asyncio.to_thread(server.ledger)) < number:
-        await asyncio.sleep(0.02)  # noqa: ASYNC110
+    while len(await asyncio.to_thread(server.ledger)) < number:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 def assignment(n: int, *models: Model) -> Assignment:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,12 +63,13 @@ class Start:
 
 @dataclass
 class JobUnderTest:
-    """`jobs/route_batch.py` with a config that calls the replay server as if it were the vendors."""
+    """`jobs/route_batch.py`, its accounts at a replay server as if that were the vendors."""
 
     config: Path
     folder: Path
     server: ReplayServer
     starts: list[Start] = field(default_factory=list)
+    said: str = ""
 
     def start(self, *overrides: str, **environ: str) -> Start:
         """Start it; `overrides` as for `--set`."""
@@ -93,25 +94,39 @@ class JobUnderTest:
 
 
 @pytest.fixture
-def job(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[JobUnderTest]:
+def job(tmp_path: Path) -> Iterator[JobUnderTest]:
     """A run of 240 recorded queries in 5 row groups, 30 queries a part."""
-    backlog = tmp_path / "backlog.parquet"
+    with job_in(tmp_path) as under_test:
+        yield under_test
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobUnderTest]:
+    """The same, run to its end without a disturbance; `said` is what it printed."""
+    with job_in(tmp_path_factory.mktemp("finished")) as under_test:
+        under_test.said = under_test.run()
+        yield under_test
+
+
+@contextmanager
+def job_in(folder: Path) -> Iterator[JobUnderTest]:
+    backlog = folder / "backlog.parquet"
     table = pq.read_table(ROOT / "moa/recordings/demo_backlog.parquet")
     pq.write_table(table.slice(0, QUERIES), backlog, row_group_size=50)
     with replay_server() as server:
-        catalog = catalog_at(tmp_path / "catalog.toml", server.base_url)
-        config = tmp_path / "job.toml"
+        catalog = catalog_at(folder / "catalog.toml", server.base_url)
+        config = folder / "job.toml"
         text = (ROOT / "jobs/configs/demo.toml").read_text()
         text = text[: text.index("[replay]")]
         for before, after in {
             'catalog = "jobs/configs/demo_catalog.toml"': f'catalog = "{catalog}"',
-            'folder = "runs"': f'folder = "{tmp_path}/runs"',
+            'folder = "runs"': f'folder = "{folder}/runs"',
             'path = "moa/recordings/demo_backlog.parquet"': f'path = "{backlog}"\npart_rows = 30',
         }.items():
             assert before in text
             text = text.replace(before, after)
         config.write_text(text)
-        under_test = JobUnderTest(config, tmp_path / "runs" / "demo", server)
+        under_test = JobUnderTest(config, folder / "runs" / "demo", server)
         try:
             yield under_test
         finally:

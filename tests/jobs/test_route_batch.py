@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
+import subprocess
+import sys
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -11,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moa.schema import DEAD_LETTERS, OUTCOMES, ROUTING_DECISIONS, SCORED_QUERIES
-from tests.jobs.conftest import QUERIES, JobUnderTest
+from moa.schema import COST_REPORT, DEAD_LETTERS, OUTCOMES, ROUTING_DECISIONS, SCORED_QUERIES
+from moa.storage.object_store import Folder
+from moa.storage.run_folder import RunFolder
+from tests.jobs.conftest import KEYS, QUERIES, ROOT, JobUnderTest
 
 WHAT = ["query_id", "status", "model", "completion", "input_tokens", "output_tokens", "cost_usd"]
 """What an outcome says, whenever and however often the job was started."""
@@ -27,44 +31,86 @@ def the_same(folder: Path, other: Path) -> bool:
     return bool(outcomes(folder).select(WHAT).equals(outcomes(other).select(WHAT)))
 
 
-def test_every_query_has_one_outcome_and_a_bill(job: JobUnderTest) -> None:
-    said = job.run()
+def test_every_query_has_one_outcome_and_a_bill(finished: JobUnderTest) -> None:
+    found = outcomes(finished.folder)
+    manifest = json.loads((finished.folder / "manifest.json").read_text())
+    calls = Counter(call["query_id"] for call in finished.server.ledger())
 
-    found = outcomes(job.folder)
-    manifest = json.loads((job.folder / "manifest.json").read_text())
-    calls = Counter(call["query_id"] for call in job.server.ledger())
     assert found.num_rows == QUERIES
     assert len(set(found["query_id"].to_pylist())) == QUERIES
     assert set(found["status"].to_pylist()) == {"answered"}
     assert set(calls.values()) == {1}
     assert len(calls) == QUERIES
     assert sum(found["cost_usd"].to_pylist()) == Decimal(manifest["cost_usd"]) > 0
-    assert "report.html" in said
+    assert manifest["outcomes"] == {"answered": QUERIES}
     for name, schema in [
         ("queries", SCORED_QUERIES), ("decisions", ROUTING_DECISIONS), ("outcomes", OUTCOMES),
     ]:  # fmt: skip
-        for path in (job.folder / name).iterdir():
+        for path in (finished.folder / name).iterdir():
             assert pq.read_schema(path).equals(schema), path
 
 
-def test_a_finished_run_says_so_and_calls_nobody(job: JobUnderTest) -> None:
-    job.run()
-    before = len(job.server.ledger())
+def test_what_made_the_results_stands_beside_them(finished: JobUnderTest) -> None:
+    facts = json.loads((finished.folder / "config.json").read_text())
+    bill = pq.read_table(finished.folder / "report" / "report.parquet")
 
-    said = job.run()
+    assert facts["config"]["policy"]["willingness_to_pay"] == "0.05"
+    assert len(facts["identity"]["config"]) == 64
+    assert facts["price_date"]
+    assert facts["versions"]["ray"]
+    assert facts["git_commit"]
+    assert bill.schema.equals(COST_REPORT)
+    assert f"report: {finished.folder}/report/report.html" in finished.said
+    assert (finished.folder / "report" / "report.html").stat().st_size > 20_000
+    assert not list((finished.folder / "journal").iterdir())
+
+
+def test_a_finished_run_says_so_and_calls_nobody(finished: JobUnderTest) -> None:
+    said = finished.run()
 
     assert "has finished before; nothing was done" in said
-    assert len(job.server.ledger()) == before
+    assert len(finished.server.ledger()) == QUERIES
 
 
-def test_killed_at_random_points_it_ends_as_if_undisturbed(job: JobUnderTest) -> None:
+def test_another_policy_under_the_same_id_is_refused(finished: JobUnderTest) -> None:
+    status, _, said = finished.start("policy.willingness_to_pay=1").wait()
+
+    assert status == 2
+    assert "was begun with another config" in said
+    assert "run.id" in said
+
+
+def test_a_report_can_be_made_again(finished: JobUnderTest) -> None:
+    page = finished.folder / "report" / "report.html"
+    page.unlink()
+
+    done = subprocess.run(
+        [sys.executable, "jobs/report_costs.py", str(finished.folder)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert page.exists()
+    assert f"{QUERIES:,} queries: {QUERIES:,} answered" in done.stdout
+
+
+def test_a_dry_run_checks_everything_and_does_nothing(job: JobUnderTest) -> None:
+    done = subprocess.run(
+        [sys.executable, "jobs/route_batch.py", "--config", str(job.config), "--dry-run"],
+        cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **KEYS},
+    )  # fmt: skip
+
+    assert '"willingness_to_pay": "0.05"' in done.stdout
+    assert "accounts      openai, anthropic, google: credentials found" in done.stdout
+    assert "5 partitions, 240 rows" in done.stdout
+    assert job.server.ledger() == []
+    assert not job.folder.exists()
+
+
+def test_killed_at_random_points_it_ends_as_if_undisturbed(
+    job: JobUnderTest, finished: JobUnderTest
+) -> None:
     job.server.set_script({"latency": {"median_s": 0.4, "sigma": 0.5}})
-    job.run("run.id=undisturbed", "dispatch.max_in_flight=8")
-    job.server.reset()
-    job.server.set_script({"latency": {"median_s": 0.4, "sigma": 0.5}})
-    seed = secrets.randbelow(10**6)
-    print(f"seed {seed}")
-    random = Random(seed)
+    random = Random()
     kills = (False, True, False)
 
     for whole_family in kills:
@@ -82,7 +128,7 @@ def test_killed_at_random_points_it_ends_as_if_undisturbed(job: JobUnderTest) ->
         row["query_id"]: row["unknown_calls"] for row in found.to_pylist() if row["unknown_calls"]
     }
     twice = {name: count - 1 for name, count in calls.items() if count > 1}
-    assert the_same(job.folder, job.folder.with_name("undisturbed"))
+    assert the_same(job.folder, finished.folder)
     # Nothing answered is asked again: only calls that were out when the job died are repeated,
     # at most `max_in_flight` a vendor and kill, and each is accounted for.
     assert twice == unknown
@@ -140,16 +186,6 @@ def test_a_key_that_was_never_good_stops_the_run_after_one_call(job: JobUnderTes
     assert len(job.server.ledger()) <= 3
 
 
-def test_another_policy_under_the_same_id_is_refused(job: JobUnderTest) -> None:
-    job.run()
-
-    status, _, said = job.start("policy.willingness_to_pay=1").wait()
-
-    assert status == 2
-    assert "was begun with another config" in said
-    assert "run.id" in said
-
-
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -159,9 +195,7 @@ def test_another_policy_under_the_same_id_is_refused(job: JobUnderTest) -> None:
         ("policy.willingnes_to_pay=1", "willingness_to_pay"),
     ],
 )
-def test_a_mistake_is_told_before_any_call(
-    job: JobUnderTest, override: str, expected: str
-) -> None:
+def test_a_mistake_is_told_before_any_call(job: JobUnderTest, override: str, expected: str) -> None:
     status, _, said = job.start(override).wait()
 
     assert status == 2
@@ -177,3 +211,28 @@ def test_a_missing_key_is_told_by_its_name(job: JobUnderTest) -> None:
     assert status == 2
     assert "OPENAI_API_KEY" in said
     assert job.server.ledger() == []
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_killed_and_goes_on(
+    job: JobUnderTest, finished: JobUnderTest, object_store: str
+) -> None:
+    backlog = Folder(f"{object_store}/logs")
+    backlog.put("night.parquet", (job.config.parent / "backlog.parquet").read_bytes())
+    there = [f"run.folder={object_store}/runs", f"queries.path={backlog.url}/"]
+    job.server.set_script({"latency": {"median_s": 0.3}})
+
+    start = job.start(*there, "dispatch.max_in_flight=8")
+    while len(job.server.ledger()) < 60:
+        assert not start.ended_within(0.05)
+    start.kill(family=True)
+    said = job.run(*there, "dispatch.max_in_flight=8")
+
+    run = RunFolder(f"{object_store}/runs/demo")
+    found = pa.concat_tables(run.tables("outcomes")()).sort_by("query_id")
+    calls = Counter(call["query_id"] for call in job.server.ledger())
+    repeated = sum(count - 1 for count in calls.values())
+    assert found.select(WHAT).equals(outcomes(finished.folder).select(WHAT))
+    assert repeated == sum(found["unknown_calls"].to_pylist()) <= 3 * 8
+    assert f"report: {object_store}/runs/demo/report/report.html" in said
+    assert run.manifest() is not None
