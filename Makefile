@@ -47,7 +47,9 @@ check: $(VENV)/.dev
 	$(BIN)/typos
 
 bench: $(VENV)/.dev
-	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+	for bench in tests/bench/bench_*.py; do \
+		$(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; \
+	done
 
 router: $(VENV)/.dev
 	$(BIN)/python jobs/train_router.py --config jobs/configs/train_router.toml

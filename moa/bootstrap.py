@@ -102,7 +102,7 @@ def mean(column: ArrayLike, *, seed: int, replicates: int = REPLICATES) -> Inter
 def difference(
     ours: ArrayLike, theirs: ArrayLike, *, seed: int, replicates: int = REPLICATES
 ) -> Interval:
-    """mean(ours) − mean(theirs) on the same queries, with its 95 % interval."""
+    """mean(ours) - mean(theirs) on the same queries, with its 95 % interval."""
     data = np.column_stack([np.asarray(ours, float), np.asarray(theirs, float)])
     return interval(
         lambda means: means[..., 0] - means[..., 1], data, seed=seed, replicates=replicates
@@ -112,7 +112,7 @@ def difference(
 def saving(
     ours: ArrayLike, theirs: ArrayLike, *, seed: int, replicates: int = REPLICATES
 ) -> Interval:
-    """1 − sum(ours) / sum(theirs) on the same queries, with its 95 % interval.
+    """1 - sum(ours) / sum(theirs) on the same queries, with its 95 % interval.
 
     Negative when ours cost more.
     """

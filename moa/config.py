@@ -181,7 +181,8 @@ class ReplayConfig(Section):
         default=False, description="Answer prompts that were never recorded, too, with made-up text"
     )
     script: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Latency, faults and limits of the server; see moa/replay/script.py"
+        default_factory=dict,
+        description="Latency, faults and limits of the server; see moa/replay/script.py",
     )
 
 

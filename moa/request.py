@@ -6,7 +6,7 @@ cannot do is found by `abilities()` before the vendor is chosen, never dropped o
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import orjson
 import xxhash
@@ -157,7 +157,7 @@ class ChatRequest(BaseModel):
 
     @field_validator("stop", mode="before")
     @classmethod
-    def _one_stop(cls, value: Any) -> Any:
+    def _one_stop(cls, value: JsonValue) -> JsonValue:
         return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")

@@ -145,7 +145,7 @@ def _per_model(values: np.ndarray, good: np.ndarray, rows: int) -> pa.ListArray:
 
 def matrix(lists: pa.ChunkedArray, columns: int) -> np.ndarray:
     """Lists of equal length as (n, columns)."""
-    return lists.combine_chunks().flatten().to_numpy().reshape(-1, columns)
+    return np.asarray(lists.combine_chunks().flatten().to_numpy().reshape(-1, columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ def _letter(row: dict[str, Any], reason: str, detail: str) -> DeadLetter:
 def _capped(output_tokens: np.ndarray, most: pa.ChunkedArray) -> np.ndarray:
     """Expected output, where a query allows less than is expected: that."""
     limit = most.cast(pa.float64()).fill_null(np.inf).to_numpy()
-    return np.minimum(output_tokens, limit[:, None])
+    return np.asarray(np.minimum(output_tokens, limit[:, None]))
 
 
 def _named(names: Sequence[str], chosen: np.ndarray) -> list[str | None]:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from moa.request import ChatRequest, request_hash
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
 def chat(**fields: object) -> ChatRequest:

@@ -22,6 +22,12 @@ BLOCK_BYTES = 16 << 20
 """Of Ray Data: small blocks let dispatch begin while scoring goes on."""
 
 
+def cluster_cpus() -> int:
+    """CPUs of the cluster as it is now."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("CPU", 0))
+
+
 def scan_backlog(job: Job) -> None:
     """Find the duplicates among the queries, once a run; a restart sees the same ones.
 
@@ -38,7 +44,7 @@ def scan_backlog(job: Job) -> None:
 def _scans(job: Job) -> Iterator[Scan]:
     """Of each partition, in order; as many at once as there are CPUs."""
     remote = ray.remote(num_cpus=1)(scan)
-    at_once = max(2, int(ray.cluster_resources().get("CPU", 1)))
+    at_once = max(2, cluster_cpus())
     under_way: deque[Any] = deque()
     for partition in job.partitions:
         under_way.append(remote.remote(partition, job.config.queries))

@@ -98,7 +98,7 @@ class _Replica:
         remote = ray.remote(
             num_cpus=job.config.dispatch.num_cpus, max_restarts=-1, max_task_retries=-1
         )(DispatchReplica)
-        self.actor = remote.options(max_concurrency=1000).remote(job, spent_usd)
+        self.actor: Any = remote.options(max_concurrency=1000).remote(job, spent_usd)
         self.open_rows: dict[str, int] = defaultdict(int)
 
     def has_room(self, provider: str, most_rows: int) -> bool:

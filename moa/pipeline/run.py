@@ -21,6 +21,7 @@ import structlog
 
 from moa.config import RouteBatchConfig, config_hash, resolved
 from moa.errors import RunError
+from moa.pipeline.graph import cluster_cpus
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.nightly import route_backlog
 from moa.pipeline.progress import Events, LiveLine
@@ -77,7 +78,7 @@ def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
     """
     job = check_job(config, environ=environ)
     prices = [job.prices.price(model.id, "live").rates[0] for model in job.models]
-    rows = [partition.rows for partition in job.partitions]
+    rows = [partition.rows for partition in job.partitions if partition.rows is not None]
     document = orjson.dumps(resolved(config), option=orjson.OPT_INDENT_2).decode()
     return "\n".join(
         [
@@ -94,8 +95,8 @@ def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
             *(f"  warning: {warning}" for warning in job.prices.warnings),
             f"accounts      {', '.join(job.accounts)}: "
             + ("not needed, calls are replayed" if config.replay else "credentials found"),
-            f"backlog       {len(rows):,} partitions, "
-            + (f"{sum(rows):,} rows" if None not in rows else "rows not counted yet"),
+            f"backlog       {len(job.partitions):,} partitions, "
+            + (f"{sum(rows):,} rows" if len(rows) == len(job.partitions) else "rows not counted"),
             f"run folder    {job.run_folder}",
             "Everything is in order; nothing was called and nothing written.",
         ]
@@ -143,7 +144,7 @@ def _cluster(job: Job) -> Iterator[None]:
         return
     ray.init(address=address, logging_level=logging.WARNING)
     try:
-        cpus = int(ray.cluster_resources().get("CPU", 0))
+        cpus = cluster_cpus()
         if cpus <= _actors_need(job):
             log.warning("cluster.small", cpus=cpus, actors_need=_actors_need(job), tasks_need=1)
         yield

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import JsonValue
 
 from moa.catalog import Wire
 from moa.errors import ConfigError
@@ -35,7 +34,7 @@ class ReplayServer:
         """Where one vendor is, as `open_provider` and the vendor's SDK take it."""
         return f"{self.url}{provider_path(wire)}"
 
-    def set_script(self, script: Mapping[str, JsonValue]) -> None:
+    def set_script(self, script: Mapping[str, object]) -> None:
         """Play another script from now on; see `moa.replay.script`.
 
         Raises:
@@ -66,7 +65,7 @@ class ReplayServer:
 @contextmanager
 def replay_server(
     *,
-    script: Mapping[str, JsonValue] | None = None,
+    script: Mapping[str, object] | None = None,
     recordings: Path | str | None = None,
     synthetic: bool = False,
 ) -> Iterator[ReplayServer]:

@@ -196,7 +196,7 @@ class Script(Section):
         return (own and own.faults) or self.faults
 
 
-def parse_script(document: Mapping[str, JsonValue]) -> Script:
+def parse_script(document: Mapping[str, object]) -> Script:
     """Check a script given as JSON, as in the config's `replay.script`.
 
     Raises:

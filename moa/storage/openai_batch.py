@@ -70,5 +70,5 @@ def _request(document: dict[str, Any]) -> dict[str, Any]:
             if value != _DEFAULTS[name]:
                 raise ValueError(f"body.{name} is {value!r}; only {_DEFAULTS[name]!r} is answered")
             continue
-        request[_RENAMED.get(name, name)] = value
+        request[_RENAMED.get(str(name), str(name))] = value
     return request

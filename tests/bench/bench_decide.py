@@ -1,7 +1,7 @@
 """A generated backlog through scoring and decision: rate, and memory against the backlog's size.
 
-    python tests/bench/bench_decide.py                   # 100,000 rows, beside a tenth of them
-    python tests/bench/bench_decide.py --rows 1000000
+    python -m tests.bench.bench_decide                   # 100,000 rows, beside a tenth of them
+    python -m tests.bench.bench_decide --rows 1000000
 
 Each run is the real graph on a local Ray in a process of its own; nothing is called. Memory is
 sampled over the whole tree of processes every half second, as proportional set size (PSS): what
@@ -23,13 +23,13 @@ from random import Random
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from results import record
 
 from moa.config import RouteBatchConfig, load_config
 from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import check_job
 from moa.pipeline.run import local_ray
 from moa.storage.run_folder import RunFolder
+from tests.bench.results import record
 
 ROWS_PER_FILE = 100_000
 ROWS_PER_GROUP = 50_000

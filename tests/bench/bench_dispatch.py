@@ -1,6 +1,6 @@
 """Dispatch against a bare loop: what an outcome costs beside a call that nothing is done about.
 
-    python tests/bench/bench_dispatch.py [--calls 5000]
+    python -m tests.bench.bench_dispatch [--calls 5000]
 
 Both send the same requests through the same provider to the same server on localhost, one process
 each: the bare loop awaits `provider.complete`, the dispatcher journals, limits, prices and keeps an
@@ -18,8 +18,6 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
 
-from results import record
-
 from moa.catalog import Model, load_catalog
 from moa.dispatch.dispatcher import Dispatcher, DispatchSettings
 from moa.dispatch.journal import History, Journal
@@ -31,6 +29,7 @@ from moa.providers.provider import Provider, Request
 from moa.replay.process import replay_server
 from moa.request import ChatRequest
 from moa.storage.journal_files import FileSink
+from tests.bench.results import record
 
 IN_FLIGHT = 64
 TIMEOUT_S = 60.0

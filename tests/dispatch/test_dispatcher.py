@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -68,11 +69,14 @@ class Night:
         return await self.dispatcher.answer(assignments, self.journal, history or History())
 
 
-Open = Callable[..., "asynccontextmanager[Night]"]
+class Open(Protocol):
+    def __call__(
+        self, *models: Model, settings: DispatchSettings = SETTINGS
+    ) -> AbstractAsyncContextManager[Night]: ...
 
 
 @pytest.fixture
-def open_night(provider_server: ReplayServer, tmp_path: Path) -> Callable[..., object]:
+def open_night(provider_server: ReplayServer, tmp_path: Path) -> Open:
     tries = iter(range(100))
 
     @asynccontextmanager

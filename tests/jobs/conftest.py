@@ -15,6 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from moa.catalog import Wire
 from moa.replay.process import ReplayServer, replay_server
 
 ROOT = Path(__file__).parents[2]
@@ -136,10 +137,11 @@ def job_in(folder: Path) -> Iterator[JobUnderTest]:
                 start.bury()
 
 
-def catalog_at(path: Path, base_url: Callable[[str], str]) -> Path:
+def catalog_at(path: Path, base_url: Callable[[Wire], str]) -> Path:
     """The demo's catalog, its accounts at the replay server."""
     text = (ROOT / "jobs/configs/demo_catalog.toml").read_text()
-    for wire in ("openai", "anthropic", "gemini"):
+    wires: tuple[Wire, ...] = ("openai", "anthropic", "gemini")
+    for wire in wires:
         line = f'wire = "{wire}"\n'
         assert line in text
         text = text.replace(line, f'{line}base_url = "{base_url(wire)}"\n')

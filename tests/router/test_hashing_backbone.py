@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from moa.router.hashing_backbone import MOST_BYTES, HashingBackbone
 
-TEXTS = st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=60), max_size=150)
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), max_size=150)
 BACKBONE = HashingBackbone(256)
 
 

@@ -16,7 +16,7 @@ from moa.storage.object_store import Folder
 
 ROUTER = Router.load("moa/router/embedded")
 POOL = ("openai/gpt-4o-mini", "google/gemini-1.5-pro", "openai/gpt-4o")
-TEXTS = st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=80), max_size=100)
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), max_size=100)
 
 
 @given(TEXTS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import orjson
 import pyarrow as pa
@@ -14,11 +15,11 @@ from moa.storage.duplicates import CLASH, DUPLICATES, FOLLOWER, LEADER, TWIN
 from moa.storage.prepare import DEFECTS, prepare, rows_of
 from moa.storage.query_log import LINE
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 NONE = DUPLICATES.empty_table()
 
 
-def raw(**columns: list[object]) -> pa.Table:
+def raw(**columns: Sequence[object]) -> pa.Table:
     rows = len(next(iter(columns.values())))
     columns.setdefault("query_id", [f"q{n}" for n in range(rows)])
     return pa.table({**columns, "row": pa.array(range(rows), pa.int64())})
