@@ -89,7 +89,10 @@ def test_everything_that_a_log_can_say_reaches_the_request() -> None:
         ({"prompt": [None]}, "prompt_missing"),
         ({"prompt": [""]}, "request_malformed"),
         ({"prompt": ["Hi"], "query_id": [None]}, "query_id_missing"),
-        ({"prompt": ["Hi"], "messages": ['[{"role":"user","content":"Hi"}]']}, "prompt_and_messag"),
+        (
+            {"prompt": ["Hi"], "messages": ['[{"role":"user","content":"Hi"}]']},
+            "prompt_and_messages",
+        ),
         ({"messages": ["not JSON"]}, "request_malformed"),
         ({"messages": ['{"role":"user"}']}, "request_malformed"),
         ({"messages": ['[{"role":"robot","content":"Hi"}]']}, "request_malformed"),

@@ -98,8 +98,8 @@ def test_a_log_in_a_bucket_is_read_alike(object_store: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("table", "fields", "said"),
     [
-        (FIVE, {"columns": {"prompt": "promt"}}, "no column 'promt'. Did you mean 'prompt'?"),
-        (FIVE, {"columns": {"promt": "prompt"}}, "no column 'promt'. Did you mean 'prompt'?"),
+        (FIVE, {"columns": {"prompt": "prompt_"}}, "no column 'prompt_'. Did you mean 'prompt'?"),
+        (FIVE, {"columns": {"prompt_": "prompt"}}, "no column 'prompt_'. Did you mean 'prompt'?"),
         (FIVE.drop_columns(["query_id"]), {}, "has no column query_id. It has prompt"),
         (FIVE.drop_columns(["prompt"]), {}, "has no column prompt or messages"),
         (

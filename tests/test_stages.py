@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moa.catalog import load_catalog
+from moa.config import PolicyConfig, QueryLogConfig
+from moa.prices import PriceTable
+from moa.schema import OUTCOMES, PARTS, PREPARED_QUERIES, ROUTING_DECISIONS, SCORED_QUERIES
+from moa.stages import Decide, Read, Score, pack, unpack
+from moa.storage.duplicates import find_duplicates
+from moa.storage.query_log import find_partitions
+from moa.storage.run_folder import PartName, PieceName, RunFolder
+from moa.storage.scan import scan
+
+CATALOG = load_catalog("jobs/configs/demo_catalog.toml")
+POOL = ("openai/gpt-4o-mini", "google/gemini-1.5-flash", "openai/gpt-4o")
+MODELS = tuple(CATALOG.models[name] for name in POOL)
+PRICES = PriceTable.build(MODELS)
+SCORE = Score("moa/router/embedded", POOL)
+
+
+class Backlog:
+    """A query log, its run folder, and the stages over it."""
+
+    def __init__(self, folder: Path, table: pa.Table, **log: object) -> None:
+        pq.write_table(table, folder / "log.parquet", row_group_size=25)
+        self.log = QueryLogConfig.model_validate({"path": str(folder / "log.parquet"), **log})
+        self.partitions = tuple(find_partitions(self.log))
+        self.url = str(folder / "run")
+        self.run = RunFolder(self.url)
+        found = find_duplicates(
+            (scan(p, self.log) for p in self.partitions), dedupe=self.log.dedupe
+        )
+        self.run.write_scan(self.partitions, found)
+
+    def read(self, *decided: PartName) -> list[pa.Table]:
+        stage = Read(self.log, self.partitions, self.url, frozenset(decided))
+        return list(stage(pa.table({"partition": [p.number for p in self.partitions]})))
+
+    def decide(self, packed: list[pa.Table]) -> list[pa.Table]:
+        policy = PolicyConfig(willingness_to_pay=Decimal("0.05"))
+        stage = Decide(MODELS, policy, PRICES, "router", "openai/gpt-4o", self.url)
+        return [one for table in packed for scored in SCORE(table) for one in stage(scored)]
+
+
+def prompts(count: int) -> pa.Table:
+    return pa.table(
+        {
+            "query_id": [f"q{n}" for n in range(count)],
+            "prompt": [f"What is {n} times {n}?" for n in range(count)],
+        }
+    )
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(part_rows=st.integers(1, 40))
+def test_equal_rows_make_equal_parts(
+    tmp_path_factory: pytest.TempPathFactory, part_rows: int
+) -> None:
+    backlog = Backlog(tmp_path_factory.mktemp("b"), prompts(60), part_rows=part_rows)
+
+    parts = [one for table in backlog.read() for one in unpack(table)]
+
+    names = [name for name, _, _ in parts]
+    rows = [(n, r) for name, t, _ in parts for n, r in [(name.partition, t.num_rows)]]
+    assert sum(r for _, r in rows) == 60
+    assert all(r <= part_rows for _, r in rows)
+    assert all(name.end_row - name.first_row == t.num_rows for name, t, _ in parts)
+    assert names == sorted(names)
+    assert names == [n for table in backlog.read() for n, _, _ in unpack(table)]
+
+
+def test_a_part_travels_as_one_row_and_comes_back_whole() -> None:
+    table = PREPARED_QUERIES.empty_table()
+    name = PartName(3, 20, 20)
+
+    packed = pa.concat_tables([pack(name, table, 1.5)] * 2)
+
+    assert packed.num_rows == 2
+    for part, rows, router_s in unpack(packed):
+        assert (part, router_s) == (name, 1.5)
+        assert rows.schema.equals(PREPARED_QUERIES)
+
+
+def test_every_row_is_decided_once_and_told(tmp_path: Path) -> None:
+    backlog = Backlog(tmp_path, prompts(60), part_rows=20)
+
+    told = backlog.decide(backlog.read())
+
+    assert all(table.schema.equals(PARTS) for table in told)
+    assert sum(sum(table["rows"].to_pylist()) for table in told) == 60
+    seen = []
+    for part in backlog.run.decided_parts():
+        decisions, queries = backlog.run.read_decisions(part), backlog.run.read_queries(part)
+        assert decisions.schema.equals(ROUTING_DECISIONS)
+        assert queries.schema.equals(SCORED_QUERIES)
+        assert decisions["query_id"].to_pylist() == queries["query_id"].to_pylist()
+        seen += decisions["query_id"].to_pylist()
+    assert sorted(seen) == sorted(f"q{n}" for n in range(60))
+
+
+def test_what_is_decided_is_not_read_again(tmp_path: Path) -> None:
+    backlog = Backlog(tmp_path, prompts(60), part_rows=20)
+    backlog.decide(backlog.read())
+    decided = backlog.run.decided_parts()
+
+    assert backlog.read(*decided) == []
+    assert len(backlog.read(*decided[1:])) == 1
+
+
+def test_a_decision_depends_on_its_query_alone(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = Backlog(tmp_path / "one", prompts(60), part_rows=7)
+    two = Backlog(tmp_path / "two", prompts(60), part_rows=25)
+
+    tables = []
+    for backlog in (one, two):
+        backlog.decide(backlog.read())
+        table = pa.concat_tables(backlog.run.tables("decisions")()).sort_by("query_id")
+        tables.append(table.drop_columns(["router_s"]))
+
+    assert tables[0].equals(tables[1])
+
+
+def test_rows_that_go_to_nobody_are_dead_letters_at_once(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "query_id": ["good", "null", "forbidden", "long", "leader", "follower"],
+            "prompt": ["Hi", None, "Hi", "word " * 3_000_000, "Hello", "Hello"],
+            "allowed_models": [None, None, ["nobody/nothing"], None, ["x/y"], ["x/y"]],
+        }
+    )
+    backlog = Backlog(tmp_path, table, dedupe=True)
+
+    backlog.decide(backlog.read())
+
+    (part,) = {piece.part for piece in backlog.run.finished_pieces()}
+    outcomes = backlog.run.read_outcomes(PieceName(part, "none"))
+    letters = {
+        row["query_id"]: row for table in backlog.run.tables("dead_letters")()
+        for row in table.to_pylist()
+    }  # fmt: skip
+    assert outcomes.schema.equals(OUTCOMES)
+    assert set(outcomes["status"].to_pylist()) == {"dead_letter"}
+    assert letters.keys() == {"null", "forbidden", "long", "leader", "follower"}
+    assert letters["null"]["reason"] == "prompt_missing"
+    assert letters["forbidden"]["reason"] == "nobody_can"
+    assert letters["forbidden"]["detail"].startswith("allowed_models")
+    assert letters["long"]["detail"].startswith("window")
+    assert outcomes.num_rows == len(letters)
+
+
+def test_a_limit_on_output_lowers_the_expected_cost(tmp_path: Path) -> None:
+    table = prompts(2).append_column("max_output_tokens", pa.array([1, None], pa.int64()))
+    backlog = Backlog(tmp_path, table)
+
+    backlog.decide(backlog.read())
+
+    (decisions,) = backlog.run.tables("decisions")()
+    short, long = decisions["expected_cost_usd"].to_pylist()
+    assert all(a < b for a, b in zip(short, long, strict=True))
