@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from moa.bootstrap import Interval
 from moa.reports.cost_report import CostReport
+from moa.reports.wording import cents, money, points, share
 from moa.schema import COST_REPORT
 
 
@@ -58,18 +59,18 @@ def summary_lines(report: CostReport) -> list[str]:
         f"{report.queries:,} queries: {report.answered:,} answered, {report.refused:,} refused, "
         f"{report.dead_letters:,} dead letters; {report.calls:,} calls in "
         f"{report.run.wall_s:,.1f} s",
-        f"spent ${report.cost_usd:,.4f} (forecast ${report.forecast.cost_usd:,.4f}), "
-        f"router ${report.router_cost_usd:,.4f}",
+        f"spent {money(report.cost_usd)} (forecast {money(report.forecast.cost_usd)}), and "
+        f"{cents(report.router_cost_usd)} for the router's machine",
     ]
     lines += [
-        f"  {one.model or 'no answer':30} {one.sums.queries:>8,} queries  "
-        f"${one.sums.cost_usd:>10,.4f}"
+        f"  {one.model or 'no answer':30} {one.sums.queries:>10,} queries "
+        f"{money(one.sums.cost_usd):>14}"
         for one in report.spend
     ]
     best = report.comparison(report.best_constant)
     if best is not None and report.net_saving is not None:
         lines.append(
-            f"best single model {best.model}: ${best.cost_usd:,.4f} on the same queries; net "
+            f"best single model {best.model}: {money(best.cost_usd)} on the same queries; net "
             f"saving {_share(report.net_saving)}"
         )
         if best.grade and best.our_grade and best.grade_difference:
@@ -81,8 +82,8 @@ def summary_lines(report: CostReport) -> list[str]:
 
 
 def _share(one: Interval) -> str:
-    return f"{one.value:.1%} (95 % interval {one.low:.1%} to {one.high:.1%})"
+    return f"{share(one)} (95 % interval {share(one.low)} to {share(one.high)})"
 
 
 def _signed(one: Interval) -> str:
-    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+    return f"{points(one.value)} ({points(one.low)} to {points(one.high)})"

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from moa.bootstrap import Interval
-from moa.reports.page import against, cents, duration, money, points, render_html, share
+from moa.reports.page import against, render_html
+from moa.reports.wording import cents, duration, money, points, share
 from tests.reports.test_cost_report import grade, outcome, report_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

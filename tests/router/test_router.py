@@ -49,7 +49,7 @@ def test_a_query_unlike_all_training_is_novel() -> None:
     backlog = pq.read_table("moa/recordings/demo_backlog.parquet", columns=["prompt"])
 
     like = ROUTER.score(backlog["prompt"].to_pylist(), POOL).novelty
-    unlike = ROUTER.score(["Напиши стихотворение об осени на Рейне"], POOL).novelty
+    unlike = ROUTER.score(["Napisz długi wiersz o jesieni nad Wisłą"], POOL).novelty
 
     assert np.median(like) < 0.7
     assert unlike[0] > 0.95
