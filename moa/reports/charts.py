@@ -65,7 +65,7 @@ def cost_and_grade(report: CostReport) -> str | None:
             _name(axes, one.model, cost, grade, INK)
         low, high = report.grade.value - report.grade.low, report.grade.high - report.grade.value
         axes.errorbar(ours, report.grade.value, [[low], [high]], fmt="D", ms=10, color=OURS, lw=1.5)
-        _name(axes, "this run", ours, report.grade.value, OURS)
+        _name(axes, "this run", ours, report.grade.value, OURS, beside=True)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"${value:g}"))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
@@ -166,9 +166,16 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _name(axes: Axes, text: str, x: float, y: float, tint: str) -> None:
+def _name(axes: Axes, text: str, x: float, y: float, tint: str, *, beside: bool = False) -> None:
     axes.annotate(
-        text, (x, y), xytext=(0, 9), textcoords="offset points", color=tint, ha="center", fontsize=9
+        text,
+        (x, y),
+        xytext=(-11, -3) if beside else (0, 9),
+        textcoords="offset points",
+        color=tint,
+        ha="right" if beside else "center",
+        fontsize=9,
+        weight="bold" if beside else "normal",
     )
 
 

@@ -48,9 +48,9 @@ def moment(at: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.42 s`, `12.3 s`, `2 min 5 s`, `3 h 20 min`."""
-    if seconds < 1:
-        return f"{seconds:.2f} s"
+    """`42 ms`, `12.3 s`, `2 min 5 s`, `3 h 20 min`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 120:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -100,7 +100,7 @@ def test_figures_are_written_for_people() -> None:
     assert share(0.1234) == "12.3 %"
     assert points(-0.0184) == "\N{MINUS SIGN}0.018"
     assert [duration(s) for s in (0.25, 90, 600, 40_000)] == [
-        "0.25 s", "90.0 s", "10 min 0 s", "11 h 6 min",
+        "250 ms", "90.0 s", "10 min 0 s", "11 h 6 min",
     ]  # fmt: skip
     assert "35.0 % cheaper" in against(Interval(0.35, 0.3, 0.4))
     assert "2.50 times as dear" in against(Interval(-1.5, -2, -1))
