@@ -28,6 +28,12 @@ def cluster_cpus() -> int:
     return int(resources.get("CPU", 0))
 
 
+def cluster_nodes() -> int:
+    """Machines of the cluster as it is now."""
+    nodes: list[dict[str, bool]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return sum(node["Alive"] for node in nodes)
+
+
 def scan_backlog(job: Job) -> None:
     """Find the duplicates among the queries, once a run; a restart sees the same ones.
 

@@ -15,6 +15,7 @@ from moa.pipeline.provenance import git_commit, versions
 from moa.prices import PriceTable
 from moa.providers.accounts import check_credentials
 from moa.router.router import Router
+from moa.storage.object_store import Folder
 from moa.storage.query_log import Partition, find_partitions
 from moa.storage.run_folder import RunFolder
 
@@ -91,6 +92,7 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
     best_constant = router.best_constant(pool)
     _check_default(config.policy.default_model, pool)
     run_folder = f"{config.run.folder.rstrip('/')}/{config.run.id}"
+    Folder(run_folder).check()
     return Job(
         config=config,
         accounts=accounts,

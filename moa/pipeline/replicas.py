@@ -148,6 +148,7 @@ class Dispatch:
             replica.open_rows[waiting.piece.provider] -= waiting.rows
             result = ray.get(ref)
             if result.refused is not None:
+                self.drain()  # what is out at other vendors is paid for: keep it
                 raise AccountRefused(result.refused)
         self._submit()
 

@@ -21,7 +21,7 @@ import structlog
 
 from moa.config import RouteBatchConfig, config_hash, resolved
 from moa.errors import RunError
-from moa.pipeline.graph import cluster_cpus
+from moa.pipeline.graph import cluster_cpus, cluster_nodes
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.nightly import route_backlog
 from moa.pipeline.progress import Events, LiveLine
@@ -147,6 +147,8 @@ def _cluster(job: Job) -> Iterator[None]:
         cpus = cluster_cpus()
         if cpus <= _actors_need(job):
             log.warning("cluster.small", cpus=cpus, actors_need=_actors_need(job), tasks_need=1)
+        if cluster_nodes() > 1 and "://" not in job.run_folder:
+            log.warning("run_folder.local", folder=job.run_folder, remedy="must be shared by nodes")
         yield
     finally:
         ray.shutdown()

@@ -129,7 +129,9 @@ class FileSink:
             self._syncing.cancel()
             await asyncio.wait([self._syncing])
         await asyncio.to_thread(os.fsync, self._file)
-        os.close(self._file)
+        # A late line must fail, not end up in whatever file gets this number next.
+        closed, self._file = self._file, -1
+        os.close(closed)
 
     async def _sync(self) -> None:
         while self._dirty:

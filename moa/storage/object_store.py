@@ -86,6 +86,26 @@ class Folder:
         self.local = Path(self._root) if isinstance(self._store, _LocalDisk) else None
         """The folder's path where it is on a local disk."""
 
+    def check(self) -> None:
+        """Check that the folder can be used: that its bucket is there and may be looked into.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if self.local is not None:
+            return
+        bucket = self._root.partition("/")[0]
+        try:
+            (info,) = self._fs.get_file_info([bucket])
+            reason = "there is no such bucket" if info.type == fs.FileType.NotFound else None
+        except OSError as error:
+            reason = str(error)
+        if reason:
+            raise ConfigError(
+                f"{self.url} cannot be used: {reason}. Correct the address or the "
+                "credentials in the environment"
+            )
+
     def put(self, name: str, data: bytes) -> None:
         """Write a file, in place of one that is there."""
         self._store.put(self._path(name), data)

@@ -54,7 +54,13 @@ def find_partitions(log: QueryLogConfig) -> list[Partition]:
         ConfigError: no file, a column that is missing or has another type.
     """
     paths = [log.path] if isinstance(log.path, str) else log.path
-    urls = sorted({url for path in paths for url in _files(path, log)})
+    try:
+        urls = sorted({url for path in paths for url in _files(path, log)})
+    except OSError as error:
+        raise ConfigError(
+            f"queries.path: {', '.join(paths)} cannot be listed: {error}. Correct the address or "
+            "the credentials in the environment"
+        ) from None
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         found = list(pool.map(lambda url: _groups(url, log), urls))
     flat = [(url, *group) for url, groups in zip(urls, found, strict=True) for group in groups]

@@ -73,6 +73,13 @@ def test_nothing_is_left_of_a_creation_that_lost(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_bucket_that_is_not_there_is_told_before_it_is_needed(object_store: str) -> None:
+    Folder(f"{object_store}/runs/not/yet").check()
+
+    with pytest.raises(ConfigError, match="no such bucket"):
+        Folder(f"{object_store}-elsewhere/runs").check()
+
+
 @pytest.mark.parametrize(
     ("url", "said"), [("ftp://host/x", "unknown scheme 'ftp'"), ("s3:///x", "no bucket")]
 )
