@@ -51,6 +51,7 @@ document.title = JSON.stringify(seen);
 </script>"""
 
 
+@pytest.mark.browser
 @pytest.mark.timeout(120)
 def test_the_page_is_whole_in_a_browser(tmp_path: Path) -> None:
     outcomes = [outcome(n, ("v/dear", "v/cheap")[n % 2]) for n in range(300)]
