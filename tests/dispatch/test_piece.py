@@ -1,0 +1,129 @@
+"""A piece is dispatched from the run folder and back, and may die at any of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from moa.catalog import load_catalog
+from moa.dispatch.dispatcher import Dispatcher, DispatchSettings
+from moa.dispatch.journal import History, Journal
+from moa.dispatch.piece import assignments_of, dispatch_piece
+from moa.dispatch.retry import RetryPolicy
+from moa.prices import PriceTable
+from moa.providers.accounts import open_provider
+from moa.replay.process import ReplayServer
+from moa.request import ChatRequest
+from moa.schema import OUTCOMES, ROUTING_DECISIONS, SCORED_QUERIES
+from moa.storage.run_folder import PartName, PieceName, RunFolder
+
+MODEL = load_catalog("jobs/configs/demo_catalog.toml").models["openai/gpt-4o-mini"]
+ACCOUNT = load_catalog("jobs/configs/demo_catalog.toml").accounts["openai"]
+PART = PartName(2, 10, 20)
+PIECE = PieceName(PART, "openai")
+MODELS = {MODEL.id: MODEL}
+
+
+def write_part(run: RunFolder) -> None:
+    """Ten queries; the odd ones are another provider's, and query 14 has two followers."""
+    queries, decisions = [], []
+    for row in range(10, 20):
+        chat = {"messages": [{"role": "user", "content": f"What is {row}?"}]}
+        place = {"query_id": f"q{row}", "partition": 2, "row": row}
+        expected = {"expected_grade": [0.5], "novelty": 0.5}
+        queries.append(
+            {
+                **place, **expected, "request": ChatRequest.model_validate(chat).canonical(),
+                "abilities": [], "tags": ["t"], "expected_input_tokens": [9.0],
+                "expected_output_tokens": [9.0],
+                "followers": ["twin1", "twin2"] if row == 14 else [],
+            }
+        )  # fmt: skip
+        decisions.append(
+            {
+                **place, **expected, "model": MODEL.id, "lane": "live", "rule": "best_value",
+                "provider": "google" if row % 2 else "openai", "fallbacks": [],
+                "expected_cost_usd": [0.1], "expected_input_tokens": 9.0,
+                "expected_output_tokens": 9.0, "propensity": 1.0, "router_s": 0.0,
+                "router_version": "r", "price_version": "p",
+            }
+        )  # fmt: skip
+    run.write_queries(PART, pa.Table.from_pylist(queries, schema=SCORED_QUERIES))
+    run.write_decisions(PART, pa.Table.from_pylist(decisions, schema=ROUTING_DECISIONS))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    run = RunFolder(str(tmp_path))
+    write_part(run)
+    return run
+
+
+@pytest.fixture
+async def dispatcher(provider_server: ReplayServer) -> AsyncIterator[Dispatcher]:
+    provider_server.set_script({"synthetic": True})
+    environ = {"OPENAI_API_KEY": "k"}
+    url = provider_server.base_url("openai")
+    provider = open_provider(ACCOUNT, environ=environ, base_url=url)
+    settings = DispatchSettings(4, 5, RetryPolicy(3, 30), True, 1, None, 0)
+    dispatcher = Dispatcher({"openai": provider}, [MODEL], PriceTable.build([MODEL]), settings)
+    yield dispatcher
+    await dispatcher.close()
+
+
+def test_a_piece_is_what_its_provider_was_given(run: RunFolder) -> None:
+    assignments = assignments_of(PIECE, run, MODELS)
+
+    assert [a.row for a in assignments] == [10, 12, 14, 16, 18]
+    assert [a.query_id for a in assignments] == ["q10", "q12", "q14", "q16", "q18"]
+
+
+async def test_a_piece_ends_as_its_outcomes_and_leaves_no_journal(
+    run: RunFolder, dispatcher: Dispatcher, provider_server: ReplayServer
+) -> None:
+    result = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+
+    outcomes = run.read_outcomes(PIECE)
+    rows = {row["query_id"]: row for row in outcomes.to_pylist()}
+    assert result.finished
+    assert outcomes.schema.equals(OUTCOMES)
+    assert rows.keys() == {"q10", "q12", "q14", "q16", "q18", "twin1", "twin2"}
+    assert rows["twin1"]["completion"] == rows["q14"]["completion"]
+    assert rows["twin1"]["same_as"] == "q14"
+    assert rows["twin1"]["cost_usd"] == 0 < rows["q14"]["cost_usd"]
+    assert list(run.read_journals(PIECE)) == []
+    assert len(provider_server.ledger()) == 5
+
+
+@pytest.mark.parametrize("answered", [0, 2, 5])
+async def test_what_a_journal_holds_is_not_asked_again(
+    run: RunFolder, dispatcher: Dispatcher, provider_server: ReplayServer, answered: int
+) -> None:
+    journal = Journal(run.open_journal(PIECE))
+    assignments = assignments_of(PIECE, run, MODELS)[:answered]
+    first = await dispatcher.answer(assignments, journal, History())
+    await journal.close()  # and here the process dies, before it has written an outcome
+
+    await dispatch_piece(PIECE, run, MODELS, dispatcher)
+
+    outcomes = run.read_outcomes(PIECE)
+    completions = dict(zip(*outcomes.select(["query_id", "completion"]).columns, strict=True))
+    assert outcomes.num_rows == 7
+    assert len(provider_server.ledger()) == 5
+    assert provider_server.summary()["calls_per_query_max"] == 1
+    for outcome, _ in first:
+        assert completions[pa.scalar(outcome.query_id)].as_py() == outcome.completion
+
+
+async def test_a_piece_that_was_drained_is_not_finished(
+    run: RunFolder, dispatcher: Dispatcher
+) -> None:
+    await dispatcher.drain()
+
+    result = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+
+    assert not result.finished
+    assert run.finished_pieces() == []

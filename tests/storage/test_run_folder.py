@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.errors import RunError
+from moa.storage.duplicates import DUPLICATES, Found
+from moa.storage.query_log import Partition
+from moa.storage.run_folder import PartName, PieceName, RunFolder
+
+IDENTITY = {"config": "c" * 64, "router": "r1", "prices": "p1"}
+PARTITIONS = [Partition(n, f"log/{n}.parquet", 0, 100) for n in range(3)]
+
+
+@pytest.fixture(params=["disk", "s3"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
+    if request.param == "disk":
+        return RunFolder(str(tmp_path / "run"))
+    return RunFolder(f"{request.getfixturevalue('object_store')}/runs/night")
+
+
+@given(
+    st.builds(PartName, *[st.integers(0, 10**9)] * 3),
+    st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True),
+)
+def test_a_name_says_what_it_names(part: PartName, provider: str) -> None:
+    piece = PieceName(part, provider)
+
+    assert PartName.parse(str(part)) == part
+    assert PieceName.parse(str(piece)) == piece
+
+
+def test_a_later_start_is_given_the_facts_of_the_first(run: RunFolder) -> None:
+    assert run.first_start() is None
+
+    run.begin({"price_date": "2026-11-24"}, identity=IDENTITY)
+    kept = run.begin({"price_date": "2026-11-25"}, identity=IDENTITY)
+
+    assert kept["price_date"] == "2026-11-24"
+    assert run.first_start() == kept
+
+
+@pytest.mark.parametrize("changed", IDENTITY)
+def test_a_start_that_would_decide_otherwise_is_refused(run: RunFolder, changed: str) -> None:
+    run.begin({}, identity=IDENTITY)
+
+    with pytest.raises(RunError, match=f"begun with another {changed} .*another1.*run.id"):
+        run.begin({}, identity={**IDENTITY, changed: "another1"})
+
+
+def test_a_scan_is_kept_and_another_log_is_refused(run: RunFolder) -> None:
+    marks = [{"partition": n, "row": 7, "kind": "leader", "followers": ["x"]} for n in range(2)]
+    duplicates = pa.Table.from_pylist(marks, schema=DUPLICATES)
+    assert not run.has_scan(PARTITIONS)
+
+    run.write_scan(PARTITIONS, Found(300, 298, duplicates))
+
+    assert run.has_scan(PARTITIONS)
+    assert run.scanned_queries() == 298
+    assert run.read_duplicates(1).to_pylist() == marks[1:]
+    assert run.read_duplicates(2).num_rows == 0
+    with pytest.raises(RunError, match="the query log has changed"):
+        run.has_scan([*PARTITIONS[:2], replace(PARTITIONS[2], rows=101)])
+
+
+def test_what_has_a_name_is_done(run: RunFolder) -> None:
+    parts = [PartName(0, 0, 10), PartName(0, 10, 20), PartName(12, 0, 5)]
+    decisions = pa.table({"provider": ["openai", None, "google", "openai"]})
+    for part in parts[::-1]:
+        run.write_decisions(part, decisions)
+
+    run.write_outcomes(PieceName(parts[1], "openai"), pa.table({"n": [1]}))
+
+    assert run.decided_parts() == parts
+    assert run.pieces_of(parts[0]) == [
+        (PieceName(parts[0], "google"), 1),
+        (PieceName(parts[0], "none"), 1),
+        (PieceName(parts[0], "openai"), 2),
+    ]
+    assert run.finished_pieces() == [PieceName(parts[1], "openai")]
+    assert [t.to_pydict() for t in run.tables("outcomes")()] == [{"n": [1]}]
+
+
+def test_the_first_manifest_stays(run: RunFolder) -> None:
+    run.begin({}, identity=IDENTITY)
+    run.write_report("report.html", b"<html>")
+    assert run.manifest() is None
+
+    run.finish({"cost_usd": "1"})
+    run.finish({"cost_usd": "2"})
+
+    manifest = run.manifest()
+    assert manifest is not None
+    assert manifest["cost_usd"] == "1"
+    assert manifest["files"].keys() == {"config.json", "report/report.html"}
+    assert manifest["files"]["report/report.html"] == 6
+
+
+def test_starts_are_kept_in_order(run: RunFolder) -> None:
+    for number in (1, 0):
+        run.note_start(number, {"from": "a", "to": str(number)})
+    run.note_start(0, {"from": "a", "to": "later"})
+
+    assert [start["to"] for start in run.starts()] == ["later", "1"]
+
+
+def test_a_document_on_disk_can_be_read_by_people(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+
+    run.begin({"config": {"pool": ["a"]}}, identity=IDENTITY)
+
+    text = (tmp_path / "config.json").read_text()
+    assert json.loads(text)["config"] == {"pool": ["a"]}
+    assert text.count("\n") > 5
