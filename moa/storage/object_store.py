@@ -145,8 +145,8 @@ class Folder:
         return [name for name, _ in self.sizes(folder) if name.startswith(start)]
 
     def sizes(self, folder: str) -> list[tuple[str, int]]:
-        """The files below a folder, sorted by name, with their sizes in bytes."""
-        base = self._path(folder)
+        """The files below a folder (`""`: all), sorted by name, with their sizes in bytes."""
+        base = self._path(folder).rstrip("/")
         selector = fs.FileSelector(base, allow_not_found=True, recursive=True)
         return sorted(
             (info.path[len(base) + 1 :], info.size)

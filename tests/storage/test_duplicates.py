@@ -21,7 +21,7 @@ LOGS = st.lists(
     min_size=1,
     max_size=4,
 )
-"""Partitions of (id, request); "" is a row without one."""
+"""Partitions of (id, request); "" is a row without one. A row without an id is no request."""
 
 
 def found(log: list[list[tuple[str, str]]], *, dedupe: bool) -> Found:
@@ -29,7 +29,7 @@ def found(log: list[list[tuple[str, str]]], *, dedupe: bool) -> Found:
         Scan(
             number,
             hashed(name for name, _ in rows),
-            hashed(request for _, request in rows),
+            hashed(request if name else "" for name, request in rows),
             pa.array([name for name, _ in rows], pa.string()),
         )
         for number, rows in enumerate(log)
