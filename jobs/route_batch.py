@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moa.config import load_config
+from moa.config import describe, load_config
 from moa.errors import Interrupted, MoaError
 from moa.log import configure
 from moa.pipeline.run import dry_run, run_job
@@ -18,7 +18,29 @@ Overrides = Annotated[list[str], typer.Option("--set", help="section.key=value, 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, call nobody")]
 
 
-def main(config: Path, overrides: Overrides = [], dry: DryRun = False) -> None:  # noqa: B006
+def _explain(wanted: bool) -> None:
+    if wanted:
+        print(describe(), end="")
+        raise typer.Exit
+
+
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain-config",
+        callback=_explain,
+        is_eager=True,
+        help="Print every key of the config with its unit, range and default, and do nothing else",
+    ),
+]
+
+
+def main(
+    config: Path,
+    overrides: Overrides = [],  # noqa: B006
+    dry: DryRun = False,
+    explain: Explain = False,
+) -> None:
     """Answer every query of a backlog by the model that is worth its price.
 
     Started again under the same run.id, the run goes on where it was.

@@ -97,16 +97,8 @@ class Dispatcher:
         accounts = {
             name: Account(provider, settings.max_in_flight) for name, provider in providers.items()
         }
-        self._lines = {
-            model.id: Line(
-                accounts[model.provider],
-                Quota(share(model.limits, settings.replicas), clock=clock),
-                Breaker(clock),
-                self,
-            )
-            for model in models
-        }
         self._accounts = accounts
+        self._lines = {model.id: self._line(model) for model in models}
         self._timers: dict[asyncio.TimerHandle, Call] = {}
         self._draining = False
         self._refused: AccountRefused | None = None
@@ -158,6 +150,17 @@ class Dispatcher:
         await self.drain()
         for account in self._accounts.values():
             await account.provider.close()
+
+    def _line(self, model: Model) -> Line:
+        settings = self._settings
+        limits = share(model.limits, settings.replicas)
+        return Line(
+            self._accounts[model.provider],
+            Quota(limits, clock=self._clock),
+            Breaker(self._clock),
+            self,
+            max_in_flight=limits.max_in_flight or settings.max_in_flight,
+        )
 
     def _begin(
         self, assignment: Assignment, journal: Journal, history: History

@@ -79,11 +79,14 @@ class Sender(Protocol):
 class Line:
     """The waiting calls to one model."""
 
-    def __init__(self, account: Account, quota: Quota, breaker: Breaker, sender: Sender) -> None:
+    def __init__(
+        self, account: Account, quota: Quota, breaker: Breaker, sender: Sender, max_in_flight: int
+    ) -> None:
         self.account = account
         self.quota = quota
         self.breaker = breaker
         self.in_flight: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(max_in_flight)
         self._sender = sender
         self._waiting: deque[Call] = deque()
         self._arrived = asyncio.Event()
@@ -130,6 +133,13 @@ class Line:
         if self._sender.pass_on(call, self):
             return False
         await self.quota.take(assignment.expected_input_tokens, assignment.expected_output_tokens)
+        await self._slots.acquire()
+        if await self._admit_to_account(call):
+            return True
+        self._slots.release()
+        return False
+
+    async def _admit_to_account(self, call: Call) -> bool:
         await self.account.slots.acquire()
         while not self.breaker.admit():
             self.account.slots.release()
@@ -149,4 +159,5 @@ class Line:
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self.in_flight.discard(task)
+        self._slots.release()
         self.account.slots.release()

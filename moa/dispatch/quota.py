@@ -21,7 +21,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 def share(limits: Limits, replicas: int) -> Limits:
-    """One of `replicas` equal shares of an account's limits."""
+    """One of `replicas` equal shares of an account's limits; at least one call is under way."""
 
     def part(limit: float | None) -> float | None:
         return None if limit is None else limit / replicas

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -91,6 +91,7 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
     router.check_pool(pool)
     best_constant = router.best_constant(pool)
     _check_default(config.policy.default_model, pool)
+    _check_shares(models, config.dispatch.replicas)
     run_folder = f"{config.run.folder.rstrip('/')}/{config.run.id}"
     Folder(run_folder).check()
     return Job(
@@ -120,6 +121,17 @@ def _check_default(default_model: str | None, pool: tuple[str, ...]) -> None:
             f"policy.default_model {default_model!r} is not in the pool {list(pool)}: "
             "add it, or name one of the pool"
         )
+
+
+def _check_shares(models: Sequence[Model], replicas: int) -> None:
+    """Replicas share a model's limits equally, and less than one call is no share."""
+    for model in models:
+        most = model.limits.max_in_flight
+        if most is not None and most < replicas:
+            raise ConfigError(
+                f"dispatch.replicas is {replicas}, and {model.id} takes max_in_flight = {most} "
+                f"calls at once, fewer than one a replica: at most {most} replicas"
+            )
 
 
 def _model(catalog: Catalog, name: str, path: str) -> Model:

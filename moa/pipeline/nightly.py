@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -226,11 +225,9 @@ def _at_work(run: RunFolder) -> Iterator[None]:
 
     noter = threading.Thread(target=keep_noting, name="at work", daemon=True)
     noter.start()
-    started = time.monotonic()
     try:
         yield
     finally:
         ended.set()
         noter.join()
         note()
-        log.info("run.worked", seconds=round(time.monotonic() - started, 1))

@@ -265,3 +265,16 @@ async def test_no_window_holds_more_calls_than_the_limit(
     assert len(settled) == 40
     assert statuses == {200: 40}
     assert peak <= 12
+
+
+async def test_a_model_has_no_more_calls_under_way_than_its_server_can_take(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    small = replace(MINI, limits=Limits(max_in_flight=3))
+    provider_server.set_script({**SYNTHETIC, "latency": {"median_s": 0.05}})
+
+    async with open_night(small) as night:
+        settled = await night.answer([assignment(n, small) for n in range(30)])
+
+    assert len(settled) == 30
+    assert provider_server.summary()["in_flight_max"] == 3

@@ -107,6 +107,16 @@ def test_a_report_can_be_made_again(finished: JobUnderTest) -> None:
     assert f"{QUERIES:,} queries: {QUERIES:,} answered" in done.stdout
 
 
+def test_every_key_of_the_config_is_explained() -> None:
+    done = subprocess.run(
+        [sys.executable, "jobs/route_batch.py", "--explain-config"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert "| `policy.willingness_to_pay` |" in done.stdout
+    assert "USD per unit of grade" in done.stdout
+
+
 def test_a_dry_run_checks_everything_and_does_nothing(job: JobUnderTest) -> None:
     done = subprocess.run(
         [sys.executable, "jobs/route_batch.py", "--config", str(job.config), "--dry-run"],
