@@ -9,9 +9,10 @@ MoaError
 └── ProviderError          one call failed
     ├── InvalidRequest     would fail again with this model: do not retry, try the next model
     │   └── ContextExceeded    the model's window is too small
-    ├── AccountRefused     key, permission, billing: nothing more goes to this account
-    └── TransientError     may succeed: back off, then retry
-        └── RateLimited    wait `retry_after_s`, then retry
+    ├── AccountRefused     billing, spend cap, on hold: nothing more goes to this account
+    │   └── KeyRefused         key, permission, address: as the first answer it stops the run
+    └── TransientError     may succeed: wait `retry_after_s` or back off, then retry
+        └── RateLimited    the vendor asks for a pause
             └── QuotaSpent     a daily or monthly quota: not before `retry_after_s`, if ever
 """
 
@@ -67,7 +68,13 @@ class ContextExceeded(InvalidRequest):
 
 
 class AccountRefused(ProviderError):
-    """The key, its permissions or its billing were refused: stop calling this account."""
+    """The account's money or standing (billing, a spend cap, on hold): stop calling it."""
+
+
+class KeyRefused(AccountRefused):
+    """The key, its permissions or the address were refused. As an account's first answer it means
+    that the account was never set up rightly, so the run stops.
+    """
 
 
 class TransientError(ProviderError):
@@ -75,17 +82,25 @@ class TransientError(ProviderError):
 
     `maybe_billed` is true when the vendor may have done the work already (the answer was cut,
     the connection was reset after sending): another try can pay twice.
+    `retry_after_s` is `None` when the vendor did not say how long to wait.
     """
 
     def __init__(
-        self, detail: str, *, status: int | None = None, code: str = "", maybe_billed: bool = False
+        self,
+        detail: str,
+        *,
+        status: int | None = None,
+        code: str = "",
+        maybe_billed: bool = False,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(detail, status=status, code=code)
         self.maybe_billed = maybe_billed
+        self.retry_after_s = retry_after_s
 
 
 class RateLimited(TransientError):
-    """The vendor asks for a pause; `retry_after_s` is `None` when it did not say how long."""
+    """The vendor asks for a pause. Nothing was done, so nothing is billed."""
 
     def __init__(
         self,
@@ -95,8 +110,7 @@ class RateLimited(TransientError):
         status: int | None = 429,
         code: str = "",
     ) -> None:
-        super().__init__(detail, status=status, code=code)
-        self.retry_after_s = retry_after_s
+        super().__init__(detail, status=status, code=code, retry_after_s=retry_after_s)
 
 
 class QuotaSpent(RateLimited):

@@ -20,6 +20,7 @@ from moa.catalog import Account
 from moa.errors import (
     AccountRefused,
     ConfigError,
+    KeyRefused,
     ProviderError,
     RateLimited,
     TransientError,
@@ -49,22 +50,22 @@ _FINISH = {
 }
 
 _CODES: dict[str, type[ProviderError]] = {
-    "claude_code_key_creator_not_member": AccountRefused,
-    "cmek_key_disabled": AccountRefused,
-    "cmek_key_network_blocked": AccountRefused,
+    "claude_code_key_creator_not_member": KeyRefused,
+    "cmek_key_disabled": KeyRefused,
+    "cmek_key_network_blocked": KeyRefused,
     "contract_spend_limit_reached": AccountRefused,
     "enforced_spend_limit_reached": AccountRefused,
     "organization_on_hold": AccountRefused,
-    "organization_not_enrolled_in_beta": AccountRefused,
-    "workspace_policy_violation": AccountRefused,
+    "organization_not_enrolled_in_beta": KeyRefused,
+    "workspace_policy_violation": KeyRefused,
     "request_body_timeout": TransientError,
 }
 """`error.details.error_code`, where it says more than the status."""
 
 _TYPES: dict[str, tuple[type[ProviderError], int]] = {
-    "authentication_error": (AccountRefused, 401),
+    "authentication_error": (KeyRefused, 401),
     "billing_error": (AccountRefused, 402),
-    "permission_error": (AccountRefused, 403),
+    "permission_error": (KeyRefused, 403),
     "rate_limit_error": (RateLimited, 429),
     "api_error": (TransientError, 500),
     "timeout_error": (TransientError, 504),

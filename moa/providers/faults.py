@@ -15,6 +15,7 @@ from moa.errors import (
     AccountRefused,
     ContextExceeded,
     InvalidRequest,
+    KeyRefused,
     ProviderError,
     QuotaSpent,
     RateLimited,
@@ -30,14 +31,15 @@ QUOTED_RUN = 16
 LONG_WAIT_S = 300.0
 """No limit per minute asks for a longer wait: a quota per day or month is used up."""
 
-_GATEWAY_TIMEOUTS = (408, 499, 504, 524)
-"""Somebody gave up waiting; the model may have finished all the same."""
+_MAYBE_BILLED = (*range(201, 300), 408, 499, 504, 524)
+"""Somebody gave up waiting, or answered something else than the answer: the model may have finished
+all the same."""
 
 _BY_STATUS: dict[int, type[ProviderError]] = {
-    401: AccountRefused,
+    401: KeyRefused,
     402: AccountRefused,
-    403: AccountRefused,
-    407: AccountRefused,
+    403: KeyRefused,
+    407: KeyRefused,
     408: TransientError,
     409: TransientError,
     413: ContextExceeded,
@@ -71,19 +73,25 @@ class Fault:
                 detail, retry_after_s=self.retry_after_s, status=self.status, code=self.code
             )
         if issubclass(self.kind, TransientError):
-            billed = self.status in _GATEWAY_TIMEOUTS
-            return self.kind(detail, status=self.status, code=self.code, maybe_billed=billed)
+            return self.kind(
+                detail,
+                status=self.status,
+                code=self.code,
+                maybe_billed=self.status in _MAYBE_BILLED,
+                retry_after_s=self.retry_after_s,
+            )
         return self.kind(detail, status=self.status, code=self.code)
 
 
 def kind_of(status: int) -> type[ProviderError]:
     """What a status means where no code of the vendor's says better.
 
-    A redirect means a wrong base URL, so nothing more goes to the account.
+    A redirect means a wrong base URL, so nothing more goes to the account. A success without an
+    answer (202, 204) comes from something between us and the vendor.
     """
-    if status < 400:
-        return AccountRefused
-    if status >= 500:
+    if 300 <= status < 400:
+        return KeyRefused
+    if status < 300 or status >= 500:
         return TransientError
     return _BY_STATUS.get(status, InvalidRequest)
 

@@ -20,6 +20,7 @@ from moa.catalog import Account
 from moa.errors import (
     AccountRefused,
     ConfigError,
+    KeyRefused,
     ProviderError,
     QuotaSpent,
     RateLimited,
@@ -48,7 +49,7 @@ _FINISH = {
 """Any other reason (a malformed call, `OTHER`) is a failure that another try may not meet."""
 
 _REASONS: dict[str, type[ProviderError]] = {
-    "API_KEY_INVALID": AccountRefused,  # comes as 400
+    "API_KEY_INVALID": KeyRefused,  # comes as 400
     "BILLING_DISABLED": AccountRefused,
     "CONSUMER_SUSPENDED": AccountRefused,
     "FAILED_PRECONDITION": AccountRefused,  # billing is off, or the region is not served

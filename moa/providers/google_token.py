@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from moa.errors import AccountRefused, TransientError
+from moa.errors import KeyRefused, TransientError
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -40,7 +40,7 @@ class GoogleToken:
         A token near its end is still used while the next one is fetched, once for all callers.
 
         Raises:
-            AccountRefused: no credentials, or the token server refused them.
+            KeyRefused: no credentials, or the token server refused them.
             TransientError: the token server could not be reached.
         """
         state = "INVALID" if self._credentials is None else self._credentials.token_state.name
@@ -83,7 +83,7 @@ def _renew(credentials: Credentials | None, path: str | None) -> Credentials:
         raise TransientError(f"no Google token: {type(error).__name__}", code="token") from None
     except exceptions.GoogleAuthError as error:
         detail = f"no Google token: {type(error).__name__}: {error}"[:300]
-        raise AccountRefused(detail, code="token") from None
+        raise KeyRefused(detail, code="token") from None
     return credentials
 
 
@@ -105,4 +105,4 @@ def _kind(path: str) -> str:
         return str(orjson.loads(Path(path).read_bytes()).get("type"))
     except (OSError, orjson.JSONDecodeError, AttributeError) as error:
         detail = f"no Google token: {path} is no credentials file: {type(error).__name__}"
-        raise AccountRefused(detail, code="token") from None
+        raise KeyRefused(detail, code="token") from None

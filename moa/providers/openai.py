@@ -21,6 +21,7 @@ from moa.errors import (
     ConfigError,
     ContextExceeded,
     InvalidRequest,
+    KeyRefused,
     ProviderError,
     QuotaSpent,
     RateLimited,
@@ -43,7 +44,7 @@ _CODES: dict[str, type[ProviderError]] = {
     "billing_hard_limit_reached": AccountRefused,
     "billing_not_active": AccountRefused,
     "insufficient_quota": AccountRefused,
-    "invalid_api_key": AccountRefused,
+    "invalid_api_key": KeyRefused,
     "context_length_exceeded": ContextExceeded,
     "exceed_context_size_error": ContextExceeded,  # llama.cpp
     "string_above_max_length": ContextExceeded,

@@ -17,6 +17,7 @@ from moa.catalog import Account, Model
 from moa.errors import (
     AccountRefused,
     InvalidRequest,
+    KeyRefused,
     ProviderError,
     RateLimited,
     TransientError,
@@ -220,15 +221,23 @@ class ProviderContract:
         assert type(error) is InvalidRequest
         assert error.status == status
 
-    @pytest.mark.parametrize("status", [401, 402, 403])
-    async def test_a_refused_key_stops_the_account(
-        self, side: OtherSide, provider: Provider, ask: Ask, status: int
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [(401, KeyRefused), (402, AccountRefused), (403, KeyRefused), (301, KeyRefused)],
+    )
+    async def test_a_refused_key_is_told_from_a_bill_that_is_not_paid(
+        self,
+        side: OtherSide,
+        provider: Provider,
+        ask: Ask,
+        status: int,
+        kind: type[AccountRefused],
     ) -> None:
         side.script(Says("error", status=status))
 
         error = await _error(provider, ask())
 
-        assert type(error) is AccountRefused
+        assert type(error) is kind
 
     async def test_a_429_says_how_long_to_wait(
         self, side: OtherSide, provider: Provider, ask: Ask
@@ -251,6 +260,19 @@ class ProviderContract:
         assert type(error) is TransientError
         assert error.status == status
         assert error.maybe_billed == (status in (408, 504))
+
+    @pytest.mark.parametrize("status", [408, 409, 500, 503, 529])
+    async def test_a_server_error_says_how_long_to_wait(
+        self, side: OtherSide, provider: Provider, ask: Ask, status: int
+    ) -> None:
+        side.script(Says("error", status=status, retry_after_s=7), Says("error", status=status))
+
+        told, untold = await _error(provider, ask()), await _error(provider, ask())
+
+        assert isinstance(told, TransientError)
+        assert told.retry_after_s == pytest.approx(7, abs=1)
+        assert isinstance(untold, TransientError)
+        assert untold.retry_after_s is None
 
     @pytest.mark.parametrize("kind", ["reset", "cut_json"])
     async def test_a_cut_answer_may_be_billed(
@@ -382,7 +404,7 @@ class ProviderContract:
         pieces, error = await _broken(provider, ask())
 
         assert not pieces
-        assert type(error) is AccountRefused
+        assert type(error) is KeyRefused
 
     async def test_an_error_before_the_first_piece_of_a_stream_is_not_billed(
         self, side: OtherSide, provider: Provider, ask: Ask

@@ -13,6 +13,7 @@ from moa.errors import (
     AccountRefused,
     ContextExceeded,
     InvalidRequest,
+    KeyRefused,
     ProviderError,
     RateLimited,
     TransientError,
@@ -234,6 +235,9 @@ def an_error(status: int, kind: str, code: str | None = None) -> Scripted:
     ("scripted", "kind"),
     [
         (an_error(400, "billing_error"), AccountRefused),
+        (an_error(403, "billing_error"), AccountRefused),
+        (an_error(401, "authentication_error"), KeyRefused),
+        (an_error(403, "permission_error"), KeyRefused),
         (an_error(400, "invalid_request_error", "organization_on_hold"), AccountRefused),
         (an_error(429, "rate_limit_error", "enforced_spend_limit_reached"), AccountRefused),
         (an_error(429, "rate_limit_error", "ramp_limit_exceeded"), RateLimited),

@@ -12,6 +12,7 @@ from moa.catalog import Account, Wire
 from moa.errors import (
     AccountRefused,
     InvalidRequest,
+    KeyRefused,
     ProviderError,
     QuotaSpent,
     RateLimited,
@@ -286,10 +287,11 @@ DAY = quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier")
     [
         (an_error(429, "RESOURCE_EXHAUSTED", MINUTE, retry_in("36.5s")), RateLimited),
         (an_error(429, "RESOURCE_EXHAUSTED", DAY, retry_in("2s")), QuotaSpent),
-        (an_error(400, "INVALID_ARGUMENT", reason("API_KEY_INVALID")), AccountRefused),
+        (an_error(400, "INVALID_ARGUMENT", reason("API_KEY_INVALID")), KeyRefused),
         (an_error(400, "FAILED_PRECONDITION"), AccountRefused),
         (an_error(400, "INVALID_ARGUMENT"), InvalidRequest),
-        (an_error(403, "PERMISSION_DENIED"), AccountRefused),
+        (an_error(403, "PERMISSION_DENIED"), KeyRefused),
+        (an_error(403, "PERMISSION_DENIED", reason("BILLING_DISABLED")), AccountRefused),
         (an_error(503, "UNAVAILABLE"), TransientError),
         (answer([{"error": {"code": 500, "message": "No."}}], status=500), TransientError),
     ],

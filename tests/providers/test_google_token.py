@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from moa.catalog import Account
-from moa.errors import AccountRefused, TransientError
+from moa.errors import KeyRefused, TransientError
 from moa.providers.accounts import open_provider
 from moa.providers.google_token import GoogleToken
 from moa.providers.provider import Request
@@ -107,7 +107,7 @@ async def test_a_refused_service_account_refuses_the_account(
 ) -> None:
     vendor_server.script(answer({"error": "invalid_grant"}, status=400))
 
-    with pytest.raises(AccountRefused, match="no Google token"):
+    with pytest.raises(KeyRefused, match="no Google token"):
         await GoogleToken(str(credentials_file)).headers()
 
 

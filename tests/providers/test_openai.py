@@ -13,6 +13,7 @@ from moa.errors import (
     AccountRefused,
     ContextExceeded,
     InvalidRequest,
+    KeyRefused,
     ProviderError,
     QuotaSpent,
     RateLimited,
@@ -111,7 +112,12 @@ async def test_a_lane_that_the_vendor_has_not_is_refused(vendor_server: VendorSe
         (answer({"object": "error", "message": "No.", "code": 400}, status=400), InvalidRequest),
         (answer({"detail": [{"msg": "No.", "input": "secret"}]}, status=422), InvalidRequest),
         (Scripted(status=502, body=b"<html>Bad gateway</html>"), TransientError),
-        (Scripted(status=307, headers={"location": "http://127.0.0.1:1/"}), AccountRefused),
+        (Scripted(status=307, headers={"location": "http://127.0.0.1:1/"}), KeyRefused),
+        (Scripted(status=202, body=b"{}"), TransientError),
+        (an_error(401, "invalid_api_key"), KeyRefused),
+        (an_error(401, "account_deactivated"), AccountRefused),
+        (an_error(403, "unsupported_country_region_territory"), KeyRefused),
+        (an_error(403, "billing_not_active"), AccountRefused),
     ],
 )
 async def test_codes_decide_what_an_error_means(
