@@ -16,6 +16,7 @@ from decimal import Decimal
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from pydantic import JsonValue, TypeAdapter
 
 from moa.catalog import AgreedPrice, Lane, Model, Rates
 from moa.errors import ConfigError
@@ -58,6 +59,10 @@ class Price:
         return rates
 
 
+_PRICES = TypeAdapter(list[Price])
+"""As JSON: money as text, so that nothing is rounded."""
+
+
 @dataclass(frozen=True, slots=True)
 class PriceTable:
     """The prices of a run. Build it with `PriceTable.build`."""
@@ -98,6 +103,22 @@ class PriceTable:
             agreed = (*(overrides or {}).get(model.id, ()), *model.prices)
             for lane in lanes:
                 prices[model.id, lane] = _price(model, lane, day, agreed)
+        return cls._of(prices, day)
+
+    def document(self) -> dict[str, JsonValue]:
+        """All of the table as JSON holds it, money as text; `from_document` gives it back."""
+        prices = _PRICES.dump_python(list(self.prices.values()), mode="json")
+        return {"as_of": self.as_of.isoformat(), "prices": prices}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, JsonValue]) -> PriceTable:
+        """The table that `document` was made from, whatever the price list says by now."""
+        prices = _PRICES.validate_python(document["prices"])
+        day = date.fromisoformat(str(document["as_of"]))
+        return cls._of({(one.model, one.lane): one for one in prices}, day)
+
+    @classmethod
+    def _of(cls, prices: dict[tuple[str, str], Price], day: date) -> PriceTable:
         return cls(
             prices=prices,
             as_of=day,

@@ -39,11 +39,25 @@ def read_toml(kind: type[M], path: str | Path, overrides: Sequence[str] = ()) ->
         ConfigError: no such file, no TOML, or any number of unknown, missing and bad keys: each
             on a line of its own, with the nearest known key or the allowed range.
     """
-    document = _parse(Path(path))
+    return override(kind, _parse(Path(path)), overrides, where=str(path))
+
+
+def override(kind: type[M], document: dict[str, Any], overrides: Sequence[str], *, where: str) -> M:
+    """Check a document that has been read already, with some of its values set anew.
+
+    Args:
+        kind: the model of all of it.
+        document: as TOML or JSON gives it; the overrides are put into it.
+        overrides: as `read_toml`.
+        where: it is from, for the message.
+
+    Raises:
+        ConfigError: as `read_toml`.
+    """
     given = [_Override.parse(text, kind) for text in overrides]
-    for override in given:
-        override.put_into(document)
-    return check(kind, document, where=str(path), told={override.keys for override in given})
+    for one in given:
+        one.put_into(document)
+    return check(kind, document, where=where, told={one.keys for one in given})
 
 
 def check(

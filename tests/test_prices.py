@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
 import numpy as np
+import orjson
 import pytest
 from genai_prices import Usage, calc_price
 from hypothesis import given
@@ -257,3 +258,11 @@ def test_without_a_day_todays_prices_count() -> None:
 
 def test_a_table_travels_to_other_processes_unchanged() -> None:
     assert pickle.loads(pickle.dumps(TABLE)) == TABLE
+
+
+def test_a_table_is_kept_as_json_without_loss() -> None:
+    text = orjson.dumps(TABLE.document())
+
+    kept = PriceTable.from_document(orjson.loads(text))
+
+    assert kept == TABLE

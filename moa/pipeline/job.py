@@ -66,6 +66,7 @@ class Job:
                 "best_constant_why": self.best_constant_why,
             },
             "price_date": self.prices.as_of.isoformat(),
+            "prices": self.prices.document(),
             "git_commit": git_commit(),
             "versions": versions(),
             "config": resolved(self.config),
