@@ -1,14 +1,16 @@
 """Where journals live: files on a disk, or segments in an object store.
 
-A try at a piece has one journal, `journal/PIECE.TRY.jsonl` on a disk. A store that cannot append
-gets numbered segments, `journal/PIECE.TRY/SEGMENT`.
+A try at a piece has one journal, `journal/PIECE/TRY.jsonl` on a disk. A store that cannot append
+gets numbered segments, `journal/PIECE/TRY/SEGMENT`; the first only says whose the journal is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ from moa.storage.object_store import Folder
 
 FSYNC_EVERY_S = 1.0
 WAIT_FOR_WRITER_S = 60.0
+_FOLDER = "journal"
+_OWNER = 0
 _FENCE = b""
 """A segment that a reader puts behind the last one: its number is taken, so the writer is out."""
 
@@ -47,11 +51,16 @@ class JournalFiles:
 
     def open(self, piece: str) -> Sink:
         """The journal of the next try at a piece."""
-        tries = self._tries(piece)
-        name = f"journal/{piece}.{int(tries[-1].rpartition('.')[2]) + 1 if tries else 1:03d}"
+        number = max(self._tries(piece), default=0) + 1
         if self._folder.local is not None:
-            return FileSink(self._folder.local / f"{name}.jsonl")
-        return SegmentSink(lambda number, data: self._put_segment(name, number, data))
+            return FileSink(self._folder.local / f"{_journal(piece, number)}.jsonl")
+        # Whoever takes the first segment has the journal, before it has written a line.
+        while not self._folder.create(
+            _segment(_journal(piece, number), _OWNER), secrets.token_bytes(16)
+        ):
+            number += 1
+        name = _journal(piece, number)
+        return SegmentSink(lambda n, data: self._put_segment(name, n, data))
 
     def read(self, piece: str) -> Iterator[bytes]:
         """The journals of earlier tries, oldest first. Their writers can write no more.
@@ -59,24 +68,25 @@ class JournalFiles:
         Raises:
             RunError: a writer on this machine is still alive.
         """
-        for name in self._tries(piece):
+        for number in self._tries(piece):
+            name = _journal(piece, number)
             if self._folder.local is not None:
-                yield read_when_closed(self._folder.local / "journal" / f"{name}.jsonl")
+                yield read_when_closed(self._folder.local / f"{name}.jsonl")
             else:
-                yield b"".join(self._fenced_segments(f"journal/{name}"))
+                yield b"".join(self._fenced_segments(name))
 
     def remove(self, piece: str) -> None:
         """Delete all journals of a piece."""
-        for name in self._files(piece):
-            self._folder.remove(f"journal/{name}")
+        self._folder.remove_all(f"{_FOLDER}/{piece}")
 
-    def _tries(self, piece: str) -> list[str]:
-        """`PIECE.TRY`, oldest first."""
-        names = (name.partition("/")[0].removesuffix(".jsonl") for name in self._files(piece))
-        return sorted(set(names))
+    def remove_all(self) -> None:
+        """Delete all journals."""
+        self._folder.remove_all(_FOLDER)
 
-    def _files(self, piece: str) -> list[str]:
-        return self._folder.names("journal", start=f"{piece}.")
+    def _tries(self, piece: str) -> list[int]:
+        """Their numbers, oldest first."""
+        names = self._folder.names(f"{_FOLDER}/{piece}")
+        return sorted({int(name.partition("/")[0].removesuffix(".jsonl")) for name in names})
 
     def _put_segment(self, name: str, number: int, data: bytes) -> None:
         if not self._folder.create(_segment(name, number), data):
@@ -86,12 +96,16 @@ class JournalFiles:
             )
 
     def _fenced_segments(self, name: str) -> Iterable[bytes]:
-        number = 0
+        number = _OWNER + 1
         while not self._folder.create(_segment(name, number), _FENCE):
             segment = self._folder.read(_segment(name, number))
             assert segment is not None
             yield segment
             number += 1
+
+
+def _journal(piece: str, number: int) -> str:
+    return f"{_FOLDER}/{piece}/{number:03d}"
 
 
 def _segment(name: str, number: int) -> str:
@@ -103,19 +117,28 @@ class FileSink:
 
     `fsync` runs in the background, so a machine that loses its power loses at most the last
     `FSYNC_EVERY_S`. The writer holds the kernel's lock on the file and a reader waits for it: a
-    restart cannot read the journal of a process that still writes.
+    restart cannot read the journal of a process that still writes. After a failure every later
+    call fails: a journal with a hole in it is none.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._size = 0
         self._dirty = False
+        self._broken: OSError | None = None
         self._syncing: asyncio.Task[None] | None = None
 
     def append(self, data: bytes) -> None:
-        """Hand the bytes to the operating system."""
-        os.write(self._file, data)
+        """Hand the bytes to the operating system: all of them, or none."""
+        if self._broken is not None:
+            raise self._broken
+        if os.write(self._file, data) < len(data):  # the disk is full: no line may stay cut
+            os.ftruncate(self._file, self._size)
+            self._broken = OSError(errno.ENOSPC, "no space is left for the journal")
+            raise self._broken
+        self._size += len(data)
         self._dirty = True
         if self._syncing is None:
             self._syncing = asyncio.get_running_loop().create_task(self._sync())
@@ -128,16 +151,22 @@ class FileSink:
         if self._syncing is not None:
             self._syncing.cancel()
             await asyncio.wait([self._syncing])
-        await asyncio.to_thread(os.fsync, self._file)
         # A late line must fail, not end up in whatever file gets this number next.
         closed, self._file = self._file, -1
-        os.close(closed)
+        try:
+            await asyncio.to_thread(os.fsync, closed)
+        finally:
+            os.close(closed)
 
     async def _sync(self) -> None:
         while self._dirty:
             self._dirty = False
             await asyncio.sleep(FSYNC_EVERY_S)
-            await asyncio.to_thread(os.fsync, self._file)
+            try:
+                await asyncio.to_thread(os.fsync, self._file)
+            except OSError as error:
+                self._broken = error
+                return
         self._syncing = None
 
 
@@ -145,8 +174,8 @@ class SegmentSink:
     """Objects with ascending numbers: a store that cannot append gets one put a group of lines.
 
     All that is appended while a put is under way goes into the next one, so any number of calls
-    shares the time of a put. A put that fails for good is raised to all who wait for its group,
-    and to every later call: a journal with a hole in it is none.
+    shares the time of a put. A put that fails for good is raised to all who wait, and to every
+    later call.
     """
 
     def __init__(self, put: Callable[[int, bytes], None]) -> None:
@@ -155,7 +184,7 @@ class SegmentSink:
         self._writer: asyncio.Task[None] | None = None
         self._written: asyncio.Future[None] | None = None
         self._broken: Exception | None = None
-        self._segments = 0
+        self._segments = _OWNER + 1
 
     def append(self, data: bytes) -> None:
         """Add the lines to the next group; its put starts as soon as none is under way."""
@@ -170,6 +199,8 @@ class SegmentSink:
 
     async def commit(self) -> None:
         """Wait for the put that carries what was appended last."""
+        if self._broken is not None:
+            raise self._broken
         if self._written is not None:
             await asyncio.shield(self._written)
 
@@ -186,7 +217,10 @@ class SegmentSink:
                 await asyncio.to_thread(self._put, self._segments, data)
             except Exception as error:  # whatever the store raised, the waiters must know
                 self._broken = error
-                written.set_exception(error)
+                assert self._written is not None
+                for waited_for in {written, self._written}:  # the next group will never be put
+                    waited_for.set_exception(error)
+                    waited_for.exception()  # perhaps nobody waits
                 return
             self._segments += 1
             written.set_result(None)

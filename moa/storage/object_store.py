@@ -7,6 +7,7 @@ should be columnar and concurrent, through `pyarrow.fs`.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Sequence
@@ -41,6 +42,10 @@ class _Store(Protocol):
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file unless there is one: of all that try, one is told `True`."""
+        ...
+
+    def swap(self, path: str, old: bytes, new: bytes) -> bool:
+        """Write `new` in place of a file that holds `old`: of all that try, one is told `True`."""
         ...
 
 
@@ -114,6 +119,10 @@ class Folder:
         """Write a file unless there is one; of all that try at once, one is told `True`."""
         return self._store.create(self._path(name), data)
 
+    def swap(self, name: str, old: bytes, new: bytes) -> bool:
+        """Write `new` if the file holds `old`; of all that try at once, one is told `True`."""
+        return self._store.swap(self._path(name), old, new)
+
     def read(self, name: str) -> bytes | None:
         """The bytes of a file; `None` when there is no such file."""
         try:
@@ -140,9 +149,14 @@ class Folder:
         path = self._path(name)
         return pq.read_table(path, columns=names, filters=filters, filesystem=self._fs)
 
-    def names(self, folder: str, *, start: str = "") -> list[str]:
-        """Names of the files in a folder that begin with `start`, sorted; without the folder."""
-        return [name for name, _ in self.sizes(folder) if name.startswith(start)]
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        (info,) = self._fs.get_file_info([self._path(name)])
+        return bool(info.type == fs.FileType.File)
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files below a folder, sorted; without the folder."""
+        return [name for name, _ in self.sizes(folder)]
 
     def sizes(self, folder: str) -> list[tuple[str, int]]:
         """The files below a folder (`""`: all), sorted by name, with their sizes in bytes."""
@@ -158,6 +172,11 @@ class Folder:
         """Delete a file; one that is not there is none already."""
         with suppress(FileNotFoundError):
             self._fs.delete_file(self._path(name))
+
+    def remove_all(self, folder: str) -> None:
+        """Delete all files below a folder."""
+        with suppress(FileNotFoundError):
+            self._fs.delete_dir(self._path(folder))
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -188,6 +207,20 @@ class _LocalDisk:
             temporary.unlink()
         _sync_folder(Path(path).parent)
         return True
+
+    def swap(self, path: str, old: bytes, new: bytes) -> bool:
+        try:
+            folder = os.open(Path(path).parent, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if not Path(path).is_file() or Path(path).read_bytes() != old:
+                return False
+            self.put(path, new)
+            return True
+        finally:
+            os.close(folder)
 
     def _written(self, path: str, data: bytes) -> Path:
         temporary = Path(path).with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
@@ -229,6 +262,24 @@ class _S3:
             return self._holds(client, bucket, key, data)
         return True
 
+    def swap(self, path: str, old: bytes, new: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        bucket, _, key = path.partition("/")
+        client = _s3_client(os.getpid())
+        try:
+            found = client.get_object(Bucket=bucket, Key=key)
+            if found["Body"].read() != old:
+                return False
+            client.put_object(Bucket=bucket, Key=key, Body=new, IfMatch=found["ETag"])
+        except client.exceptions.NoSuchKey:
+            return False
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("PreconditionFailed", _CONFLICT):
+                raise
+            return self._holds(client, bucket, key, new)
+        return True
+
     @staticmethod
     def _holds(client: BaseClient, bucket: str, key: str, data: bytes) -> bool:
         """A put that the client repeated because its first answer was lost has met itself."""
@@ -262,6 +313,22 @@ class _GoogleStorage:
             )
         except PreconditionFailed:
             return bool(self._blob(path).download_as_bytes() == data)
+        return True
+
+    def swap(self, path: str, old: bytes, new: bytes) -> bool:
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        blob = self._blob(path)
+        try:
+            if blob.download_as_bytes() != old:
+                return False
+            blob.upload_from_string(
+                new, content_type="application/octet-stream", if_generation_match=blob.generation
+            )
+        except NotFound:
+            return False
+        except PreconditionFailed:
+            return bool(self._blob(path).download_as_bytes() == new)
         return True
 
     def _blob(self, path: str) -> Blob:

@@ -114,6 +114,7 @@ class RunFolder:
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Write the manifest: the run is over."""
+        self._journals.remove_all()
         files = {name: size for name, size in self._folder.sizes("") if not _passing(name)}
         document = {**facts, "files": files}
         self._folder.create("manifest.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
@@ -234,6 +235,10 @@ class RunFolder:
     def remove_journals(self, piece: PieceName) -> None:
         """Its outcomes are written: a piece's journals have done their work."""
         self._journals.remove(str(piece))
+
+    def is_finished(self, piece: PieceName) -> bool:
+        """Whether a piece's outcomes are written."""
+        return self._folder.has(f"outcomes/{piece}.parquet")
 
     def write_report(self, name: str, data: bytes) -> str:
         """Keep a file of the report; where it is."""

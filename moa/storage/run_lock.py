@@ -78,14 +78,11 @@ def _hold_file(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _hold_object(folder: Folder, on_lost: Callable[[], None], patience: Patience) -> Iterator[None]:
-    ours = secrets.token_hex(8)
-    _take(folder, ours, patience)
+    lock = _Lock(folder)
+    lock.take(patience)
     ended = threading.Event()
     renewer = threading.Thread(
-        target=_renew,
-        args=(folder, ours, ended, on_lost, patience.renew_s),
-        name="run lock",
-        daemon=True,
+        target=_renew, args=(lock, ended, on_lost, patience.renew_s), name="run lock", daemon=True
     )
     renewer.start()
     try:
@@ -93,55 +90,79 @@ def _hold_object(folder: Folder, on_lost: Callable[[], None], patience: Patience
     finally:
         ended.set()
         renewer.join()
-        if _owner(folder.read(_LOCK)) == ours:
+        if lock.is_ours():
             folder.remove(_LOCK)
 
 
-def _take(folder: Folder, ours: str, patience: Patience) -> None:
-    """Create the file, or replace one that nobody renews."""
-    if folder.create(_LOCK, _document(ours)):
-        return
-    seen = folder.read(_LOCK)
-    stale_at = time.monotonic() + patience.stale_s
-    while (now := folder.read(_LOCK)) is not None:
-        if now != seen:
-            raise RunError(
-                f"{folder.url} is worked on by {orjson.loads(now)['who']}: wait for it, end it, "
-                "or start a run of its own with --set run.id=…"
-            )
-        if time.monotonic() > stale_at:
-            folder.remove(_LOCK)
-            break
-        time.sleep(patience.renew_s / 5)
-    if not folder.create(_LOCK, _document(ours)):
-        raise RunError(
-            f"{folder.url} has just been taken over by another process: it goes on there"
+class _Lock:
+    """The file that says who works on a run. It only ever changes by one holder's known step."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._name = secrets.token_hex(8)
+        self._written = self._document()
+
+    def take(self, patience: Patience) -> None:
+        """Create the file, or replace one that nobody renews.
+
+        Raises:
+            RunError: somebody else has it.
+        """
+        if self._folder.create(_LOCK, self._written):
+            return
+        seen = self._folder.read(_LOCK)
+        stale_at = time.monotonic() + patience.stale_s
+        while time.monotonic() < stale_at:
+            time.sleep(patience.renew_s / 5)
+            now = self._folder.read(_LOCK)
+            if now is None:
+                break
+            if now != seen:
+                raise RunError(
+                    f"{self._folder.url} is worked on by {orjson.loads(now)['who']}: wait for it, "
+                    "end it, or start a run of its own with --set run.id=…"
+                )
+        taken = (
+            self._folder.swap(_LOCK, seen, self._written)
+            if seen is not None and self._folder.has(_LOCK)
+            else self._folder.create(_LOCK, self._written)
         )
+        if not taken:
+            raise RunError(
+                f"{self._folder.url} has just been taken over by another process: it goes on there"
+            )
+
+    def renew(self) -> bool:
+        """Say that the holder is alive; false when the lock is another's by now."""
+        fresh = self._document()
+        if self._folder.swap(_LOCK, self._written, fresh):
+            self._written = fresh
+            return True
+        return self.is_ours()
+
+    def is_ours(self) -> bool:
+        """Whether this process holds the run; what it finds is what it renews next."""
+        found = self._folder.read(_LOCK)
+        if found is None or orjson.loads(found)["lock"] != self._name:
+            return False
+        self._written = found
+        return True
+
+    def _document(self) -> bytes:
+        return orjson.dumps({"lock": self._name, "who": _who(), "renewed": time.time()})
 
 
 def _renew(
-    folder: Folder,
-    ours: str,
-    ended: threading.Event,
-    on_lost: Callable[[], None],
-    renew_s: float,
+    lock: _Lock, ended: threading.Event, on_lost: Callable[[], None], renew_s: float
 ) -> None:
     while not ended.wait(renew_s):
         try:
-            if _owner(folder.read(_LOCK)) != ours:
-                on_lost()
-                return
-            folder.put(_LOCK, _document(ours))
-        except Exception:
+            held = lock.renew()
+        except Exception:  # whatever the store's client raises: the bucket may answer next time
             continue
-
-
-def _owner(document: bytes | None) -> str | None:
-    return None if document is None else str(orjson.loads(document)["lock"])
-
-
-def _document(ours: str) -> bytes:
-    return orjson.dumps({"lock": ours, "who": _who(), "renewed": time.time()})
+        if not held:
+            on_lost()
+            return
 
 
 def _who() -> str:

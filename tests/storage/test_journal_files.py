@@ -3,7 +3,11 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import resource
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -105,6 +109,77 @@ async def test_segments_carry_everything_in_order_and_share_puts() -> None:
     whole = b"".join(segments[n] for n in sorted(segments))
     assert whole.split() == [b"%03d" % n for n in range(200)]
     assert len(segments) < 20
+
+
+async def test_of_two_writers_of_one_try_each_has_a_journal_of_its_own(object_store: str) -> None:
+    journals = JournalFiles(Folder(f"{object_store}/run"))
+    first, second = (journals.open("p.openai") for _ in range(2))
+
+    for sink in (first, second):
+        sink.append(b"the same line\n")
+        await sink.commit()
+
+    assert list(journals.read("p.openai")) == [b"the same line\n"] * 2
+
+
+async def test_a_writer_that_has_written_nothing_yet_is_out_too(object_store: str) -> None:
+    journals = JournalFiles(Folder(f"{object_store}/run"))
+    stale = journals.open("p.openai")
+
+    assert list(journals.read("p.openai")) == [b""]
+    stale.append(b"1\n")
+
+    with pytest.raises(RunError, match="taken over"):
+        await stale.commit()
+
+
+@pytest.mark.timeout(30)
+async def test_a_put_that_fails_is_told_to_all_who_wait() -> None:
+    gate = threading.Event()
+
+    def put(number: int, data: bytes) -> None:
+        gate.wait()
+        raise OSError("throttled")
+
+    sink = SegmentSink(put)
+    sink.append(b"1\n")
+    first = asyncio.create_task(sink.commit())
+    await asyncio.sleep(0)
+    sink.append(b"2\n")  # goes into the group after the one under way
+    second = asyncio.create_task(sink.commit())
+    await asyncio.sleep(0)
+    gate.set()
+
+    for waiting in (first, second, sink.close()):
+        with pytest.raises(OSError, match="throttled"):
+            await waiting
+
+
+async def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    path = tmp_path / "001.jsonl"
+    sink = FileSink(path)
+    sink.append(b"whole\n")
+
+    with limited_file_size(10), pytest.raises(OSError, match="no space"):
+        sink.append(b"too long a line\n")
+
+    with pytest.raises(OSError, match="no space"):
+        sink.append(b"1\n")
+    await sink.close()
+    assert path.read_bytes() == b"whole\n"
+
+
+@contextmanager
+def limited_file_size(most_bytes: int) -> Iterator[None]:
+    """What is written beyond is cut off, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 async def test_a_store_that_fails_stops_those_who_write_to_it() -> None:

@@ -50,7 +50,8 @@ def test_names_are_sorted_and_show_nothing_half_written(folder: Folder) -> None:
         (folder.local / "x" / ".writing-0123").write_bytes(b"1")
 
     assert folder.names("x") == ["a", "b", "deep/c"]
-    assert folder.names("x", start="d") == ["deep/c"]
+    assert folder.has("x/deep/c")
+    assert not folder.has("x/deep")
     assert folder.names("nothing") == []
     assert folder.sizes("y") == [("d", 2)]
 
@@ -86,3 +87,14 @@ def test_a_bucket_that_is_not_there_is_told_before_it_is_needed(object_store: st
 def test_an_address_that_cannot_be_is_refused(url: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         filesystem_of(url)
+
+
+def test_of_those_who_swap_from_one_state_one_succeeds(folder: Folder) -> None:
+    folder.put("x", b"old")
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(lambda n: folder.swap("x", b"old", b"%d" % n), range(8)))
+
+    assert said.count(True) == 1
+    assert folder.read("x") == b"%d" % said.index(True)
+    assert not folder.swap("not there", b"", b"new")

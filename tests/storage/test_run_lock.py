@@ -63,6 +63,36 @@ def test_a_killed_holder_is_followed_by_the_next(url: str) -> None:
         pass
 
 
+def test_of_many_that_find_a_dead_holders_lock_one_takes_it(object_store: str) -> None:
+    url = f"{object_store}/run"
+    Folder(url).put("lock.json", b'{"lock": "dead", "who": "process 1 on gone"}')
+    inside, refused = threading.Semaphore(0), []
+
+    def hold_for_a_while() -> None:
+        try:
+            with run_lock(url, nobody, FAST):
+                inside.release()
+                done.wait(20)
+        except RunError as error:
+            refused.append(str(error))
+
+    done = threading.Event()
+    threads = [threading.Thread(target=hold_for_a_while) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    assert inside.acquire(timeout=20)
+    for _ in range(200):
+        if len(refused) == 5:
+            break
+        threading.Event().wait(0.1)
+    done.set()
+    for thread in threads:
+        thread.join()
+
+    assert len(refused) == 5
+    assert not inside.acquire(blocking=False)
+
+
 def test_a_holder_learns_that_its_run_was_taken_over(object_store: str) -> None:
     url = f"{object_store}/run"
     lost = threading.Event()
