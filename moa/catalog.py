@@ -19,8 +19,8 @@ from moa.toml_file import Section, read_toml
 Wire = Literal["openai", "anthropic", "gemini"]
 Lane = Literal["live", "flex", "batch"]
 Ability = Literal[
-    "images", "json_object", "json_schema", "logprobs", "penalties", "reasoning_effort", "seed",
-    "stop", "temperature", "temperature_above_1", "tools", "top_p",
+    "image_urls", "images", "json_object", "json_schema", "logprobs", "penalties",
+    "reasoning_effort", "seed", "stop", "temperature", "temperature_above_1", "tools", "top_p",
 ]  # fmt: skip
 """What a request can ask of a model; see `moa.request.ChatRequest.abilities`."""
 

@@ -50,13 +50,18 @@ class ProviderError(MoaError):
         detail: what the vendor said, without prompt, completion or key.
         status: HTTP status; `None` when no answer came.
         code: the vendor's own machine-readable code, `""` when it gave none.
+        maybe_billed: the vendor may have done the work (the answer was cut or reports no usage,
+            the connection broke after sending): another call can pay twice.
     """
 
-    def __init__(self, detail: str, *, status: int | None = None, code: str = "") -> None:
+    def __init__(
+        self, detail: str, *, status: int | None = None, code: str = "", maybe_billed: bool = False
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.status = status
         self.code = code
+        self.maybe_billed = maybe_billed
 
 
 class InvalidRequest(ProviderError):
@@ -80,8 +85,6 @@ class KeyRefused(AccountRefused):
 class TransientError(ProviderError):
     """A later try may succeed: overload, 5xx, a reset, a time-out, a cut or empty body.
 
-    `maybe_billed` is true when the vendor may have done the work already (the answer was cut,
-    the connection was reset after sending): another try can pay twice.
     `retry_after_s` is `None` when the vendor did not say how long to wait.
     """
 
@@ -94,8 +97,7 @@ class TransientError(ProviderError):
         maybe_billed: bool = False,
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(detail, status=status, code=code)
-        self.maybe_billed = maybe_billed
+        super().__init__(detail, status=status, code=code, maybe_billed=maybe_billed)
         self.retry_after_s = retry_after_s
 
 

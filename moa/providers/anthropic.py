@@ -77,7 +77,7 @@ _TYPES: dict[str, tuple[type[ProviderError], int]] = {
 def check(account: Account, environ: Mapping[str, str]) -> None:
     """See `moa.providers.accounts.check_credentials`."""
     _key(account, environ)
-    _base(account, environ, None)
+    http.proxy_for(_base(account, environ, None), environ)
 
 
 def open_anthropic(
@@ -98,8 +98,8 @@ def _key(account: Account, environ: Mapping[str, str]) -> str:
     if account.api_key_env is None:
         names.append("ANTHROPIC_AUTH_TOKEN")
     for name in names:
-        if environ.get(name, "").strip():
-            return environ[name].strip()
+        if key := http.credential(environ, name, where=f"account {account.name!r}"):
+            return key
     raise ConfigError(f"account {account.name!r}: set {names[0]}, its API key, in the environment")
 
 
@@ -137,10 +137,7 @@ class AnthropicWire:
             answer = self._type.model_validate_json(body)
         except ValidationError:
             answer = self._read_loosely(body)
-        try:
-            return self._completion(answer)
-        except (AttributeError, TypeError):
-            raise faults.malformed(self._name, "the answer is no message") from None
+        return self._completion(answer)
 
     def _read_loosely(self, body: bytes) -> VendorMessage:
         """A block or a stop reason that this version of the SDK has no name for is no failure."""
@@ -238,13 +235,10 @@ class AnthropicAssembly:
 
     def add(self, event: bytes) -> str | Fault:
         """See `Assembly.add`."""
-        try:
-            document = orjson.loads(event)
-            if document["type"] == "error":
-                return _fault(200, event, None)
-            return self._add_event(document)
-        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-            raise faults.malformed(self._name, "an event of the stream cannot be read") from None
+        document = orjson.loads(event)
+        if document["type"] == "error":
+            return _fault(200, event, None)
+        return self._add_event(document)
 
     def _add_event(self, event: dict[str, Any]) -> str:
         match event["type"]:

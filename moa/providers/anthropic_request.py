@@ -8,17 +8,39 @@ from typing import Any
 from moa.errors import InvalidRequest
 from moa.providers import turns
 from moa.providers.provider import Request
-from moa.request import ChatRequest, ImagePart, Message, Tool
+from moa.request import ChatRequest, Effort, ImagePart, Message, Tool
 
 ABILITIES = frozenset(
-    {"images", "json_schema", "reasoning_effort", "stop", "temperature", "tools", "top_p"}
+    {
+        "image_urls",
+        "images",
+        "json_schema",
+        "reasoning_effort",
+        "stop",
+        "temperature",
+        "tools",
+        "top_p",
+    }
 )
 
 _BUDGETED = re.compile(r"claude-(3-|(opus|sonnet|haiku)-4(-[0-5])?(-\d{8}|@|-latest|$))")
 """Names of models that think by a budget of tokens; later ones refuse it and take an effort."""
 
-_THINKING_TOKENS = {"low": 1_024, "medium": 8_192, "high": 24_576}
+_THINKING_TOKENS: dict[Effort, int] = {"low": 1_024, "medium": 8_192, "high": 24_576}
+"""For models that think by a budget. none and minimal ask for no thinking, xhigh and max for what
+high does.
+"""
 _LEAST_THINKING_TOKENS = 1_024
+_LEAST_TOP_P = 0.95
+"""With thinking, the vendor takes nothing below."""
+
+_EFFORTS: tuple[tuple[re.Pattern[str], tuple[Effort, ...]], ...] = (
+    (re.compile(r"claude-(opus|sonnet)-4-6"), ("low", "medium", "high", "max")),
+    (re.compile(r""), ("low", "medium", "high", "xhigh", "max")),
+)
+"""Names of models that take an effort → those that they know; the first match holds. none and
+minimal are the effort low without a word about thinking: not every model can be kept from it.
+"""
 
 
 def request_document(request: Request, vendor: str) -> dict[str, Any]:
@@ -49,6 +71,8 @@ def request_document(request: Request, vendor: str) -> dict[str, Any]:
     if choice := _tool_choice(chat, vendor):
         document["tool_choice"] = choice
     document |= _thinking(chat, model.api_name, most, vendor)
+    if "thinking" in document:
+        _refuse_beside_thinking(document, vendor)
     if chat.response_format is not None and chat.response_format.type == "json_schema":
         schema = turns.described_schema(chat, vendor)
         output = document.setdefault("output_config", {})
@@ -108,13 +132,18 @@ def _parts(message: Message, vendor: str) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     for part in message.content:
         if isinstance(part, ImagePart):
-            turns.refuse_low_detail(part, vendor)
-            image = turns.inline_image(part, vendor)
-            source = {"type": "base64", "media_type": image.media_type, "data": image.data}
-            blocks.append({"type": "image", "source": source})
+            blocks.append({"type": "image", "source": _source(part, vendor)})
         elif part.text:
             blocks.append({"type": "text", "text": part.text})
     return blocks
+
+
+def _source(part: ImagePart, vendor: str) -> dict[str, str]:
+    turns.refuse_low_detail(part, vendor)
+    if url := turns.image_url(part, vendor):
+        return {"type": "url", "url": url}
+    image = turns.inline_image(part, vendor)
+    return {"type": "base64", "media_type": image.media_type, "data": image.data}
 
 
 def _tool_id(text: str) -> str:
@@ -152,16 +181,19 @@ def _tool_choice(chat: ChatRequest, vendor: str) -> dict[str, Any] | None:
 
 
 def _thinking(chat: ChatRequest, api_name: str, most: int, vendor: str) -> dict[str, Any]:
-    """How much to think; `minimal` is the least that the model's generation can be told."""
+    """How much to think, in the words of the model's generation."""
     effort = chat.reasoning_effort
     if effort is None:
         return {}
-    budgeted = _BUDGETED.match(api_name)
-    if effort == "minimal":
-        return {} if budgeted else {"output_config": {"effort": "low"}}
-    if not budgeted:
-        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
-    budget = min(_THINKING_TOKENS[effort], most - 1)
+    little = effort in ("none", "minimal")
+    if not _BUDGETED.match(api_name):
+        known = next(efforts for names, efforts in _EFFORTS if names.match(api_name))
+        output = {"output_config": {"effort": turns.nearest_effort(effort, known)}}
+        return output if little else {"thinking": {"type": "adaptive"}, **output}
+    if little:
+        return {}
+    wanted = _THINKING_TOKENS[turns.nearest_effort(effort, tuple(_THINKING_TOKENS))]
+    budget = min(wanted, most - 1)
     if budget < _LEAST_THINKING_TOKENS:
         raise InvalidRequest(
             f"{vendor}: reasoning_effort {effort!r} needs max_output_tokens above "
@@ -169,3 +201,32 @@ def _thinking(chat: ChatRequest, api_name: str, most: int, vendor: str) -> dict[
             code="reasoning_effort",
         )
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _refuse_beside_thinking(document: dict[str, Any], vendor: str) -> None:
+    """Raise what says that the vendor does not take something together with thinking.
+
+    Raises:
+        InvalidRequest: a call is demanded; or, with a budget, sampling is set, or a tool's result
+            is to be answered, which needs the thoughts that led to the call, and no log has them.
+    """
+    wrong = ""
+    if document.get("tool_choice", {}).get("type") in ("any", "tool"):
+        wrong = "a tool_choice that demands a call"
+    elif document["thinking"]["type"] == "enabled":
+        wrong = _wrong_with_budget(document)
+    if wrong:
+        raise InvalidRequest(
+            f"{vendor} cannot think (reasoning_effort) together with {wrong}", code="unable"
+        )
+
+
+def _wrong_with_budget(document: dict[str, Any]) -> str:
+    if document.get("temperature", 1) != 1:
+        return "a temperature other than 1"
+    if document.get("top_p", 1) < _LEAST_TOP_P:
+        return f"a top_p below {_LEAST_TOP_P}"
+    last = document["messages"][-1]["content"]
+    if isinstance(last, list) and any(block["type"] == "tool_result" for block in last):
+        return "a history that ends with a tool's result"
+    return ""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import orjson
 from pydantic import ValidationError
@@ -45,6 +46,8 @@ _FINISH = {
     "PROHIBITED_CONTENT": "content_filter",
     "SPII": "content_filter",
     "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
 }
 """Any other reason (a malformed call, `OTHER`) is a failure that another try may not meet."""
 
@@ -64,7 +67,7 @@ _STAND_IN_PROJECT = "replay"
 def check(account: Account, environ: Mapping[str, str]) -> None:
     """See `moa.providers.accounts.check_credentials`."""
     _key(account, environ)
-    models_root(account, environ, None)
+    http.proxy_for(models_root(account, environ, None), environ)
     path = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     if _on_vertex(account) and not account.api_key_env and path and not Path(path).is_file():
         raise ConfigError(
@@ -87,7 +90,8 @@ def open_gemini(
         token = GoogleToken(environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
     headers = {"x-goog-api-key": key} if key else {}
     transport = http.Transport(headers, proxy=http.proxy_for(root, environ))
-    return WireProvider(account.name, GeminiWire(account.name, root, key, token), transport)
+    wire = GeminiWire(account.name, root, key, token, vertex=_on_vertex(account))
+    return WireProvider(account.name, wire, transport)
 
 
 def _on_vertex(account: Account) -> bool:
@@ -98,14 +102,15 @@ def _key(account: Account, environ: Mapping[str, str]) -> str:
     name = account.api_key_env
     if name is None:
         return ""
-    key = environ.get(name, "").strip()
+    key = http.credential(environ, name, where=f"account {account.name!r}")
     if not key:
         raise ConfigError(f"account {account.name!r}: set {name}, its API key, in the environment")
     return key
 
 
 def models_root(account: Account, environ: Mapping[str, str], override: str | None) -> URL:
-    """Where the models are: everything of the URL before `publishers/` or `models/`.
+    """Where the models are: everything of the URL before `publishers/` or `models/`. On Vertex with
+    a key and no project (express mode) it names no project.
 
     Raises:
         ConfigError: the project is not set, or a base URL is none.
@@ -120,11 +125,13 @@ def models_root(account: Account, environ: Mapping[str, str], override: str | No
     location = account.location or environ.get("GOOGLE_CLOUD_LOCATION") or "global"
     text = text or environ.get("GOOGLE_VERTEX_BASE_URL") or _vertex_url(location)
     variable = account.project_env or "GOOGLE_CLOUD_PROJECT"
-    project = environ.get(variable, "").strip() or (_STAND_IN_PROJECT if override else "")
-    if not project:
+    project = environ.get(variable, "").strip()
+    base = http.base_url(text, where=where) / "v1beta1"
+    if not project and account.api_key_env and not account.project_env:
+        return base  # express mode: the key knows its project
+    if not project and override is None:
         raise ConfigError(f"{where}: set {variable}, its Google Cloud project, in the environment")
-    base = http.base_url(text, where=where)
-    return base / "v1beta1" / "projects" / project / "locations" / location
+    return base / "projects" / (project or _STAND_IN_PROJECT) / "locations" / location
 
 
 def _vertex_url(location: str) -> str:
@@ -133,6 +140,24 @@ def _vertex_url(location: str) -> str:
     if location in _MULTI_REGIONS:
         return f"https://aiplatform.{location}.rep.googleapis.com"
     return f"https://{location}-aiplatform.googleapis.com"
+
+
+def vertex_path(api_name: str) -> str:
+    """What comes after project and location, as google.genai has it: `google/gemini-3-flash` names
+    a publisher and its model, a path stays as it is.
+    """
+    if api_name.startswith(("projects/", "models/", "publishers/")):
+        return api_name
+    publisher, slash, model = api_name.partition("/")
+    if not slash:
+        publisher, model = "google", api_name
+    return f"publishers/{publisher}/models/{model}"
+
+
+def developer_path(api_name: str) -> str:
+    """What comes after the version on the Developer API."""
+    named = api_name.startswith(("models/", "tunedModels/"))
+    return api_name if named else f"models/{api_name}"
 
 
 class GeminiWire:
@@ -145,6 +170,7 @@ class GeminiWire:
         key: str,
         token: GoogleToken | None,
         *,
+        vertex: bool,
         clock: Callable[[], float] = time.time,
     ) -> None:
         from google.genai.types import GenerateContentResponse  # seconds to import
@@ -152,7 +178,7 @@ class GeminiWire:
         self.key = key
         self._name = name
         self._root = root
-        self._vertex = "projects" in root.parts
+        self._vertex = vertex
         self._token = token
         self._clock = clock
         self._type = GenerateContentResponse
@@ -167,11 +193,12 @@ class GeminiWire:
     def _url(self, api_name: str, stream: bool) -> URL:
         url = self._urls.get((api_name, stream))
         if url is None:
-            path = api_name
-            if "/" not in api_name:
-                path = f"publishers/google/models/{api_name}" if self._vertex else f"models/{path}"
             method = "streamGenerateContent" if stream else "generateContent"
-            url = self._root / f"{path}:{method}"
+            path = vertex_path(api_name) if self._vertex else developer_path(api_name)
+            root = self._root
+            if path.startswith("projects/"):  # a tuned model or an endpoint, wherever it is
+                root = root.with_path(root.path.rpartition("/projects/")[0] or root.path)
+            url = root / f"{path}:{method}"
             url = url.with_query(alt="sse") if stream else url
             self._urls[api_name, stream] = url
         return url
@@ -217,7 +244,7 @@ class GeminiWire:
         candidate: Candidate | None,
     ) -> Completion:
         text = "".join(part.text for part in parts if part.text and not part.thought)
-        calls = _tool_calls(parts, answer.response_id or "call")
+        calls = _tool_calls(parts, answer.response_id or f"call-{uuid4().hex}")
         if finish == "stop" and not (text or calls):
             raise faults.empty(self._name, finish)
         logprobs = candidate.logprobs_result if candidate else None
@@ -258,29 +285,26 @@ class GeminiWire:
 
     def assembly(self) -> GeminiAssembly:
         """See `Wire.assembly`."""
-        return GeminiAssembly(self._name)
+        return GeminiAssembly()
 
 
 class GeminiAssembly:
     """A streamed answer; see `moa.providers.wire.Assembly`. Its end is the body's end."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         self.finished = False
         self.ended = False
-        self._name = name
         self._whole: dict[str, Any] = {}
         self._candidate: dict[str, Any] = {}
         self._parts: list[dict[str, Any]] = []
+        self._logprobs: dict[str, list[Any]] = {}
 
     def add(self, event: bytes) -> str | Fault:
         """See `Assembly.add`."""
-        try:
-            document = orjson.loads(event)
-            if "error" in document:
-                return _fault(200, event, None)
-            return self._add_chunk(document)
-        except (orjson.JSONDecodeError, AttributeError, IndexError, KeyError, TypeError):
-            raise faults.malformed(self._name, "an event of the stream cannot be read") from None
+        document = orjson.loads(event)
+        if document.get("error") is not None:
+            return _fault(200, event, None)
+        return self._add_chunk(document)
 
     def _add_chunk(self, chunk: dict[str, Any]) -> str:
         candidates = chunk.pop("candidates", None) or []
@@ -290,6 +314,7 @@ class GeminiAssembly:
         if not candidates:
             return ""
         content = candidates[0].pop("content", None) or {}
+        self._add_logprobs(candidates[0].pop("logprobsResult", None) or {})
         self._candidate |= candidates[0]
         self.finished = self.finished or bool(self._candidate.get("finishReason"))
         return "".join([self._add_part(part) for part in content.get("parts") or ()])
@@ -297,14 +322,23 @@ class GeminiAssembly:
     def _add_part(self, part: dict[str, Any]) -> str:
         """Keep a part; texts of one kind in a row become one."""
         last = self._parts[-1] if self._parts else {}
-        if part.keys() == last.keys() and part.keys() <= {"text", "thought"}:
+        alike = part.keys() == last.keys() and part.keys() <= {"text", "thought"}
+        if alike and "text" in part:
             last["text"] += part["text"]
         else:
             self._parts.append(part)
         return "" if part.get("thought") else part.get("text") or ""
 
+    def _add_logprobs(self, result: dict[str, Any]) -> None:
+        """Each piece brings those of its own tokens."""
+        for name in ("chosenCandidates", "topCandidates"):
+            if result.get(name):
+                self._logprobs.setdefault(name, []).extend(result[name])
+
     def body(self) -> bytes:
         """See `Assembly.body`."""
+        if self._logprobs:
+            self._candidate["logprobsResult"] = self._logprobs
         if not self._candidate and not self._parts:
             return orjson.dumps(self._whole)
         content = {"role": "model", "parts": self._parts}
@@ -314,7 +348,9 @@ class GeminiAssembly:
 
 
 def _tool_calls(parts: list[Part], response_id: str) -> list[dict[str, Any]]:
-    """The calls in OpenAI's form; one without an id gets one that a rerun gives again."""
+    """The calls in OpenAI's form; one without an id gets one that no other of its conversation
+    has.
+    """
     calls = [part.function_call for part in parts if part.function_call is not None]
     return [
         turns.openai_tool_call(
@@ -347,10 +383,10 @@ def _logprobs(result: LogprobsResult) -> str:
 def _fault(status: int, body: bytes, retry_after_s: float | None) -> Fault:
     """What an error says; inside a stream (`status` 200) its code stands for the status."""
     error = faults.error_document(body)
-    details = [d for d in error.get("details") or () if isinstance(d, dict)]
+    details = _objects(error.get("details"))
     if status == 200:
         code = error.get("code")
-        status = code if isinstance(code, int) else 500
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
     name = str(error.get("status") or "")
     reason = next((str(d["reason"]) for d in details if "reason" in d), "")
     kind = _REASONS.get(reason) or _REASONS.get(name) or faults.kind_of(status)
@@ -366,8 +402,13 @@ def _fault(status: int, body: bytes, retry_after_s: float | None) -> Fault:
 
 
 def _is_daily(details: list[dict[str, Any]]) -> bool:
-    quotas = [v.get("quotaId") or "" for d in details for v in d.get("violations") or ()]
-    return any("PerDay" in quota for quota in quotas)
+    violations = [v for detail in details for v in _objects(detail.get("violations"))]
+    return any("PerDay" in str(violation.get("quotaId")) for violation in violations)
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    """The objects of a list; whatever else stands in an error is no detail of it."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _remove(document: dict[str, Any], path: tuple[int | str, ...]) -> None:

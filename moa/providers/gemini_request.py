@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -11,7 +12,7 @@ import orjson
 from moa.errors import InvalidRequest
 from moa.providers import turns
 from moa.providers.provider import Request
-from moa.request import ChatRequest, ImagePart, Message, TextPart
+from moa.request import ChatRequest, Effort, ImagePart, Message, TextPart, ToolCall
 
 ABILITIES = frozenset(
     {
@@ -42,8 +43,25 @@ _SAMPLING = (
 )
 """Field of ours → field of `generationConfig`."""
 
-_THINKING_TOKENS = {"minimal": 1_024, "low": 1_024, "medium": 8_192, "high": 24_576}
-"""For the 2.5 generation, as Google's own OpenAI-compatible endpoint maps them."""
+_THINKING_TOKENS: dict[Effort, int] = {
+    "none": 0,
+    "minimal": 1_024,
+    "low": 1_024,
+    "medium": 8_192,
+    "high": 24_576,
+}
+"""For the 2.5 generation, as Google's own OpenAI-compatible endpoint maps them; 2.5 Pro cannot be
+kept from thinking.
+"""
+
+_LEVELS: tuple[tuple[re.Pattern[str], tuple[Effort, ...]], ...] = (
+    (re.compile(r"(.*/)?gemini-3-pro"), ("low", "high")),
+    (re.compile(r"(.*/)?gemini-[3-9][.\d]*-pro"), ("low", "medium", "high")),
+    (re.compile(r""), ("minimal", "low", "medium", "high")),
+)
+"""Names of later models → the levels that they know; the first match holds. What lies between or
+beyond them goes to the nearest: none to the least, xhigh and max to high.
+"""
 
 _BUDGETED = re.compile(r"(.*/)?gemini-2\.5-")
 """Names of models that think by a budget of tokens; later ones take a level."""
@@ -82,27 +100,52 @@ def request_document(request: Request, vendor: str) -> dict[str, Any]:
 
 
 def alternating_contents(chat: ChatRequest, vendor: str, *, signed: bool) -> list[dict[str, Any]]:
-    """The conversation as turns that alternate: those of one side in a row become one."""
-    names = {c.id: c.function.name for m in chat.messages for c in m.tool_calls or ()}
+    """The conversation as turns that alternate: those of one side in a row become one.
+
+    Tools' results come first in their turn, in the order of the calls that they answer.
+    """
     contents: list[dict[str, Any]] = []
-    for message in chat.messages:
-        if message.role in turns.SYSTEM_ROLES:
-            continue
-        side = "model" if message.role == "assistant" else "user"
-        parts = _parts(message, names, vendor, signed=signed)
-        if contents and contents[-1]["role"] == side:
+    calls: list[ToolCall] = []
+    said = (message for message in chat.messages if message.role not in turns.SYSTEM_ROLES)
+    for side, group in groupby(said, key=_side):
+        messages = list(group)
+        parts = _results(messages, calls, vendor)
+        parts += [p for m in messages if m.role != "tool" for p in _parts(m, vendor, signed=signed)]
+        calls = [call for message in messages for call in message.tool_calls or ()]
+        if contents and contents[-1]["role"] == side:  # nothing was said between the two
             contents[-1]["parts"] += parts
         elif parts:
             contents.append({"parts": parts, "role": side})
     return contents
 
 
-def _parts(
-    message: Message, names: Mapping[str, str], vendor: str, *, signed: bool
-) -> list[dict[str, Any]]:
+def _side(message: Message) -> str:
+    return "model" if message.role == "assistant" else "user"
+
+
+def _results(messages: list[Message], calls: list[ToolCall], vendor: str) -> list[dict[str, Any]]:
+    """The tools' results of a turn, in the order of the calls of the turn before it.
+
+    Ids are of one turn: some servers count them from 0 in each.
+    """
+    open_calls = list(enumerate(calls))
+    placed = []
+    for message in messages:
+        if message.role == "tool":
+            mine = [item for item in open_calls if item[1].id == message.tool_call_id]
+            if not mine:
+                raise InvalidRequest(
+                    f"{vendor}: a tool message answers no call of the turn before it",
+                    code="tool_call_id",
+                )
+            open_calls.remove(mine[0])
+            place, call = mine[0]
+            placed.append((place, _result(message, call, vendor)))
+    return [result for _, result in sorted(placed, key=itemgetter(0))]
+
+
+def _parts(message: Message, vendor: str, *, signed: bool) -> list[dict[str, Any]]:
     turns.refuse_name(message, vendor)
-    if message.role == "tool":
-        return [_tool_result(message, names, vendor)]
     if message.role == "assistant":
         turns.refuse_images(message, vendor)
     if message.content is None or isinstance(message.content, str):
@@ -110,12 +153,19 @@ def _parts(
     else:
         parts = [_part(part, vendor) for part in message.content]
     calls: list[dict[str, Any]] = [
-        {"functionCall": {"args": turns.arguments(call, vendor), "name": call.function.name}}
-        for call in message.tool_calls or ()
+        {"functionCall": _call(call, vendor)} for call in message.tool_calls or ()
     ]
     if calls and signed:  # the first of a turn's calls vouches for the others
         calls[0]["thoughtSignature"] = _NO_SIGNATURE
     return parts + calls
+
+
+def _call(call: ToolCall, vendor: str) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "args": turns.arguments(call, vendor),
+        "name": call.function.name,
+    }
 
 
 def _part(part: TextPart | ImagePart, vendor: str) -> dict[str, Any]:
@@ -126,19 +176,16 @@ def _part(part: TextPart | ImagePart, vendor: str) -> dict[str, Any]:
     return {"inlineData": {"data": image.data, "mimeType": image.media_type}}
 
 
-def _tool_result(message: Message, names: Mapping[str, str], vendor: str) -> dict[str, Any]:
-    """A tool's answer; Gemini knows it by the function's name and wants an object."""
+def _result(message: Message, call: ToolCall, vendor: str) -> dict[str, Any]:
+    """A tool's answer; Gemini knows it by its call's id and name, and wants an object."""
     turns.refuse_images(message, vendor)
-    name = names.get(message.tool_call_id or "") or message.name
-    if name is None:
-        raise InvalidRequest(f"{vendor}: a tool message answers no call", code="tool_call_id")
     try:
         value = orjson.loads(message.text)
     except orjson.JSONDecodeError:
         value = message.text
     if not isinstance(value, dict):
         value = {"output": value}
-    return {"functionResponse": {"name": name, "response": value}}
+    return {"functionResponse": {"id": call.id, "name": call.function.name, "response": value}}
 
 
 def _generation_config(request: Request, vendor: str) -> dict[str, Any]:
@@ -155,12 +202,20 @@ def _generation_config(request: Request, vendor: str) -> dict[str, Any]:
         config["responseMimeType"] = "application/json"
     if wanted == "json_schema":
         config["responseJsonSchema"] = turns.described_schema(chat, vendor)
-    effort = chat.reasoning_effort
-    if effort is not None and _BUDGETED.match(model.api_name):
-        config["thinkingConfig"] = {"thinkingBudget": _THINKING_TOKENS[effort]}
-    elif effort is not None:
-        config["thinkingConfig"] = {"thinkingLevel": effort.upper()}
+    if chat.reasoning_effort is not None:
+        config["thinkingConfig"] = _thinking(chat.reasoning_effort, model.api_name)
     return config
+
+
+def _thinking(effort: Effort, api_name: str) -> dict[str, Any]:
+    """How much to think, in the words of the model's generation."""
+    if found := _BUDGETED.match(api_name):
+        known: tuple[Effort, ...] = tuple(_THINKING_TOKENS)
+        if api_name.startswith("pro", found.end()):
+            known = known[1:]
+        return {"thinkingBudget": _THINKING_TOKENS[turns.nearest_effort(effort, known)]}
+    levels = next(levels for names, levels in _LEVELS if names.match(api_name))
+    return {"thinkingLevel": turns.nearest_effort(effort, levels).upper()}
 
 
 def _tools(chat: ChatRequest, vendor: str) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from moa.errors import KeyRefused, TransientError
+from moa.errors import KeyRefused, ProviderError, TransientError
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+_PASSING = (408, 429)
 
 
 class GoogleToken:
@@ -37,11 +38,12 @@ class GoogleToken:
     async def headers(self) -> Mapping[str, str]:
         """`Authorization`, and the quota project where the credentials name one.
 
-        A token near its end is still used while the next one is fetched, once for all callers.
+        A token near its end is still used while the next one is fetched, once for all callers. A
+        caller that stops waiting does not stop the others.
 
         Raises:
             KeyRefused: no credentials, or the token server refused them.
-            TransientError: the token server could not be reached.
+            TransientError: the token server could not be reached, or failed.
         """
         state = "INVALID" if self._credentials is None else self._credentials.token_state.name
         if state == "FRESH":
@@ -52,11 +54,6 @@ class GoogleToken:
         if state == "INVALID":
             await asyncio.shield(self._refresh)
         return self._headers
-
-    async def refreshed(self) -> None:
-        """Return when no token is being fetched."""
-        if self._refresh is not None:
-            await asyncio.wait([self._refresh])
 
     def _renewed(self, task: asyncio.Task[None]) -> None:
         self._refresh = None
@@ -71,20 +68,65 @@ class GoogleToken:
 
 
 def _renew(credentials: Credentials | None, path: str | None) -> Credentials:
-    import google.auth.transport.requests
+    credentials = credentials or _found(path)
+    request = _Request()
+    try:
+        refresh: Any = credentials.refresh  # untyped
+        refresh(request)
+    except Exception as error:  # besides its own errors google.auth raises what a body makes it
+        raise _failure(error, request.status) from None
+    return credentials
+
+
+class _Request:
+    """google.auth's own transport, which remembers the last status: its errors do not have it."""
+
+    def __init__(self) -> None:
+        import google.auth.transport.requests
+
+        self._send: Any = google.auth.transport.requests.Request()
+        self.status: int | None = None
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        response = self._send(*args, **kwargs)
+        self.status = response.status
+        return response
+
+
+def _failure(error: Exception, status: int | None) -> ProviderError:
+    """What a failed refresh means: only what the token server says of us refuses the key."""
+    from google.auth import exceptions
+
+    passing = (
+        not isinstance(error, exceptions.GoogleAuthError)
+        or error.retryable
+        or isinstance(error, exceptions.TransportError)
+        or isinstance(error.__cause__, exceptions.TransportError)
+        or (status is not None and (status >= 500 or status in _PASSING))
+    )
+    detail = f"no Google token: {type(error).__name__}"
+    if passing:
+        return TransientError(detail, code="token")
+    return KeyRefused(f"{detail}: {error}"[:300], code="token")
+
+
+def _found(path: str | None) -> Credentials:
+    """The credentials, without a token as yet.
+
+    Raises:
+        KeyRefused: there are none, or they cannot be read.
+    """
     from google.auth import exceptions
 
     try:
-        if credentials is None:
-            credentials = _find(path)
-        refresh: Any = credentials.refresh  # untyped
-        refresh(google.auth.transport.requests.Request())
-    except exceptions.TransportError as error:
-        raise TransientError(f"no Google token: {type(error).__name__}", code="token") from None
+        return _find(path)
     except exceptions.GoogleAuthError as error:
         detail = f"no Google token: {type(error).__name__}: {error}"[:300]
         raise KeyRefused(detail, code="token") from None
-    return credentials
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        where = path or "the default credentials"
+        detail = f"no Google token: {where} cannot be read: {type(error).__name__}"
+        raise KeyRefused(detail, code="token") from None
 
 
 def _find(path: str | None) -> Credentials:
@@ -101,8 +143,4 @@ def _find(path: str | None) -> Credentials:
 
 
 def _kind(path: str) -> str:
-    try:
-        return str(orjson.loads(Path(path).read_bytes()).get("type"))
-    except (OSError, orjson.JSONDecodeError, AttributeError) as error:
-        detail = f"no Google token: {path} is no credentials file: {type(error).__name__}"
-        raise KeyRefused(detail, code="token") from None
+    return str(orjson.loads(Path(path).read_bytes()).get("type"))

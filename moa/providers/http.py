@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 import aiohttp
 from yarl import URL
 
-from moa.errors import ConfigError, TransientError
+from moa.errors import ConfigError, KeyRefused, ProviderError, TransientError
 
 CONNECT_TIMEOUT_S = 30.0
 """Hundreds of TLS handshakes at once take seconds on a small machine."""
@@ -33,6 +35,19 @@ _LARGE_BODY_BYTES = 1 << 20
 """aiohttp writes bytes in one go, and warns above this; a file object is written in parts."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+_PROXY_SCHEMES = ("http", "https")
+
+
+class _Progress:
+    """How far a call has got."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False
+        """Whether any of the request may have reached the vendor."""
 
 
 class Reply(NamedTuple):
@@ -62,7 +77,7 @@ class EventStream:
         try:
             return await self._response.read()
         except (aiohttp.ClientError, OSError) as error:
-            raise failure(error, self._timeout_s) from None
+            raise failure(error, self._timeout_s, sent=True) from None
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The data of each event, as it comes; names, ids and comments are left out.
@@ -86,7 +101,7 @@ class EventStream:
             try:
                 piece = await self._response.content.readany()
             except (aiohttp.ClientError, OSError) as error:
-                raise failure(error, self._timeout_s) from None
+                raise failure(error, self._timeout_s, sent=True) from None
             if not piece:
                 break
             *lines, pending = (pending + piece).split(b"\n")
@@ -120,6 +135,7 @@ class Transport:
         }
         self._proxy = proxy
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def post(
         self, url: URL, body: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
@@ -128,12 +144,14 @@ class Transport:
 
         Raises:
             TransientError: no connection, no answer in time, or only a part of one.
+            KeyRefused: a proxy on the way, or the address itself, lets nothing through.
         """
+        progress = _Progress()
         try:
-            async with self._request(url, body, timeout_s, headers) as response:
+            async with self._request(url, body, timeout_s, headers, progress) as response:
                 return Reply(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, OSError) as error:
-            raise failure(error, timeout_s) from None
+            raise failure(error, timeout_s, sent=progress.sent) from None
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -143,25 +161,35 @@ class Transport:
 
         Raises:
             TransientError: no connection, or no answer in time.
+            KeyRefused: a proxy on the way, or the address itself, lets nothing through.
         """
+        progress = _Progress()
         try:
-            response = await self._request(url, body, timeout_s, headers).__aenter__()
+            response = await self._request(url, body, timeout_s, headers, progress).__aenter__()
         except (aiohttp.ClientError, OSError) as error:
-            raise failure(error, timeout_s) from None
+            raise failure(error, timeout_s, sent=progress.sent) from None
         try:
             yield EventStream(response, timeout_s)
         finally:
             response.release()  # closes it, unless all of the answer was read
 
     async def close(self) -> None:
-        """Close the connections; calls that are out fail."""
+        """Close the connections; calls that are out fail, and so do later ones."""
+        self._closed = True
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     def _request(
-        self, url: URL, body: bytes, timeout_s: float, headers: Mapping[str, str] | None
+        self,
+        url: URL,
+        body: bytes,
+        timeout_s: float,
+        headers: Mapping[str, str] | None,
+        progress: _Progress,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        if self._closed:
+            raise TransientError("the provider was closed before the call", code="closed")
         session = self._session or self._open()
         return session.post(
             url,
@@ -169,6 +197,7 @@ class Transport:
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S),
             allow_redirects=False,
+            trace_request_ctx=progress,
         )
 
     def _open(self) -> aiohttp.ClientSession:
@@ -179,8 +208,20 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             proxy=self._proxy,
+            trace_configs=[_trace()],
         )
         return self._session
+
+
+def _trace() -> aiohttp.TraceConfig:
+    """Notes on each call's `_Progress` that its request has begun to leave."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(_note_sent)
+    return trace
+
+
+async def _note_sent(_session: object, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.sent = True
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:
@@ -194,44 +235,117 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-def failure(error: BaseException, timeout_s: float) -> TransientError:
-    """What a failure below HTTP means: once the request may have left, it may be billed."""
+def failure(error: BaseException, timeout_s: float, *, sent: bool) -> ProviderError:
+    """What a failure below HTTP means.
+
+    Args:
+        error: aiohttp's or the system's.
+        timeout_s: what the call was given.
+        sent: whether any of the request may have reached the vendor, which may then bill it.
+    """
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return _of_proxy(error)
+    if isinstance(error, aiohttp.InvalidURL):
+        return KeyRefused("the account's address is no URL that can be called", code="url")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return TransientError(f"no connection within {CONNECT_TIMEOUT_S:g} s", code="connect")
+    if isinstance(error, TimeoutError) and not sent:
+        return TransientError(f"no connection within {timeout_s:g} s", code="connect")
     if isinstance(error, TimeoutError):
         detail = f"no whole answer within {timeout_s:g} s"
         return TransientError(detail, code="timeout", maybe_billed=True)
     if isinstance(error, aiohttp.ClientConnectorError):
         return TransientError(f"no connection: {error.os_error}"[:300], code="connect")
     detail = f"the connection broke: {type(error).__name__}"
-    return TransientError(detail, code="connection", maybe_billed=True)
+    return TransientError(detail, code="connection", maybe_billed=sent)
+
+
+def _of_proxy(error: aiohttp.ClientHttpProxyError) -> ProviderError:
+    """A proxy's answer to CONNECT: nothing has reached the vendor."""
+    status = error.status
+    if status == 407:
+        detail = "the proxy wants a user and a password: set http://user:password@host:port"
+        return KeyRefused(f"HTTP 407: {detail} in HTTPS_PROXY", status=status, code="proxy")
+    detail = f"HTTP {status}: the proxy opens no way to the vendor"
+    if 400 <= status < 500 and status not in (408, 425, 429):
+        return KeyRefused(detail, status=status, code="proxy")
+    return TransientError(detail, status=status, code="proxy")
 
 
 def base_url(text: str, *, where: str) -> URL:
     """A base URL without its last slash.
 
     Raises:
-        ConfigError: it is no absolute http or https URL.
+        ConfigError: it is no absolute http or https URL, or holds a password or a query.
     """
     try:
         url = URL(text.strip().rstrip("/"))
+        url.port  # noqa: B018 - raises where there is none
     except ValueError:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(f"{where}: base URL {text!r} is not of the form https://host/path")
+        raise ConfigError(
+            f"{where}: base URL {masked(text)!r} is not of the form https://host/path"
+        )
+    if url.user or url.password or url.query_string or url.fragment:
+        raise ConfigError(
+            f"{where}: base URL {masked(text)!r} has more than host and path: put a key into the "
+            "variable that api_key_env names, and leave out user, query and fragment"
+        )
     return url
+
+
+def masked(url: str) -> str:
+    """A URL to be shown: without user, password, and the values of its query."""
+    shown = re.sub(r"(?<=//)[^/@]*@", "***@", url)
+    return re.sub(r"([?#]).*", r"\1***", shown, flags=re.DOTALL)
+
+
+def credential(environ: Mapping[str, str], variable: str, *, where: str) -> str:
+    """The key that a variable holds, without space around it; `""` when it is not set.
+
+    Raises:
+        ConfigError: it holds what no header can carry, such as a line break.
+    """
+    key = environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"{where}: {variable} holds a line break or another character that no key has; "
+            "set it to the key alone"
+        )
+    return key
 
 
 def proxy_for(url: URL, environ: Mapping[str, str]) -> str | None:
     """The proxy that HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY name for `url`.
 
-    Never one for this machine itself, where the replay server is.
+    Never one for this machine itself, where the replay server is. Without a scheme it is an http
+    proxy, as for curl.
+
+    Raises:
+        ConfigError: it is of a kind that cannot be used here.
     """
-    named = {k[:-6].lower(): v for k, v in environ.items() if k.lower().endswith("_proxy") and v}
+    names = {k[:-6].lower(): k for k, v in environ.items() if k.lower().endswith("_proxy") and v}
     host = url.host or ""
-    if host in _LOOPBACK or proxy_bypass_environment(host, named):
+    bypassed = {kind: environ[name] for kind, name in names.items()}
+    if host in _LOOPBACK or proxy_bypass_environment(host, bypassed):
         return None
-    return named.get(url.scheme) or named.get("all")
+    name = names.get(url.scheme) or names.get("all")
+    return None if name is None else _proxy(name, environ[name].strip())
+
+
+def _proxy(name: str, value: str) -> str:
+    text = value if "://" in value else f"http://{value}"
+    try:
+        proxy = URL(text)
+    except ValueError:
+        proxy = URL()
+    if proxy.scheme not in _PROXY_SCHEMES or not proxy.host:
+        raise ConfigError(
+            f"{name}={masked(text)!r} is no proxy that can be used: set it to one of the form "
+            "http://host:port, or put the vendors' hosts into NO_PROXY"
+        )
+    return text
 
 
 def header_lines(text: str) -> dict[str, str]:

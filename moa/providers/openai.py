@@ -71,7 +71,7 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 def check(account: Account, environ: Mapping[str, str]) -> None:
     """See `moa.providers.accounts.check_credentials`."""
     _key(account, environ)
-    _base(account, environ, None)
+    http.proxy_for(_base(account, environ, None), environ)
 
 
 def open_openai(
@@ -92,7 +92,7 @@ def _key(account: Account, environ: Mapping[str, str]) -> str:
     if account.api_key_env is None and account.base_url is not None:
         return ""
     name = account.api_key_env or "OPENAI_API_KEY"
-    key = environ.get(name, "").strip()
+    key = http.credential(environ, name, where=f"account {account.name!r}")
     if not key:
         raise ConfigError(f"account {account.name!r}: set {name}, its API key, in the environment")
     return key
@@ -155,12 +155,9 @@ class OpenAIWire:
             raise faults.malformed(self._name, "the answer is no JSON") from None
         if not isinstance(document, dict):
             raise faults.malformed(self._name, "the answer is no JSON object")
-        if "error" in document and not document.get("choices"):
-            return _fault(502, body, None)
-        try:
-            return self._completion(self._type.construct(**document))
-        except (AttributeError, IndexError, TypeError):
-            raise faults.malformed(self._name, "the answer is no chat completion") from None
+        if document.get("error") is not None and not document.get("choices"):
+            return _fault(200, body, None)
+        return self._completion(self._type.construct(**document))
 
     def _completion(self, answer: ChatCompletion) -> Completion:
         if not answer.choices:
@@ -204,7 +201,7 @@ class OpenAIWire:
         """See `Wire.reject`."""
         error = faults.error_document(reply.body)
         flagged = isinstance(error.get("metadata"), dict) and "flagged_input" in error["metadata"]
-        if error.get("code") in _REFUSALS or flagged:  # the latter is OpenRouter's moderation
+        if str(error.get("code")) in _REFUSALS or flagged:  # the latter is OpenRouter's moderation
             return Completion("", "content_filter", Usage(0, 0), "", "", refused=True)
         return _fault(reply.status, reply.body, faults.retry_after_s(reply.headers, self._clock()))
 
@@ -223,7 +220,7 @@ class OpenAIWire:
 
     def assembly(self) -> OpenAIAssembly:
         """See `Wire.assembly`."""
-        return OpenAIAssembly(self._name)
+        return OpenAIAssembly()
 
 
 _NO_LIMITS = VendorLimits()
@@ -232,27 +229,28 @@ _NO_LIMITS = VendorLimits()
 class OpenAIAssembly:
     """A streamed answer; see `moa.providers.wire.Assembly`."""
 
-    def __init__(self, name: str) -> None:
-        self.finished = False
+    def __init__(self) -> None:
         self.ended = False
-        self._name = name
+        self._stopped = False
         self._whole: dict[str, Any] = {"object": "chat.completion"}
         self._message: dict[str, Any] = {"role": "assistant", "content": None}
         self._calls: dict[int, dict[str, Any]] = {}
         self._choice: dict[str, Any] = {"index": 0, "message": self._message}
+
+    @property
+    def finished(self) -> bool:
+        """See `Assembly.finished`: the usage comes after the reason why the model stopped."""
+        return self._stopped and (self.ended or "usage" in self._whole)
 
     def add(self, event: bytes) -> str | Fault:
         """See `Assembly.add`."""
         if event.strip() == b"[DONE]":
             self.ended = True
             return ""
-        try:
-            chunk = orjson.loads(event)
-            if "error" in chunk:
-                return _fault(502, event, None)
-            return self._add_chunk(chunk)
-        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-            raise faults.malformed(self._name, "an event of the stream is no chunk") from None
+        chunk = orjson.loads(event)
+        if chunk.get("error") is not None:
+            return _fault(200, event, None)
+        return self._add_chunk(chunk)
 
     def _add_chunk(self, chunk: dict[str, Any]) -> str:
         for name in ("id", "model", "created", "service_tier", "usage"):
@@ -262,7 +260,7 @@ class OpenAIAssembly:
         for choice in chunk.get("choices") or ():
             if choice.get("finish_reason"):
                 self._choice["finish_reason"] = choice["finish_reason"]
-                self.finished = True
+                self._stopped = True
             self._add_logprobs(choice.get("logprobs") or {})
             text += self._add_delta(choice.get("delta") or {})
         return text
@@ -274,18 +272,27 @@ class OpenAIAssembly:
                 self._message[name] = (self._message.get(name) or "") + delta[name]
                 text += delta[name]
         for piece in delta.get("tool_calls") or ():
-            call = self._calls.setdefault(piece["index"], openai_tool_call("", "", ""))
-            call["id"] = piece.get("id") or call["id"]
-            function = piece.get("function") or {}
-            call["function"]["name"] += function.get("name") or ""
-            call["function"]["arguments"] += function.get("arguments") or ""
+            self._add_call(piece)
         return text
+
+    def _add_call(self, piece: dict[str, Any]) -> None:
+        """Add to a tool call; servers that leave the index out begin each call with its id."""
+        index = piece.get("index")
+        if index is None:
+            index = max(self._calls, default=-1)
+            if index < 0 or piece.get("id") not in (None, "", self._calls[index]["id"]):
+                index += 1
+        call = self._calls.setdefault(index, openai_tool_call("", "", ""))
+        call["id"] = piece.get("id") or call["id"]
+        function = piece.get("function") or {}
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
 
     def _add_logprobs(self, logprobs: dict[str, Any]) -> None:
         for name in ("content", "refusal"):
             if logprobs.get(name):
                 kept = self._choice.setdefault("logprobs", {})
-                kept[name] = [*kept.get(name, ()), *logprobs[name]]
+                kept.setdefault(name, []).extend(logprobs[name])
 
     def body(self) -> bytes:
         """See `Assembly.body`."""
@@ -314,7 +321,9 @@ def _fault(status: int, body: bytes, retry_after_s: float | None) -> Fault:
     error = faults.error_document(body)
     code = error.get("code")
     if isinstance(code, int) and 400 <= code < 600:  # OpenRouter and vLLM repeat the status
-        status, code = (code if status == 502 else status), error.get("type")
+        status, code = (code if status == 200 else status), error.get("type")
+    if status == 200:
+        status = 502  # whoever says this is a gateway
     name = str(code or error.get("type") or "").lower()
     kind = _CODES.get(name) or _CODES.get(str(error.get("type") or "")) or faults.kind_of(status)
     if issubclass(kind, RateLimited) and ("per_day" in name or "daily" in name):

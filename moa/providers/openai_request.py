@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from moa.errors import InvalidRequest
 from moa.providers.provider import Request
-from moa.providers.turns import SYSTEM_ROLES, inline_image, refuse_images, refuse_unable
-from moa.request import ImagePart, Message
+from moa.providers.turns import (
+    SYSTEM_ROLES,
+    image_url,
+    inline_image,
+    nearest_effort,
+    refuse_images,
+    refuse_unable,
+)
+from moa.request import Effort, ImagePart, Message
 
 ABILITIES = frozenset(
     {
+        "image_urls",
         "images",
         "json_object",
         "json_schema",
@@ -33,11 +42,20 @@ _SAMPLING = (
     "stop",
     "frequency_penalty",
     "presence_penalty",
-    "reasoning_effort",
     "logprobs",
     "top_logprobs",
 )
 """Fields with the same name and meaning on the wire."""
+
+_EFFORTS: tuple[tuple[re.Pattern[str], tuple[Effort, ...]], ...] = (
+    (re.compile(r"(.*/)?o\d"), ("low", "medium", "high")),
+    (re.compile(r"(.*/)?gpt-5(-|$)"), ("minimal", "low", "medium", "high")),
+    (re.compile(r"(.*/)?gpt-5\.1(-|$)"), ("none", "low", "medium", "high")),
+    (re.compile(r"(.*/)?gpt-5\.\d"), ("none", "low", "medium", "high", "xhigh")),
+)
+"""Names of models → the efforts that their generation knows; the first match holds. Any other name,
+a later one or one of another vendor's, is told what was asked for.
+"""
 
 
 def request_document(request: Request, vendor: str) -> dict[str, Any]:
@@ -56,6 +74,8 @@ def request_document(request: Request, vendor: str) -> dict[str, Any]:
         value = getattr(chat, name)
         if value is not None:
             document[name] = value
+    if chat.reasoning_effort is not None:
+        document["reasoning_effort"] = _effort(chat.reasoning_effort, model.api_name)
     if chat.max_output_tokens is not None:
         document["max_completion_tokens"] = min(chat.max_output_tokens, model.max_output_tokens)
     if chat.tools is not None:
@@ -74,6 +94,11 @@ def request_document(request: Request, vendor: str) -> dict[str, Any]:
     return document
 
 
+def _effort(wanted: Effort, api_name: str) -> Effort:
+    known = next((efforts for names, efforts in _EFFORTS if names.match(api_name)), None)
+    return wanted if known is None else nearest_effort(wanted, known)
+
+
 def _message(message: Message, vendor: str) -> dict[str, Any]:
     role = "system" if message.role in SYSTEM_ROLES else message.role  # servers know no developer
     document: dict[str, Any] = {"role": role}
@@ -84,7 +109,7 @@ def _message(message: Message, vendor: str) -> dict[str, Any]:
             refuse_images(message, vendor)
         for part in message.content:
             if isinstance(part, ImagePart):
-                inline_image(part, vendor)  # raises where something would have to be fetched
+                _check_image(part, vendor)
         document["content"] = [part.model_dump(exclude_none=True) for part in message.content]
     if message.name is not None:
         document["name"] = message.name
@@ -93,3 +118,9 @@ def _message(message: Message, vendor: str) -> dict[str, Any]:
     if message.tool_call_id is not None:
         document["tool_call_id"] = message.tool_call_id
     return document
+
+
+def _check_image(part: ImagePart, vendor: str) -> None:
+    """Raise what says that an image is neither in the request nor where the vendor can get it."""
+    if not image_url(part, vendor):
+        inline_image(part, vendor)

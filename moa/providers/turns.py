@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple, get_args
 
 import orjson
 
 from moa.errors import InvalidRequest
-from moa.request import ChatRequest, ImagePart, Message, ToolCall
+from moa.request import ChatRequest, Effort, ImagePart, Message, ToolCall
 
 SYSTEM_ROLES = ("system", "developer")
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+
+_MEDIA_TYPE = re.compile(r"image/[A-Za-z0-9.+-]{1,64}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 class InlineImage(NamedTuple):
@@ -28,22 +34,50 @@ def refuse_unable(chat: ChatRequest, abilities: frozenset[str], vendor: str) -> 
     """
     unable = [name for name in chat.abilities() if name not in abilities]
     if unable:
-        raise InvalidRequest(f"{vendor} cannot do {', '.join(unable)}", code="unable")
+        detail = f"{vendor} cannot do {', '.join(unable)}"
+        if "image_urls" in unable:
+            detail += ": an image is given by its URL, which nobody here fetches"
+        raise InvalidRequest(detail, code="unable")
+
+
+def image_url(part: ImagePart, vendor: str) -> str:
+    """Where an image is that the vendor shall fetch; `""` when the request carries it.
+
+    Raises:
+        InvalidRequest: it is neither a `data:` nor an http or https URL.
+    """
+    url = part.image_url.url
+    if url.startswith("data:"):
+        return ""
+    if not url.startswith(("http://", "https://")):
+        scheme = url.partition(":")[0][:20] if ":" in url else ""
+        raise InvalidRequest(
+            f"{vendor}: an image is at a URL of scheme {scheme!r}, not data, http or https",
+            code="image",
+        )
+    return url
 
 
 def inline_image(part: ImagePart, vendor: str) -> InlineImage:
     """The image of a `data:` URL; nothing that a request names is ever fetched.
 
     Raises:
-        InvalidRequest: the URL is of another kind, or its data are not base64.
+        InvalidRequest: the URL is of another kind, it is no image, or its data are not base64.
     """
     head, comma, data = part.image_url.url.partition(",")
     media_type, semicolon, encoding = head.removeprefix("data:").rpartition(";")
+    media_type = media_type.partition(";")[0]
     if not (comma and semicolon and head.startswith("data:") and encoding == "base64"):
         raise InvalidRequest(
             f"{vendor}: an image is not a data: URL in base64; URLs are not fetched", code="image"
         )
-    return InlineImage(media_type.partition(";")[0], data)
+    if not _MEDIA_TYPE.fullmatch(media_type) or not _BASE64.fullmatch(data):
+        raise InvalidRequest(
+            f"{vendor}: a data: URL is not of the form data:image/png;base64,..., with an image's "
+            "media type and the letters of base64",
+            code="image",
+        )
+    return InlineImage(media_type, data)
 
 
 def refuse_low_detail(part: ImagePart, vendor: str) -> None:
@@ -66,8 +100,17 @@ def refuse_name(message: Message, vendor: str) -> None:
         raise InvalidRequest(f"{vendor} cannot name a participant", code="unable")
 
 
+def nearest_effort(wanted: Effort, known: Sequence[Effort]) -> Effort:
+    """The one of `known` (ascending) that is nearest to `wanted`; of two as near, the higher."""
+    place = EFFORTS.index(wanted)
+    return min(reversed(known), key=lambda effort: abs(EFFORTS.index(effort) - place))
+
+
 def system_texts(chat: ChatRequest, vendor: str) -> list[str]:
     """The system messages in order, for vendors that take them apart from the turns.
+
+    Wherever it stands in the conversation, a system message becomes part of the one system prompt,
+    which these vendors read before all turns: it then holds from the beginning.
 
     Raises:
         InvalidRequest: one of them holds an image.
@@ -128,6 +171,12 @@ def described_schema(chat: ChatRequest, vendor: str) -> dict[str, Any]:
 
 
 def openai_tool_call(call_id: str, name: str, arguments_json: str) -> dict[str, Any]:
-    """A tool call in OpenAI's form, which is the project's."""
+    """A tool call in OpenAI's form, which is the project's.
+
+    Raises:
+        TypeError: a part of it is no text: servers are not held to their types.
+    """
+    if not all(isinstance(text, str) for text in (call_id, name, arguments_json)):
+        raise TypeError("a part of a tool call is no text")
     function = {"name": name, "arguments": arguments_json}
     return {"id": call_id, "type": "function", "function": function}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
@@ -10,9 +12,23 @@ import orjson
 from yarl import URL
 
 from moa.errors import ProviderError, TransientError
+from moa.providers import faults
 from moa.providers.faults import Fault
 from moa.providers.http import EventStream, Reply, Transport
-from moa.providers.provider import Answer, Completion, CompletionDelta, Request, VendorLimits
+from moa.providers.provider import (
+    Answer,
+    Completion,
+    CompletionDelta,
+    Request,
+    Usage,
+    VendorLimits,
+)
+
+MOST_TOKENS = 2**31 - 1
+"""No call has more: a greater count is a mistake, and would not fit the tables."""
+
+_SHORTEST_S = 0.001
+"""A time-out of 0 would be none."""
 
 
 class Call(NamedTuple):
@@ -27,17 +43,16 @@ class Call(NamedTuple):
 class Assembly(Protocol):
     """A streamed answer on its way to be whole."""
 
-    finished: bool
-    """Whether all of the answer is here."""
     ended: bool
     """Whether the vendor said that nothing follows."""
 
-    def add(self, event: bytes) -> str | Fault:
-        """Take in one event; return its text, or the error that it is.
+    @property
+    def finished(self) -> bool:
+        """Whether all of the answer is here."""
+        ...
 
-        Raises:
-            TransientError: the event cannot be read.
-        """
+    def add(self, event: bytes) -> str | Fault:
+        """Take in one event; return its text, or the error that it is."""
         ...
 
     def body(self) -> bytes:
@@ -47,7 +62,8 @@ class Assembly(Protocol):
 
 class Wire(Protocol):
     """One vendor's format: requests to documents, answers to completions. It does no I/O of its
-    own but for credentials.
+    own but for credentials. What it reads is a stranger's: where that makes it stumble, with any
+    exception, `WireProvider` calls the answer malformed.
     """
 
     key: str
@@ -58,7 +74,8 @@ class Wire(Protocol):
 
         Raises:
             InvalidRequest: it holds what the vendor cannot do.
-            AccountRefused: there is no token to be had.
+            KeyRefused: there is no token to be had.
+            TransientError: there is none now.
         """
         ...
 
@@ -93,45 +110,83 @@ class WireProvider:
 
     async def complete(self, request: Request, *, timeout_s: float) -> Answer:
         """See `Provider.complete`."""
-        wire = self._wire
-        url, document, headers = await wire.call(request, stream=False)
+        (url, document, headers), left_s = await self._call(request, timeout_s, stream=False)
         reply = await self._transport.post(
-            url, orjson.dumps(document), timeout_s=timeout_s, headers=headers
+            url, orjson.dumps(document), timeout_s=left_s, headers=headers
         )
-        verdict = wire.read(reply.body) if reply.status == 200 else wire.reject(reply)
-        return Answer(self._settled(verdict, request), wire.limits(reply.headers))
+        verdict = self.read(reply.body) if reply.status == 200 else self.reject(reply)
+        return Answer(self._settled(verdict, request), self._wire.limits(reply.headers))
 
     async def stream(
         self, request: Request, *, timeout_s: float
     ) -> AsyncGenerator[CompletionDelta, None]:
         """See `Provider.stream`."""
-        wire = self._wire
-        url, document, headers = await wire.call(request, stream=True)
+        (url, document, headers), left_s = await self._call(request, timeout_s, stream=True)
         async with self._transport.stream(
-            url, orjson.dumps(document), timeout_s=timeout_s, headers=headers
+            url, orjson.dumps(document), timeout_s=left_s, headers=headers
         ) as incoming:
             if incoming.status != 200:
                 reply = Reply(incoming.status, incoming.headers, await incoming.read())
-                yield CompletionDelta("", self._settled(wire.reject(reply), request))
+                yield CompletionDelta("", self._settled(self.reject(reply), request))
                 return
-            assembly = wire.assembly()
+            assembly = self._wire.assembly()
             async with aclosing(self._texts(incoming, assembly, request)) as texts:
                 async for text in texts:
                     yield CompletionDelta(text)
-            yield CompletionDelta("", self._settled(wire.read(assembly.body()), request))
+            with _readable(self.name):
+                body = assembly.body()
+            yield CompletionDelta("", self._settled(self.read(body), request))
             await incoming.drain()
+
+    async def close(self) -> None:
+        """Close the connections; calls from now on fail."""
+        await self._transport.close()
+
+    def read(self, body: bytes) -> Completion | Fault:
+        """The completion of any bytes that came with a 200; its fields have their types.
+
+        Raises:
+            ProviderError: they are no completion.
+        """
+        with _readable(self.name):
+            verdict = self._wire.read(body)
+        if isinstance(verdict, Completion) and not _is_sound(verdict):
+            raise faults.malformed(self.name, "a field of the answer has another type")
+        return verdict
+
+    def reject(self, reply: Reply) -> Completion | Fault:
+        """What any other answer means: where its body makes no sense, its status says enough."""
+        try:
+            return self._wire.reject(reply)
+        except Exception:  # a body of whatever kind must not hide that a vendor said 429
+            return Fault(faults.kind_of(reply.status), reply.status, "")
+
+    async def _call(
+        self, request: Request, timeout_s: float, *, stream: bool
+    ) -> tuple[Call, float]:
+        """What goes out, and the seconds that are left for it."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + timeout_s
+        try:
+            async with asyncio.timeout_at(until):
+                call = await self._wire.call(request, stream=stream)
+        except TimeoutError:
+            detail = f"{self.name}: no access token within {timeout_s:g} s"
+            raise TransientError(detail, code="token") from None
+        return call, max(until - clock(), _SHORTEST_S)
 
     async def _texts(
         self, incoming: EventStream, assembly: Assembly, request: Request
     ) -> AsyncGenerator[str, None]:
-        begun = False
+        begun = False  # thoughts and tool calls count too, though they have no text
         async with aclosing(incoming.events()) as events:
             async for event in events:
-                text = assembly.add(event)
+                with _readable(self.name):
+                    text = assembly.add(event)
                 if isinstance(text, Fault):
                     raise _in_stream(text.error(request.chat, self._wire.key), begun)
+                begun = True
                 if text:
-                    begun = True
                     yield text
                 if assembly.ended:
                     break
@@ -140,18 +195,59 @@ class WireProvider:
                 f"{self.name}: the stream ended early", code="cut_stream", maybe_billed=True
             )
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._transport.close()
-
     def _settled(self, verdict: Completion | Fault, request: Request) -> Completion:
         if isinstance(verdict, Fault):
             raise verdict.error(request.chat, self._wire.key)
         return verdict
 
 
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Make one error of all that reading a vendor's bytes can raise."""
+    try:
+        yield
+    except ProviderError:
+        raise
+    except Exception as error:  # they may be anything at all, and never end the run
+        what = f"the answer cannot be read ({type(error).__name__})"
+        raise faults.malformed(name, what) from None
+
+
+def _is_sound(completion: Completion) -> bool:
+    texts = (
+        completion.text,
+        completion.finish_reason,
+        completion.response_id,
+        completion.served_model,
+    )
+    optional = (completion.tool_calls, completion.logprobs, completion.service_tier)
+    return (
+        all(isinstance(value, str) for value in texts)
+        and all(value is None or isinstance(value, str) for value in optional)
+        and isinstance(completion.refused, bool)
+        and _is_countable(completion.usage)
+    )
+
+
+def _is_countable(usage: Usage) -> bool:
+    counts = (
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+    )
+    return all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts)
+
+
 def _in_stream(error: ProviderError, begun: bool) -> ProviderError:
     """In the middle of an answer any error means: part of it was made, and may be billed."""
     if not begun:
         return error
-    return TransientError(error.detail, status=error.status, code=error.code, maybe_billed=True)
+    return TransientError(
+        error.detail,
+        status=error.status,
+        code=error.code,
+        maybe_billed=True,
+        retry_after_s=error.retry_after_s if isinstance(error, TransientError) else None,
+    )

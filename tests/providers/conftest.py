@@ -35,6 +35,13 @@ class ScriptedSide:
     def bodies(self) -> Sequence[dict[str, Any]]:
         return [request.body for request in self.server.requests]
 
+    @property
+    def urls(self) -> Sequence[str]:
+        return [request.path for request in self.server.requests]
+
+    def tool_round(self, body: dict[str, Any]) -> tuple[tuple[str, Any], str]:
+        return self.dialect.tool_round(body)
+
     async def reached(self) -> None:
         await self.server.reached.wait()
 
@@ -73,12 +80,18 @@ class ScriptedSide:
                 return Scripted(events=(*events[:-2], error))
             case "error_before_stream":
                 return Scripted(events=(error,))
+            case "error_after_thoughts":
+                return Scripted(events=(*self.dialect.thoughts(), error))
+            case "error_in_tool_call":
+                return Scripted(events=(*self.dialect.begun_tool_call(), error))
+            case "stream_without_end":
+                return Scripted(events=self.dialect.stream_without_end())
 
     def _error(self, says: Says) -> Scripted:
         headers = {}
         if says.retry_after_s is not None:
             headers["retry-after"] = f"{says.retry_after_s:g}"
-        return self.dialect.error(says.status, says.message, **headers)
+        return self.dialect.error(says.status, says.message, says.code, **headers)
 
 
 @pytest.fixture

@@ -54,7 +54,13 @@ class Dialect(Protocol):
 
     def cut_by_limit(self, text: str) -> Scripted: ...
 
-    def error(self, status: int, message: str, **headers: str) -> Scripted: ...
+    def error(
+        self, status: int, message: str, code: str | None = None, /, **headers: str
+    ) -> Scripted: ...
+
+    def tool_round(self, body: dict[str, Any]) -> tuple[tuple[str, Any], str]:
+        """See `OtherSide.tool_round`."""
+        ...
 
     def stream(self, *texts: str) -> tuple[bytes, ...]:
         """The events of an answer with the usage of `ok`."""
@@ -62,6 +68,18 @@ class Dialect(Protocol):
 
     def stream_error(self) -> bytes:
         """The event by which the vendor says that it is overloaded."""
+        ...
+
+    def thoughts(self) -> tuple[bytes, ...]:
+        """The events of an answer that is still being thought about."""
+        ...
+
+    def begun_tool_call(self) -> tuple[bytes, ...]:
+        """The events of half a call of `weather`."""
+        ...
+
+    def stream_without_end(self) -> tuple[bytes, ...]:
+        """The events of an answer whose usage does not come."""
         ...
 
 
@@ -121,8 +139,10 @@ class OpenAIDialect:
     def cut_by_limit(self, text: str) -> Scripted:
         return answer(self.document({"content": text}, "length"))
 
-    def error(self, status: int, message: str, **headers: str) -> Scripted:
-        error = {"message": message, "type": "some_error", "param": None, "code": None}
+    def error(
+        self, status: int, message: str, code: str | None = None, /, **headers: str
+    ) -> Scripted:
+        error = {"message": message, "type": "some_error", "param": None, "code": code}
         return answer({"error": error}, status=status, headers=headers)
 
     def chunk(self, choices: list[Any], **more: object) -> bytes:
@@ -150,6 +170,25 @@ class OpenAIDialect:
 
     def stream_error(self) -> bytes:
         return _sse({"error": {"message": "overloaded", "type": "server_error", "code": None}})
+
+    def thoughts(self) -> tuple[bytes, ...]:
+        return (self.delta({"role": "assistant", "reasoning_content": "Hm."}),)
+
+    def begun_tool_call(self) -> tuple[bytes, ...]:
+        function = {"name": "weather", "arguments": '{"ci'}
+        call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+        return (self.delta({"role": "assistant", "tool_calls": [call]}),)
+
+    def stream_without_end(self) -> tuple[bytes, ...]:
+        return self.stream("Paris")[:-2]
+
+    def tool_round(self, body: dict[str, Any]) -> tuple[tuple[str, Any], str]:
+        assistant, tool = body["messages"][-2:]
+        (call,) = assistant["tool_calls"]
+        assert tool["role"] == "tool"
+        assert tool["tool_call_id"] == call["id"]
+        function = call["function"]
+        return (function["name"], orjson.loads(function["arguments"])), tool["content"]
 
 
 @dataclass
@@ -196,11 +235,16 @@ class AnthropicDialect:
     def cut_by_limit(self, text: str) -> Scripted:
         return answer(self.document([{"type": "text", "text": text}], "max_tokens"))
 
-    def error(self, status: int, message: str, **headers: str) -> Scripted:
+    def error(
+        self, status: int, message: str, code: str | None = None, /, **headers: str
+    ) -> Scripted:
         types = {429: "rate_limit_error", 401: "authentication_error", 529: "overloaded_error"}
-        error = {"type": types.get(status, "invalid_request_error"), "message": message}
+        error: dict[str, Any] = {"type": types.get(status, "invalid_request_error")}
+        error["message"] = message
         if status in (500, 503):
             error["type"] = "api_error"
+        if code is not None:
+            error["details"] = {"error_code": code}
         return answer({"type": "error", "error": error}, status=status, headers=headers)
 
     def stream(self, *texts: str) -> tuple[bytes, ...]:
@@ -225,6 +269,34 @@ class AnthropicDialect:
     def stream_error(self) -> bytes:
         error = {"type": "overloaded_error", "message": "Overloaded"}
         return _sse({"type": "error", "error": error}, "error")
+
+    def thoughts(self) -> tuple[bytes, ...]:
+        block = {"type": "thinking", "thinking": "", "signature": ""}
+        delta = {"type": "thinking_delta", "thinking": "Hm."}
+        return (
+            self.stream()[0],
+            self.event("content_block_start", index=0, content_block=block),
+            self.event("content_block_delta", index=0, delta=delta),
+        )
+
+    def begun_tool_call(self) -> tuple[bytes, ...]:
+        block = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}
+        delta = {"type": "input_json_delta", "partial_json": '{"ci'}
+        return (
+            self.stream()[0],
+            self.event("content_block_start", index=0, content_block=block),
+            self.event("content_block_delta", index=0, delta=delta),
+        )
+
+    def stream_without_end(self) -> tuple[bytes, ...]:
+        return self.stream("Paris")[:-2]
+
+    def tool_round(self, body: dict[str, Any]) -> tuple[tuple[str, Any], str]:
+        assistant, user = body["messages"][-2:]
+        (call,), (result,) = assistant["content"], user["content"]
+        assert (call["type"], result["type"]) == ("tool_use", "tool_result")
+        assert result["tool_use_id"] == call["id"]
+        return (call["name"], call["input"]), result["content"]
 
 
 @dataclass
@@ -269,8 +341,10 @@ class GeminiDialect:
     def cut_by_limit(self, text: str) -> Scripted:
         return answer(self.document([{"text": text}], "MAX_TOKENS"))
 
-    def error(self, status: int, message: str, **headers: str) -> Scripted:
-        error = {"code": status, "message": message, "status": "SOME_STATUS"}
+    def error(
+        self, status: int, message: str, code: str | None = None, /, **headers: str
+    ) -> Scripted:
+        error = {"code": status, "message": message, "status": code or "SOME_STATUS"}
         return answer({"error": error}, status=status, headers=headers)
 
     def stream(self, *texts: str) -> tuple[bytes, ...]:
@@ -279,6 +353,22 @@ class GeminiDialect:
 
     def stream_error(self) -> bytes:
         return _sse({"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}})
+
+    def thoughts(self) -> tuple[bytes, ...]:
+        return (_sse(self.document([{"text": "Hm.", "thought": True}], None)),)
+
+    def begun_tool_call(self) -> tuple[bytes, ...]:
+        call = {"functionCall": {"name": "weather", "args": {"city": "Paris"}}}
+        return (_sse(self.document([call], None)),)
+
+    def stream_without_end(self) -> tuple[bytes, ...]:
+        return self.stream("Paris")[:-1]
+
+    def tool_round(self, body: dict[str, Any]) -> tuple[tuple[str, Any], str]:
+        model, user = body["contents"][-2:]
+        call, result = model["parts"][0]["functionCall"], user["parts"][0]["functionResponse"]
+        assert (result["name"], result["id"]) == (call["name"], call["id"])
+        return (call["name"], call["args"]), result["response"]["output"]
 
 
 DIALECTS: dict[Wire, Dialect] = {

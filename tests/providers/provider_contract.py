@@ -6,9 +6,10 @@ A test file runs it by making a subclass whose name begins with `Test` and a fix
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import orjson
 import pytest
@@ -24,7 +25,7 @@ from moa.errors import (
 )
 from moa.providers.accounts import open_provider
 from moa.providers.provider import Answer, Completion, Provider, Request
-from moa.request import ChatRequest
+from moa.request import ChatRequest, Effort
 
 PROMPT = "Tell me, which city is the capital of France?"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -43,6 +44,9 @@ Kind = Literal[
     "hanging_stream",
     "error_in_stream",
     "error_before_stream",
+    "error_after_thoughts",
+    "error_in_tool_call",
+    "stream_without_end",
 ]
 
 
@@ -57,6 +61,8 @@ class Says:
     message: str = "No."
     """The words of an error."""
     retry_after_s: float | None = None
+    code: str | None = None
+    """In place of the error's own."""
 
 
 class OtherSide(Protocol):
@@ -81,6 +87,18 @@ class OtherSide(Protocol):
         """The JSON of each call so far."""
         ...
 
+    @property
+    def urls(self) -> Sequence[str]:
+        """The path of each call so far."""
+        ...
+
+    def tool_round(self, body: dict[str, Any]) -> tuple[tuple[str, Any], str]:
+        """Of a body with one call of a tool and its result: name and arguments, and the result.
+
+        Fails where the result is not tied to the call.
+        """
+        ...
+
     async def reached(self) -> None:
         """Return when a call has come in."""
         ...
@@ -91,6 +109,16 @@ class OtherSide(Protocol):
 
 
 Ask = Callable[..., Request]
+
+
+def quoted_as_json(text: str) -> str:
+    """As Python's json writes it: in ASCII."""
+    return json.dumps(text)
+
+
+def quoted_twice(text: str) -> str:
+    """JSON inside of JSON, as tool calls have it."""
+    return json.dumps(json.dumps(text))
 
 
 class ProviderContract:
@@ -143,8 +171,9 @@ class ProviderContract:
 
         await _complete(provider, ask())
 
-        assert len(side.bodies) == 1
-        assert PROMPT in orjson.dumps(side.bodies[0]).decode()
+        (body,), (url,) = side.bodies, side.urls
+        assert orjson.dumps(body).decode().count(PROMPT) == 1
+        assert side.model.api_name == body.get("model") or f"/{side.model.api_name}:" in url
 
     async def test_a_tool_call_comes_back_in_openai_form(
         self, side: OtherSide, provider: Provider, ask: Ask
@@ -179,9 +208,9 @@ class ProviderContract:
             ),
         )
 
-        sent = orjson.dumps(side.bodies[1]).decode()
-        assert "11 degrees" in sent
-        assert "weather" in sent
+        called, answered = side.tool_round(side.bodies[1])
+        assert called == ("weather", {"city": "Paris"})
+        assert "11 degrees" in answered
 
     async def test_a_refusal_is_a_completion(
         self, side: OtherSide, provider: Provider, ask: Ask
@@ -327,6 +356,48 @@ class ProviderContract:
             await call
         await asyncio.wait_for(side.left(), 5)
 
+    @pytest.mark.parametrize("url", ["data:text/html;base64,AA==", "data:image/png;base64,!!", "x"])
+    async def test_what_is_no_image_is_refused_before_the_call(
+        self, side: OtherSide, provider: Provider, ask: Ask, url: str
+    ) -> None:
+        image = {"type": "image_url", "image_url": {"url": url}}
+
+        error = await _error(provider, ask(messages=[{"role": "user", "content": [image]}]))
+
+        assert type(error) is InvalidRequest
+        assert not side.bodies
+
+    @pytest.mark.parametrize("effort", get_args(Effort))
+    async def test_every_effort_is_put_in_words_that_the_vendor_has(
+        self, side: OtherSide, provider: Provider, ask: Ask, effort: Effort
+    ) -> None:
+        side.script(Says("ok"))
+
+        completion = await _complete(provider, ask(reasoning_effort=effort))
+
+        assert completion.text == "Paris"
+
+    async def test_a_vendors_own_turn_can_be_sent_back(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("ok"))
+        theirs: dict[str, Any] = {
+            "role": "assistant",
+            "content": "Let me think.",
+            "refusal": None,
+            "annotations": [],
+            "audio": None,
+            "function_call": None,
+            "reasoning_content": "A thought of its own",
+        }
+        user = {"role": "user", "content": PROMPT}
+
+        await _complete(provider, ask(messages=[user, theirs, user]))
+
+        sent = orjson.dumps(side.bodies[0]).decode()
+        assert "Let me think." in sent
+        assert "A thought of its own" not in sent
+
     @pytest.mark.parametrize("status", [400, 401, 429, 500])
     async def test_an_error_quotes_neither_prompt_nor_key(
         self, side: OtherSide, provider: Provider, ask: Ask, status: int
@@ -341,10 +412,58 @@ class ProviderContract:
         assert len(error.detail) < 400
         assert "You sent" in error.detail
 
+    @pytest.mark.parametrize("status", [400, 429])
+    @pytest.mark.parametrize("escaped", [repr, quoted_as_json, quoted_twice])
+    async def test_an_error_quotes_no_part_of_the_request_in_any_form(
+        self,
+        side: OtherSide,
+        provider: Provider,
+        ask: Ask,
+        status: int,
+        escaped: Callable[[str], str],
+    ) -> None:
+        secret = 'Caf\u00e9 \U0001f600\n"sesame"\topens\\the d\u00f6or'
+        schema = {"type": "object", "description": f"Of tools: {secret}"}
+        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+        side.script(Says("error", status=status, message=f"You sent {escaped(secret)}."))
+
+        error = await _error(provider, ask(tools=[tool]))
+
+        assert "You sent" in error.detail
+        assert "sesame" not in error.detail
+        assert "opens" not in error.detail
+
+    @pytest.mark.parametrize("status", [400, 429])
+    async def test_a_code_of_words_is_none(
+        self, side: OtherSide, provider: Provider, ask: Ask, status: int
+    ) -> None:
+        side.script(Says("error", status=status, code=f"invalid: {PROMPT}"))
+
+        error = await _error(provider, ask())
+
+        assert error.code == ""
+        assert "capital" not in str(error)
+
+    async def test_a_long_requests_passing_error_leaves_its_words_out(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        message = {"role": "user", "content": f"{PROMPT} " * 3_000}
+        side.script(
+            Says("error", status=429, message=f"Wait: {PROMPT}"),
+            Says("error", status=400, message=f"Wrong: {PROMPT}"),
+        )
+
+        passing = await _error(provider, ask(messages=[message]))
+        lasting = await _error(provider, ask(messages=[message]))
+
+        assert "Wait" not in passing.detail
+        assert "Wrong" in lasting.detail
+        assert "capital" not in lasting.detail
+
     async def test_what_the_wire_cannot_do_is_refused_before_the_call(
         self, side: OtherSide, provider: Provider, ask: Ask
     ) -> None:
-        image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+        image = {"type": "image_url", "image_url": {"url": "gs://bucket/cat.png"}}
 
         error = await _error(provider, ask(messages=[{"role": "user", "content": [image]}]))
 
@@ -416,6 +535,41 @@ class ProviderContract:
         assert not pieces
         assert isinstance(error, TransientError)
         assert not error.maybe_billed
+
+    @pytest.mark.parametrize("kind", ["error_after_thoughts", "error_in_tool_call"])
+    async def test_an_error_after_pieces_without_text_may_be_billed(
+        self, side: OtherSide, provider: Provider, ask: Ask, kind: Kind
+    ) -> None:
+        side.script(Says(kind))
+
+        pieces, error = await _broken(provider, ask())
+
+        assert not pieces
+        assert isinstance(error, TransientError)
+        assert error.maybe_billed
+
+    async def test_a_stream_without_its_usage_is_cut(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("stream_without_end"))
+
+        _, error = await _broken(provider, ask())
+
+        assert isinstance(error, TransientError)
+        assert error.code == "cut_stream"
+        assert error.maybe_billed
+
+    async def test_a_closed_provider_calls_nobody(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("ok"))
+        await provider.close()
+
+        error = await _error(provider, ask())
+
+        assert isinstance(error, TransientError)
+        assert not error.maybe_billed
+        assert not side.bodies
 
     async def test_closing_a_stream_hangs_up(
         self, side: OtherSide, provider: Provider, ask: Ask

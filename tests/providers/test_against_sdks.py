@@ -97,7 +97,7 @@ ANTHROPIC_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "max_output_tokens": 100,
             "stop": ["END"],
             "tools": [{"type": "function", "function": WEATHER}],
-            "tool_choice": "required",
+            "tool_choice": "auto",
             "parallel_tool_calls": False,
             "reasoning_effort": "high",
         },
@@ -108,7 +108,7 @@ ANTHROPIC_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "thinking": {"type": "adaptive"},
             "output_config": {"effort": "high"},
             "tools": [{"name": "weather", "description": "Of a city.", "input_schema": SCHEMA}],
-            "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+            "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
             "messages": [
                 {"role": "user", "content": "How warm is it in Paris?"},
                 {
@@ -208,7 +208,11 @@ GEMINI_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                     "parts": [
                         {"text": "Let me look."},
                         {
-                            "function_call": {"name": "weather", "args": {"city": "Paris"}},
+                            "function_call": {
+                                "id": "call_1",
+                                "name": "weather",
+                                "args": {"city": "Paris"},
+                            },
                             "thought_signature": b"skip_thought_signature_validator",
                         },
                     ],
@@ -216,7 +220,13 @@ GEMINI_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                 {
                     "role": "user",
                     "parts": [
-                        {"function_response": {"name": "weather", "response": {"celsius": 11}}},
+                        {
+                            "function_response": {
+                                "id": "call_1",
+                                "name": "weather",
+                                "response": {"celsius": 11},
+                            }
+                        },
                         {"text": "And here?"},
                         {"inline_data": {"mime_type": "image/png", "data": PIXEL}},
                     ],

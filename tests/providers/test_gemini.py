@@ -164,7 +164,7 @@ async def test_a_tool_result_becomes_an_object(
     body = await sent(vendor_server, messages=messages)
 
     result = body["contents"][2]["parts"][0]["functionResponse"]
-    assert result == {"name": "f", "response": response}
+    assert result == {"id": "1", "name": "f", "response": response}
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ async def test_log_probabilities_come_in_openai_form(vendor_server: VendorServer
 
 
 def test_a_streams_thoughts_and_words_are_kept_apart() -> None:
-    assembly = GeminiAssembly("gemini")
+    assembly = GeminiAssembly()
     parts = [{"text": "Hm", "thought": True}, {"text": "m", "thought": True}]
     parts += [{"text": "Par"}, {"text": "is"}]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
@@ -94,12 +95,19 @@ async def test_a_token_near_its_end_is_used_while_the_next_is_fetched(
 
     first = await token.headers()
     meanwhile = await token.headers()
-    await token.refreshed()
-    later = await token.headers()
+    later = await renewed(token, meanwhile)
 
     assert first["Authorization"] == meanwhile["Authorization"] == "Bearer t1"
     assert later["Authorization"] == "Bearer t2"
     assert len(vendor_server.requests) == 2
+
+
+async def renewed(token: GoogleToken, old: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers once they are others."""
+    async with asyncio.timeout(10):
+        while (headers := await token.headers()) == old:  # noqa: ASYNC110 - nobody's to await
+            await asyncio.sleep(0.01)
+    return headers
 
 
 async def test_a_refused_service_account_refuses_the_account(

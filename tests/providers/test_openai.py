@@ -319,7 +319,7 @@ async def test_a_stream_asks_for_its_usage(vendor_server: VendorServer) -> None:
 
 @given(st.lists(st.text(min_size=1), min_size=1))
 def test_a_streamed_text_is_the_sum_of_its_pieces(texts: list[str]) -> None:
-    assembly = OpenAIAssembly("openai")
+    assembly = OpenAIAssembly()
     events = [event.removeprefix(b"data: ").strip() for event in DIALECT.stream(*texts)]
 
     pieces = [assembly.add(event) for event in events]
