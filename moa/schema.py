@@ -23,6 +23,17 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
+FOLLOWERS = pa.list_(
+    pa.struct(
+        [
+            _required("query_id", pa.string()),
+            _required("tags", STRINGS),
+            pa.field("reference", pa.string()),
+        ]
+    )
+)
+"""Queries with an equal request, each with what it says of itself (`dedupe = true`)."""
+
 _PLACE = [
     _required("query_id", pa.string()),
     _required("partition", pa.int32()),
@@ -41,16 +52,22 @@ QUERIES = pa.schema(
         pa.field("allowed_models", STRINGS),  # catalog ids; null: the whole pool
         _required("tags", STRINGS),
         pa.field("reference", pa.string()),  # what a good answer is, for graders
-        # Ids of queries with an equal request that get this query's answer (`dedupe = true`).
-        _required("followers", STRINGS),
+        _required("followers", FOLLOWERS),  # they get this query's answer
         # Why the row cannot be answered, as `REASON: detail`; null for a good row.
         pa.field("defect", pa.string()),
     ]
 )
 """One row of the backlog after validation; a bad row is kept, with its defect."""
 
-PREPARED_QUERIES = QUERIES.append(_required("text", pa.string()))
-"""`QUERIES` plus the conversation as one text, which the router reads. Lives in memory only."""
+PREPARED_QUERIES = pa.schema(
+    [
+        *QUERIES,
+        _required("text", pa.string()),  # the conversation as one text, which the router reads
+        # What the prompt has besides the text: tools, the answer's schema, images; 0 without.
+        _required("other_input_tokens", pa.float32()),
+    ]
+)
+"""`QUERIES` plus what the score stage reads. Lives in memory only."""
 
 SCORED_QUERIES = pa.schema(
     [
@@ -109,6 +126,9 @@ OUTCOMES = pa.schema(
         _required("attempts", pa.int32()),  # calls sent, the successful one included
         # Calls sent before a crash whose answer never reached the journal: perhaps billed.
         _required("unknown_calls", pa.int32()),
+        # Calls that failed after the vendor may have done the work (a time-out, a reset, an answer
+        # that was cut or cannot be read): perhaps billed.
+        _required("lost_answers", pa.int32()),
         pa.field("latency_s", pa.float32()),  # of the successful call
         pa.field("finished_at", MOMENT),
         # query_id whose answer this is (`dedupe = true`); the row stands at that query's place.
@@ -125,6 +145,7 @@ ATTEMPT = pa.struct(
         _required("at", MOMENT),
         _required("error", pa.string()),  # class name from moa.errors
         pa.field("status", pa.int32()),  # HTTP
+        _required("maybe_billed", pa.bool_()),  # the vendor may have done the work
         _required("detail", pa.string()),
     ]
 )
@@ -163,7 +184,15 @@ COST_REPORT = pa.schema(
         pa.field("lane", pa.string()),
         *[
             _required(name, pa.int64())
-            for name in ("queries", "answered", "refused", "shared", "calls", "unknown_calls")
+            for name in (
+                "queries",
+                "answered",
+                "refused",
+                "shared",
+                "calls",
+                "unknown_calls",
+                "lost_answers",
+            )
         ],
         *USAGE,
         _required("cost_usd", USD),

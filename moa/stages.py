@@ -121,11 +121,12 @@ class Score:
         good = np.flatnonzero(table.column("defect").is_null().to_numpy())
         texts = table.column("text").take(pa.array(good)).to_pylist()
         scores = self._router.score(texts, self._pool)
+        other_tokens = table.column("other_input_tokens").to_numpy()[good]
         novelty = np.zeros(table.num_rows, np.float32)
         novelty[good] = scores.novelty
         columns = {
             "expected_grade": scores.expected_grade,
-            "expected_input_tokens": scores.expected_input_tokens,
+            "expected_input_tokens": scores.expected_input_tokens + other_tokens[:, None],
             "expected_output_tokens": scores.expected_output_tokens,
         }
         scored = table.select(QUERIES.names)
@@ -248,10 +249,7 @@ class Decide:
         """The outcomes of the rows that nobody is asked about."""
         rows = queries.column("row").to_pylist()
         followers = dict(zip(rows, queries.column("followers").to_pylist(), strict=True))
-        settled = [
-            (letter.outcome(first_model=None, attempts=0, unknown_calls=0), letter)
-            for letter in letters
-        ]
+        settled = [(letter.outcome(), letter) for letter in letters]
         write_settled(PieceName(part, NOBODY), run, settled, followers)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,18 @@ def test_equal_requests_hash_alike_however_they_were_written() -> None:
     other = chat(temperature=0.0, stop=["END"])
 
     assert request_hash(one.canonical()) == request_hash(other.canonical())
+
+
+def test_a_schema_and_parameters_keep_their_order_and_their_nulls() -> None:
+    schema = {"type": "object", "properties": {"why": {"default": None}, "answer": {}, "a": {}}}
+    form = {"type": "json_schema", "json_schema": {"schema": schema, "name": "s"}}
+    tool = {"type": "function", "function": {"parameters": schema, "name": "f"}}
+
+    sent = ChatRequest.model_validate_json(
+        chat(response_format=form, tools=[tool]).canonical()
+    ).canonical()
+
+    assert sent.count(json.dumps(schema, separators=(",", ":"))) == 2
 
 
 def test_a_json_schema_keeps_its_name_on_the_way_through() -> None:
@@ -91,6 +105,8 @@ def test_several_turns_are_marked_in_the_text_that_the_router_reads() -> None:
         {"messages": [{"role": "tool", "content": "4"}]},
         {"messages": [{"role": "user", "content": "Hi"}], "model": "gpt-4o"},
         {"messages": [{"role": "user", "content": "Hi"}], "temperature": 3},
+        {"messages": [{"role": "user", "content": "Hi"}], "max_output_tokens": 2**31},
+        {"messages": [{"role": "user", "content": "Hi"}], "seed": 2**63},
         {"messages": [{"role": "user", "content": "Hi"}], "response_format": {"type": "xml"}},
     ],
 )

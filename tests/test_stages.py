@@ -12,7 +12,6 @@ from moa.config import PolicyConfig, QueryLogConfig
 from moa.prices import PriceTable
 from moa.schema import OUTCOMES, PARTS, PREPARED_QUERIES, ROUTING_DECISIONS, SCORED_QUERIES
 from moa.stages import Decide, Read, Score, pack, unpack
-from moa.storage.duplicates import find_duplicates
 from moa.storage.query_log import find_partitions
 from moa.storage.run_folder import PartName, PieceName, RunFolder
 from moa.storage.scan import scan
@@ -33,10 +32,7 @@ class Backlog:
         self.partitions = tuple(find_partitions(self.log))
         self.url = str(folder / "run")
         self.run = RunFolder(self.url)
-        found = find_duplicates(
-            (scan(p, self.log) for p in self.partitions), dedupe=self.log.dedupe
-        )
-        self.run.write_scan(self.partitions, found)
+        self.run.write_scan(self.partitions, scan(self.partitions, self.log))
 
     def read(self, *decided: PartName) -> list[pa.Table]:
         stage = Read(self.log, self.partitions, self.url, frozenset(decided))
@@ -162,3 +158,35 @@ def test_a_limit_on_output_lowers_the_expected_cost(tmp_path: Path) -> None:
     (decisions,) = backlog.run.tables("decisions")()
     short, long = decisions["expected_cost_usd"].to_pylist()
     assert all(a < b for a, b in zip(short, long, strict=True))
+
+
+def test_tools_and_images_count_as_prompt_in_windows_and_costs(tmp_path: Path) -> None:
+    tool = '[{"function":{"name":"f","description":"' + "x" * 40_000 + '"}}]'
+    huge = tool.replace("x" * 40_000, "x" * 40_000_000)
+    table = prompts(3).append_column("tools", pa.array([None, tool, huge]))
+    backlog = Backlog(tmp_path, table)
+
+    backlog.decide(backlog.read())
+
+    (queries,) = (backlog.run.read_queries(part) for part in backlog.run.decided_parts())
+    (decisions,) = backlog.run.tables("decisions")()
+    plain, tools, _ = (min(tokens) for tokens in queries["expected_input_tokens"].to_pylist())
+    assert 10_000 < tools - plain < 10_100
+    assert decisions["rule"].to_pylist()[2] == "nobody_can"
+    cost = [max(one) for one in decisions["expected_cost_usd"].to_pylist()]
+    assert cost[0] * 10 < cost[1]
+
+
+def test_long_prompts_are_read_and_cut_by_their_bytes_at_every_start_alike(tmp_path: Path) -> None:
+    texts = [f"{n}{'word ' * 400_000}" for n in range(50)]
+    ids = [f"q{n}" for n in range(50)]
+    backlog = Backlog(tmp_path, pa.table({"query_id": ids, "prompt": texts}))
+
+    first, again = (
+        [(str(name), part.num_rows) for table in backlog.read() for name, part, _ in unpack(table)]
+        for _ in range(2)
+    )
+
+    assert first == again
+    assert sum(rows for _, rows in first) == 50
+    assert all(rows <= 20 for _, rows in first)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayTaskError
 
+from moa.errors import MoaError
 from moa.pipeline.job import Job
 from moa.stages import Decide, Read, Score
-from moa.storage.duplicates import Scan, find_duplicates
+from moa.storage.query_log import Partition
 from moa.storage.run_folder import PartName, RunFolder
 from moa.storage.scan import scan
 
+T = TypeVar("T")
 BLOCK_BYTES = 16 << 20
 """Of Ray Data: small blocks let dispatch begin while scoring goes on."""
 
@@ -38,26 +41,38 @@ def scan_backlog(job: Job) -> None:
     """Find the duplicates among the queries, once a run; a restart sees the same ones.
 
     Raises:
+        ConfigError: a file of the query log is damaged, or there is no row in any of them.
         RunError: the query log has changed since the run first started.
     """
     run = RunFolder(job.run_folder)
-    if run.has_scan(job.partitions):
-        return
-    found = find_duplicates(_scans(job), dedupe=job.config.queries.dedupe)
-    run.write_scan(job.partitions, found)
+    if not run.has_scan(job.partitions):
+        run.write_scan(job.partitions, scan(job.partitions, job.config.queries, _each))
 
 
-def _scans(job: Job) -> Iterator[Scan]:
-    """Of each partition, in order; as many at once as there are CPUs."""
-    remote = ray.remote(num_cpus=1)(scan)
+def _each(
+    function: Callable[..., T], partitions: Sequence[Partition], *shared: object
+) -> Iterator[T]:
+    """As many at once as there are CPUs."""
+    remote = ray.remote(num_cpus=1)(function)
+    lent = [ray.put(one) for one in shared]
     at_once = max(2, cluster_cpus())
-    under_way: deque[Any] = deque()
-    for partition in job.partitions:
-        under_way.append(remote.remote(partition, job.config.queries))
+    under_way: deque[ray.ObjectRef[T]] = deque()
+    for partition in partitions:
+        under_way.append(remote.remote(partition, *lent))
         if len(under_way) >= at_once:
-            yield ray.get(under_way.popleft())
+            yield _result(under_way.popleft())
     while under_way:
-        yield ray.get(under_way.popleft())
+        yield _result(under_way.popleft())
+
+
+def _result(task: ray.ObjectRef[T]) -> T:
+    """What a task returned, or raised on purpose, without Ray's account of where that was."""
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        if isinstance(error.cause, MoaError):
+            raise error.cause from None
+        raise
 
 
 def decide_backlog(job: Job, decided: frozenset[PartName]) -> Iterator[pa.Table]:

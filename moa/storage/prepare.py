@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import orjson
@@ -10,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import JsonValue, ValidationError
 
-from moa.request import ChatRequest
+from moa.request import MOST_OUTPUT_TOKENS, ChatRequest
 from moa.schema import PREPARED_QUERIES, agree
-from moa.storage.duplicates import CLASH, FOLLOWER, TWIN
-from moa.storage.log_columns import ABOUT_THE_QUERY
-from moa.storage.openai_batch import BadLine, read_line
+from moa.storage.duplicates import CLASH, FOLLOWER, TWIN, generated_id
+from moa.storage.log_columns import ABOUT_THE_QUERY, NOT_UTF8, cells, text_lists
+from moa.storage.openai_batch import BadLine, read_id, read_line
 from moa.storage.query_log import LINE
 
 NO_ID = "query_id_missing"
@@ -26,9 +28,21 @@ DEFECTS = (NO_ID, NO_PROMPT, TWO_PROMPTS, MALFORMED, ID_SEEN)
 """Why a row is no request; the first part of `defect`, and the reason of its dead letter."""
 _PLAIN = ("prompt", "system", "max_output_tokens")
 """Columns that need no validation beyond their types."""
+_WHOLE = ("max_output_tokens", "seed", "top_logprobs")
+"""Whole numbers, perhaps written as doubles."""
 _JSON = ("messages", "tools", "tool_choice", "response_format")
 """Columns that may hold JSON as text."""
+_SCHEMAS = ("parameters", "schema")
+"""Keys of a request below which everything is the user's own: a null there is a value."""
 _DETAIL_CHARS = 300
+
+
+class About(NamedTuple):
+    """What a row says besides its request."""
+
+    allowed_models: list[str] | None = None
+    tags: Sequence[str] = ()
+    reference: str | None = None
 
 
 class Row(NamedTuple):
@@ -40,7 +54,9 @@ class Row(NamedTuple):
     text: str
     abilities: Sequence[str]
     max_output_tokens: int | None
+    other_input_tokens: float
     defect: str | None
+    about: About = About()
 
 
 def rows_of(table: pa.Table) -> Iterator[Row]:
@@ -48,6 +64,13 @@ def rows_of(table: pa.Table) -> Iterator[Row]:
     if LINE in table.column_names:
         return map(_line, table.column(LINE).to_pylist())
     return _columns(table)
+
+
+def ids_of(table: pa.Table) -> list[str | None]:
+    """The ids of `rows_of`, many times as fast."""
+    if LINE in table.column_names:
+        return [_id(read_id(line)) for line in table.column(LINE).to_pylist()]
+    return [_id(one) for one in cells(table.column("query_id"))]
 
 
 def prepare(table: pa.Table, partition: int, duplicates: pa.Table) -> pa.Table:
@@ -59,30 +82,30 @@ def prepare(table: pa.Table, partition: int, duplicates: pa.Table) -> pa.Table:
         duplicates: the rows of `DUPLICATES` in this partition.
     """
     marks = _marks(table, duplicates)
-    asked = list(rows_of(table))
     numbers = table.column("row").to_pylist()
-    kept = [i for i, n in enumerate(numbers) if marks.get(n, NO_MARK).kind not in (TWIN, FOLLOWER)]
-    if len(kept) < len(numbers):
-        table = table.take(pa.array(kept, pa.int64()))
-    named = [_named(asked[i], marks.get(numbers[i], NO_MARK), partition, numbers[i]) for i in kept]
+    kept = [
+        (number, marks.get(number, NO_MARK), row)
+        for number, row in zip(numbers, rows_of(table), strict=True)
+        if marks.get(number, NO_MARK).kind not in (TWIN, FOLLOWER)
+    ]
+    named = [_named(row, mark, partition, number) for number, mark, row in kept]
     columns = {
         "query_id": [row.query_id for row in named],
         "partition": [partition] * len(named),
-        "row": table.column("row"),
+        "row": [number for number, _, _ in kept],
         "request": [row.request for row in named],
         "abilities": [row.abilities for row in named],
         "max_output_tokens": [row.max_output_tokens for row in named],
-        "allowed_models": _column(table, "allowed_models", None),
-        "tags": _column(table, "tags", []),
-        "reference": _column(table, "reference", None),
-        "followers": [marks.get(numbers[i], NO_MARK).followers for i in kept],
+        "allowed_models": [row.about.allowed_models for row in named],
+        "tags": [row.about.tags for row in named],
+        "reference": [row.about.reference for row in named],
+        "followers": [mark.followers for _, mark, _ in kept],
         "defect": [row.defect for row in named],
         "text": [row.text for row in named],
+        "other_input_tokens": [row.other_input_tokens for row in named],
     }
     arrays = {
         name: pa.array(values, PREPARED_QUERIES.field(name).type)
-        if isinstance(values, list)
-        else values
         for name, values in columns.items()
     }
     return agree(pa.table(arrays), PREPARED_QUERIES, where=f"prepare {partition}")
@@ -90,10 +113,11 @@ def prepare(table: pa.Table, partition: int, duplicates: pa.Table) -> pa.Table:
 
 class _Mark(NamedTuple):
     kind: str | None
-    followers: Sequence[str]
+    query_id: str | None
+    followers: Sequence[dict[str, Any]]
 
 
-NO_MARK = _Mark(None, ())
+NO_MARK = _Mark(None, None, ())
 
 
 def _marks(table: pa.Table, duplicates: pa.Table) -> dict[int, _Mark]:
@@ -105,41 +129,75 @@ def _marks(table: pa.Table, duplicates: pa.Table) -> dict[int, _Mark]:
     here = duplicates.filter(
         pc.and_(pc.greater_equal(rows, first), pc.less_equal(rows, last))
     ).to_pylist()
-    return {one["row"]: _Mark(one["kind"], one["followers"]) for one in here}
+    return {one["row"]: _Mark(one["kind"], one["query_id"], one["followers"]) for one in here}
 
 
 def _named(row: Row, mark: _Mark, partition: int, number: int) -> Row:
     """The row under an id of its own."""
+    if mark.kind == CLASH:
+        seen = f"{ID_SEEN}: an earlier row has the id {row.query_id!r} and asks else"
+        return row._replace(query_id=mark.query_id, defect=row.defect or seen)
     if row.query_id is None:
-        return row._replace(query_id=f"#{partition}:{number}")
-    if mark.kind != CLASH:
-        return row
-    defect = row.defect or f"{ID_SEEN}: an earlier row has the id {row.query_id!r} and asks else"
-    return row._replace(query_id=f"{row.query_id}#{partition}:{number}", defect=defect)
-
-
-def _column(table: pa.Table, name: str, absent: list[str] | None) -> pa.ChunkedArray:
-    """A column that is taken as it is; `absent` stands for a null and for a missing column."""
-    kind = PREPARED_QUERIES.field(name).type
-    if name not in table.column_names:
-        return pa.array([absent] * table.num_rows, kind)
-    column = table.column(name).cast(kind)
-    return column if absent is None else pc.coalesce(column, pa.scalar(absent, kind))
+        return row._replace(query_id=mark.query_id or generated_id(partition, number))
+    return row
 
 
 def _columns(table: pa.Table) -> Iterator[Row]:
     names = [n for n in table.column_names if n not in ABOUT_THE_QUERY and n != "row"]
-    columns = {name: table.column(name).to_pylist() for name in names}
-    ids = table.column("query_id").cast(pa.string()).to_pylist()
+    columns = {name: cells(table.column(name)) for name in names}
+    for name in _WHOLE:
+        if name in columns and pa.types.is_floating(table.column(name).type):
+            columns[name] = [_whole(value) for value in columns[name]]
     plain = _plain_only(table, [name for name in names if name not in _PLAIN])
     absent = [None] * table.num_rows
-    short = [columns.get(name, absent) for name in _PLAIN]
-    for i, is_plain in enumerate(plain):
-        prompt, system, limit = (values[i] for values in short)
-        if is_plain and prompt and (limit is None or limit >= 1):
-            yield _plain_row(ids[i], prompt, system, limit)
+    short = zip(*(columns.get(name, absent) for name in _PLAIN), strict=True)
+    rows = zip(ids_of(table), _about(table), plain, short, strict=True)
+    for i, (query_id, about, is_plain, (prompt, system, limit)) in enumerate(rows):
+        if (
+            is_plain
+            and about is not None
+            and prompt
+            and isinstance(prompt, str)
+            and (system is None or isinstance(system, str))
+            and (limit is None or (isinstance(limit, int) and 1 <= limit <= MOST_OUTPUT_TOKENS))
+        ):
+            row = _plain_row(query_id, prompt, system, limit)
+        elif about is None:
+            row = _bad(query_id, MALFORMED, "allowed_models has a null or a text that is no UTF-8")
         else:
-            yield _whole_row(ids[i], {name: columns[name][i] for name in names})
+            row = _whole_row(query_id, {name: columns[name][i] for name in names})
+        yield row._replace(about=about) if about else row
+
+
+def _id(value: object) -> str | None:
+    """An id, `None` for one that says nothing."""
+    text = "" if value is None or value is NOT_UTF8 else str(value)
+    return text if text.strip() else None
+
+
+def _whole(value: object) -> object:
+    """A whole number that a double holds."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _about(table: pa.Table) -> Iterator[About | None]:
+    """What each row says besides its request; `None` where what it allows cannot be read."""
+    names = ABOUT_THE_QUERY.intersection(table.column_names) - {"query_id"}
+    if not names:
+        return repeat(About(), table.num_rows)
+    absent = [None] * table.num_rows
+    models, tags, references = (
+        read(table.column(name)) if name in names else absent
+        for name, read in (("allowed_models", cells), ("tags", text_lists), ("reference", cells))
+    )
+    return (
+        None
+        if allowed is NOT_UTF8 or (allowed is not None and None in allowed)
+        else About(allowed, tagged or (), None if reference is NOT_UTF8 else reference)
+        for allowed, tagged, reference in zip(models, tags, references, strict=True)
+    )
 
 
 def _plain_only(table: pa.Table, others: Sequence[str]) -> list[bool]:
@@ -152,19 +210,22 @@ def _plain_only(table: pa.Table, others: Sequence[str]) -> list[bool]:
 
 def _plain_row(query_id: str | None, prompt: str, system: str | None, limit: int | None) -> Row:
     """As `_whole_row`, ten times as fast."""
-    user = f'{{"content":{orjson.dumps(prompt).decode()},"role":"user"}}'
-    first = f'"max_output_tokens":{limit},' if limit is not None else ""
+    messages = f'{{"role":"user","content":{orjson.dumps(prompt).decode()}}}'
     text = prompt
     if system is not None:
-        user = f'{{"content":{orjson.dumps(system).decode()},"role":"system"}},{user}'
+        messages = f'{{"role":"system","content":{orjson.dumps(system).decode()}}},{messages}'
         text = f"[system]\n{system}\n\n[user]\n{prompt}"
-    request = f'{{{first}"messages":[{user}]}}'
+    last = f',"max_output_tokens":{limit}' if limit is not None else ""
+    request = f'{{"messages":[{messages}]{last}}}'
     defect = None if query_id is not None else _NO_ID_DEFECT
-    return Row(query_id, request, text, (), limit, defect)
+    return Row(query_id, request, text, (), limit, 0.0, defect)
 
 
 def _whole_row(query_id: str | None, columns: dict[str, Any]) -> Row:
-    given = {name: value for name, value in columns.items() if value is not None}
+    given = {name: value for name, value in columns.items() if _says(value)}
+    for name, value in given.items():
+        if value is NOT_UTF8:
+            return _bad(query_id, MALFORMED, f"{name} is no UTF-8")
     prompt, system = given.pop("prompt", None), given.pop("system", None)
     if prompt is not None and "messages" in given:
         return _bad(query_id, TWO_PROMPTS, "both prompt and messages are given: leave one null")
@@ -180,29 +241,36 @@ def _whole_row(query_id: str | None, columns: dict[str, Any]) -> Row:
     return _validated(query_id, {**request, "messages": messages})
 
 
+def _says(value: object) -> bool:
+    """Whether a cell says anything: pandas writes a missing number as NaN."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
 def _line(line: bytes) -> Row:
     try:
         query_id, request = read_line(line)
     except BadLine as error:
-        return _bad(error.query_id, MALFORMED, str(error))
-    except ValueError as error:
-        return _bad(None, MALFORMED, str(error))
-    return _validated(query_id, request)
+        return _bad(_id(error.query_id), MALFORMED, str(error))
+    return _validated(_id(query_id), request)
 
 
 def _validated(query_id: str | None, request: dict[str, Any]) -> Row:
     try:
-        chat = ChatRequest.model_validate(request)
+        chat = ChatRequest.model_validate(_without_nulls(request))
+        canonical = chat.canonical()
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return _bad(query_id, MALFORMED, "; ".join(problems))
+    except (RecursionError, orjson.JSONEncodeError):
+        return _bad(query_id, MALFORMED, "its JSON is nested too deeply")
     defect = None if query_id is not None else _NO_ID_DEFECT
     return Row(
         query_id,
-        chat.canonical(),
+        canonical,
         chat.text(),
         chat.abilities(),
         chat.max_output_tokens,
+        chat.other_input_tokens(),
         defect,
     )
 
@@ -211,27 +279,32 @@ _NO_ID_DEFECT = f"{NO_ID}: the row has no query id"
 
 
 def _bad(query_id: str | None, reason: str, detail: str) -> Row:
-    return Row(query_id, "", "", (), None, f"{reason}: {detail[:_DETAIL_CHARS]}")
+    return Row(query_id, "", "", (), None, 0.0, f"{reason}: {detail[:_DETAIL_CHARS]}")
 
 
 def _value(name: str, value: JsonValue) -> JsonValue:
     """A cell as JSON has it: structs without what is null in them, JSON text parsed."""
-    if (
-        name in _JSON
-        and isinstance(value, str)
-        and not (name == "tool_choice" and value in ("auto", "none", "required"))
-    ):
-        try:
-            parsed: JsonValue = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            raise ValueError(f"{name} is no JSON") from None
-        return parsed
-    return _without_nulls(value)
+    if name not in _JSON:
+        return value
+    if not isinstance(value, str):
+        return _without_nulls(value, but=())  # in a struct, what was never there is null
+    if name == "tool_choice" and value in ("auto", "none", "required"):
+        return value
+    try:
+        parsed: JsonValue = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        raise ValueError(f"{name} is no JSON") from None
+    return parsed
 
 
-def _without_nulls(value: JsonValue) -> JsonValue:
+def _without_nulls(value: JsonValue, *, but: Sequence[str] = _SCHEMAS) -> JsonValue:
+    """Without the keys that say nothing, as SDKs write them, outside of the user's own schemas."""
     if isinstance(value, dict):
-        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+        return {
+            key: one if key in but else _without_nulls(one, but=but)
+            for key, one in value.items()
+            if one is not None
+        }
     if isinstance(value, list):
-        return [_without_nulls(one) for one in value]
+        return [_without_nulls(one, but=but) for one in value]
     return value

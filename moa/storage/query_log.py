@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import io
-import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,8 +31,14 @@ FORMATS = {
 """By extension."""
 LINE = "line"
 """The column of a table that was read from JSONL: one request as it stands in the file."""
+BATCH_BYTES = 8 << 20
+"""Of one table that is read, about: long prompts must not fill memory."""
 _FOOTERS_AT_ONCE = 16
 _BUFFER_BYTES = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_FOREIGN = {b"PAR1": "Parquet", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}
+"""How files begin that are no text, whatever they are called."""
+_REMEDY = "Write the file anew, or leave it out of queries.path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +51,55 @@ class Partition:
     """`None`: the whole file."""
     rows: int | None
     """`None`: not known before the file is read."""
+    file_bytes: int = 0
+    file_changed_ns: int = 0
+    """When the file was last written, in nanoseconds since 1970: another file has another time."""
+
+
+class Backlog(NamedTuple):
+    """The files of a query log."""
+
+    partitions: tuple[Partition, ...]
+    left_out: tuple[str, ...]
+    """Files of the named folders that are not read: empty, or of an extension that says nothing."""
 
 
 def find_partitions(log: QueryLogConfig) -> list[Partition]:
+    """The partitions of `find_backlog`."""
+    return list(find_backlog(log).partitions)
+
+
+def find_backlog(log: QueryLogConfig) -> Backlog:
     """Find the backlog's files and check what can be checked without reading their rows.
 
     Raises:
-        ConfigError: no file, a column that is missing or has another type.
+        ConfigError: no file, a file that is not what its name says, a column that is missing or
+            has another type.
     """
     paths = [log.path] if isinstance(log.path, str) else log.path
+    files: dict[str, fs.FileInfo] = {}
+    left_out: set[str] = set()
     try:
-        urls = sorted({url for path in paths for url in _files(path, log)})
+        for path in paths:
+            taken, left = _files(path, log)
+            files |= taken
+            left_out.update(left)
     except OSError as error:
         raise ConfigError(
             f"queries.path: {', '.join(paths)} cannot be listed: {error}. Correct the address or "
             "the credentials in the environment"
         ) from None
+    urls = sorted(files)
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         found = list(pool.map(lambda url: _groups(url, log), urls))
     flat = [(url, *group) for url, groups in zip(urls, found, strict=True) for group in groups]
     if not flat:
         raise ConfigError(f"queries.path: {', '.join(paths)} holds no rows: nothing to do")
-    return [Partition(n, url, group, rows) for n, (url, group, rows) in enumerate(flat)]
+    partitions = (
+        Partition(n, url, group, rows, files[url].size, files[url].mtime_ns or 0)
+        for n, (url, group, rows) in enumerate(flat)
+    )
+    return Backlog(tuple(partitions), tuple(sorted(left_out - files.keys())))
 
 
 def read_partition(
@@ -81,45 +114,78 @@ def read_partition(
 
     Returns:
         Tables with `row` (from 0) and the log's columns by our names, or `LINE`.
+
+    Raises:
+        ConfigError: the file is damaged, or gone.
     """
     filesystem, path = filesystem_of(partition.url)
     read = _read_lines if _format(partition.url, log) == "openai_batch" else _read_group
     row = 0
-    for table in read(filesystem, path, partition, log, batch_rows):
-        numbers = pa.array(range(row, row + table.num_rows), pa.int64())
-        yield table.append_column("row", numbers)
-        row += table.num_rows
+    try:
+        for table in read(filesystem, path, partition, log, batch_rows):
+            numbers = pa.array(range(row, row + table.num_rows), pa.int64())
+            yield table.append_column("row", numbers)
+            row += table.num_rows
+    except (OSError, pa.ArrowException) as error:
+        group = "" if partition.row_group is None else f", row group {partition.row_group}"
+        raise ConfigError(
+            f"{partition.url}{group}: cannot be read after row {row:,}: {_one_line(error)}. "
+            f"{_REMEDY}"
+        ) from None
 
 
-def _files(path: str, log: QueryLogConfig) -> list[str]:
-    """The files behind one entry of `queries.path`, as URLs."""
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _files(path: str, log: QueryLogConfig) -> tuple[dict[str, fs.FileInfo], list[str]]:
+    """The files behind one entry of `queries.path` by their URLs, and the URLs of those left out.
+
+    A name with `*`, `?` or `[` in it is tried as it stands before it is a pattern.
+    """
     filesystem, place = filesystem_of(path)
     prefix = path.partition("://")[0] + "://" if "://" in path else ""
-    if any(mark in place for mark in "*?["):
+    taken: list[fs.FileInfo] = []
+    left_out: list[fs.FileInfo] = []
+    (info,) = filesystem.get_file_info([place])
+    found: list[fs.FileInfo] = []
+    if info.type == fs.FileType.File:
+        taken = [info]
+    elif info.type == fs.FileType.NotFound and any(mark in place for mark in "*?["):
         base = place[: min(place.index(m) for m in "*?[" if m in place)].rpartition("/")[0]
-        names = [n for n in _below(filesystem, base) if fnmatch.fnmatch(n, place)]
+        pattern = place.split("/")
+        found = [one for one in _below(filesystem, base) if _matches(one.path.split("/"), pattern)]
     else:
-        (info,) = filesystem.get_file_info([place])
-        if info.type == fs.FileType.File:
-            names = [place]
-        else:
-            names = [n for n in _below(filesystem, place) if log.format or _extension(n)]
-    if not names:
+        found = _below(filesystem, place)
+    for one in found:
+        known = log.format or _extension(one.path)
+        (taken if one.size and known else left_out).append(one)
+    if not taken:
+        left = f" but {len(left_out)} of other kinds (see queries.format)" if left_out else ""
         raise ConfigError(
-            f"queries.path: no file at {path}. Give a Parquet or JSONL file, a folder of them, or "
-            "a glob"
+            f"queries.path: no file at {path}{left}. Give a Parquet or JSONL file, a folder of "
+            "them, or a glob"
         )
-    return [prefix + name for name in names]
+    return {prefix + one.path: one for one in taken}, [prefix + one.path for one in left_out]
 
 
-def _below(filesystem: fs.FileSystem, folder: str) -> list[str]:
+def _matches(names: list[str], patterns: list[str]) -> bool:
+    """As a shell has it: `*` stays inside a folder, `**` is any number of folders."""
+    if not patterns:
+        return not names
+    first, rest = patterns[0], patterns[1:]
+    if first == "**":
+        return any(_matches(names[n:], rest) for n in range(len(names))) or not rest
+    return bool(names) and fnmatch.fnmatchcase(names[0], first) and _matches(names[1:], rest)
+
+
+def _below(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
     """Files below a folder, without those that other tools hide there (`_SUCCESS`, `.crc`)."""
     selector = fs.FileSelector(folder, recursive=True, allow_not_found=True)
     return [
-        info.path
+        info
         for info in filesystem.get_file_info(selector)
         if info.type == fs.FileType.File
-        and info.size
         and not any(part.startswith(("_", ".")) for part in info.path[len(folder) :].split("/"))
     ]
 
@@ -140,20 +206,45 @@ def _format(url: str, log: QueryLogConfig) -> str:
 
 def _groups(url: str, log: QueryLogConfig) -> list[tuple[int | None, int | None]]:
     """Row group and rows of each partition of a file that has any."""
-    if _format(url, log) == "openai_batch":
-        return [(None, None)]
     filesystem, path = filesystem_of(url)
+    if _format(url, log) == "openai_batch":
+        _check_lines(url, filesystem, path, log)
+        return [(None, None)]
     try:
         with filesystem.open_input_file(path) as file:
             footer = pq.ParquetFile(file)
             _check_columns(url, footer.schema_arrow, log)
             metadata = footer.metadata
     except pa.ArrowInvalid as error:
-        raise ConfigError(
-            f"{url} is no Parquet file ({error}): correct it, or leave it out"
-        ) from None
+        raise ConfigError(f"{url} is no Parquet file: {_one_line(error)}. {_REMEDY}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{url}: cannot be read: {_one_line(error)}. {_REMEDY}") from None
     sizes = [(g, metadata.row_group(g).num_rows) for g in range(metadata.num_row_groups)]
     return [(group, rows) for group, rows in sizes if rows]
+
+
+def _check_lines(url: str, filesystem: fs.FileSystem, path: str, log: QueryLogConfig) -> None:
+    """It begins as JSONL does, and no columns are named, of which it has none."""
+    if log.columns:
+        raise ConfigError(
+            f"queries.columns names columns, and {url} is JSONL of OpenAI's Batch format, which "
+            "has none: leave queries.columns out, or set queries.path to Parquet files only"
+        )
+    try:
+        with _open_lines(filesystem, path) as stream:
+            start = stream.read(_BUFFER_BYTES)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{url}: cannot be read: {_one_line(error)}. {_REMEDY}") from None
+    foreign = next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), None)
+    if foreign is None and b"\0" in start:
+        foreign = "binary or UTF-16"
+    if foreign is None and start.removeprefix(_BOM).lstrip().startswith(b"["):
+        foreign = "one JSON array"
+    if foreign:
+        raise ConfigError(
+            f"{url} is no JSONL but {foreign}: it takes UTF-8 text with one JSON object a line. "
+            f"{_REMEDY}"
+        )
 
 
 def _check_columns(url: str, schema: pa.Schema, log: QueryLogConfig) -> None:
@@ -164,6 +255,12 @@ def _check_columns(url: str, schema: pa.Schema, log: QueryLogConfig) -> None:
         if theirs not in schema.names:
             raise ConfigError(_unknown(f"{url}, queries.columns.{ours}", theirs, schema.names))
     names = wanted(schema.names, log.columns)
+    twice = sorted(name for name in names.values() if schema.names.count(name) > 1)
+    if twice:
+        raise ConfigError(
+            f"{url} has more than one column {twice[0]!r}: rename all but one, or map another "
+            "column by queries.columns"
+        )
     if "query_id" not in names:
         raise ConfigError(_missing(url, "query_id", schema))
     if not any(name in names for name in REQUIRED_ONE_OF):
@@ -202,7 +299,9 @@ def _read_group(
         footer = pq.ParquetFile(file)
         names = wanted(footer.schema_arrow.names, log.columns)
         batches = footer.iter_batches(
-            batch_size=batch_rows, row_groups=[partition.row_group], columns=list(names.values())
+            batch_size=min(batch_rows, _rows_at_once(footer, partition.row_group)),
+            row_groups=[partition.row_group],
+            columns=list(names.values()),
         )
         for batch in batches:
             table = pa.Table.from_batches([batch])
@@ -216,8 +315,29 @@ def _read_lines(
     log: QueryLogConfig,
     batch_rows: int,
 ) -> Iterator[pa.Table]:
-    compression = "gzip" if path.endswith(".gz") else None
-    with filesystem.open_input_stream(path, compression=compression) as stream:
-        lines = (line for line in io.BufferedReader(stream, _BUFFER_BYTES) if line.strip())
-        while batch := list(itertools.islice(lines, batch_rows)):
+    with _open_lines(filesystem, path) as stream:
+        batch: list[bytes] = []
+        held_bytes = 0
+        for number, line in enumerate(io.BufferedReader(stream, _BUFFER_BYTES)):
+            text = line.removeprefix(_BOM) if number == 0 else line
+            if not text.strip():
+                continue
+            batch.append(text)
+            held_bytes += len(text)
+            if len(batch) == batch_rows or held_bytes >= BATCH_BYTES:
+                yield pa.table({LINE: pa.array(batch, pa.binary())})
+                batch, held_bytes = [], 0
+        if batch:
             yield pa.table({LINE: pa.array(batch, pa.binary())})
+
+
+def _open_lines(filesystem: fs.FileSystem, path: str) -> pa.NativeFile:
+    compression = "gzip" if path.endswith(".gz") else None
+    return filesystem.open_input_stream(path, compression=compression)
+
+
+def _rows_at_once(footer: pq.ParquetFile, row_group: int | None) -> int:
+    """So many rows of a group have `BATCH_BYTES`, as its footer says: the same at every start."""
+    group = footer.metadata.row_group(row_group)
+    mean_bytes = group.total_byte_size / max(1, group.num_rows)
+    return max(1, int(BATCH_BYTES / max(1.0, mean_bytes)))

@@ -1,42 +1,144 @@
-"""The first look at a partition: what its rows are called, and what they ask."""
+"""The two looks at a partition: what its rows are called, and what they ask."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from moa.config import QueryLogConfig
-from moa.storage.duplicates import Scan, hashes
-from moa.storage.prepare import Row, rows_of
+from moa.errors import ConfigError
+from moa.storage.duplicates import (
+    SUSPECTS,
+    Found,
+    Hashes,
+    Look,
+    Repeated,
+    among,
+    find_duplicates,
+    generated_id,
+    hashes,
+    repeated,
+)
+from moa.storage.prepare import Row, ids_of, rows_of
 from moa.storage.query_log import Partition, read_partition
 
 _BATCH_ROWS = 2048
+T = TypeVar("T")
 
 
-def scan(partition: Partition, log: QueryLogConfig) -> Scan:
-    """Read a partition once, as a stream, and keep its hashes."""
-    ids, requests, names = [], [], []
+class Each(Protocol):
+    """Calls a function for each of many partitions, and gives what it returns in their order."""
+
+    def __call__(
+        self, function: Callable[..., T], partitions: Sequence[Partition], *shared: object
+    ) -> Iterator[T]:
+        """`function(partition, *shared)`, as results are asked for."""
+        ...
+
+
+def _in_turn(
+    function: Callable[..., T], partitions: Sequence[Partition], *shared: object
+) -> Iterator[T]:
+    return (function(partition, *shared) for partition in partitions)
+
+
+def scan(partitions: Sequence[Partition], log: QueryLogConfig, each: Each = _in_turn) -> Found:
+    """Count the rows of a backlog and find the duplicates among them.
+
+    What is held of it all while it is compared is a look: 8 bytes a row, 16 with `dedupe`.
+
+    Raises:
+        ConfigError: a file is damaged, or no file has a row.
+    """
+    looks = [_own(one) for one in each(look, partitions, log)]
+    if not any(one.rows for one in looks):
+        raise ConfigError(f"queries.path: {log.path} holds no rows: nothing to do")
+    twice = repeated(looks)
+    again = [p for p, one in zip(partitions, looks, strict=True) if twice.any_in(one)]
+    found = pa.concat_tables([SUSPECTS.empty_table(), *each(suspects, again, log, twice)])
+    return find_duplicates(looks, found, dedupe=log.dedupe)
+
+
+def _own(one: Look) -> Look:
+    """In memory of its own: Ray lends results, and keeps them whole while they are in use."""
+    return one._replace(ids=np.array(one.ids), requests=np.array(one.requests))
+
+
+def look(partition: Partition, log: QueryLogConfig) -> Look:
+    """Read a partition once, as a stream, and keep 64 bits of each row's id.
+
+    With `dedupe` the rows are validated too, and 64 bits of each request are kept.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    ids, requests = [hashes([])], [hashes([])]
+    rows = 0
     for table in read_partition(partition, log, batch_rows=_BATCH_ROWS):
-        rows = list(rows_of(table))
-        ids.append(hashes(row.query_id or "" for row in rows))
-        requests.append(hashes(_asked(rows, table)))
+        ids.append(hashes(_names(ids_of(table), partition, rows)))
+        rows += table.num_rows
         if log.dedupe:
-            names.append(pa.array([row.query_id for row in rows], pa.string()))
-    return Scan(
-        partition.number,
-        np.concatenate(ids) if ids else hashes([]),
-        np.concatenate(requests) if requests else hashes([]),
-        pa.concat_arrays(names) if log.dedupe else None,
-    )
+            requests.append(hashes(_asked(row) for row in rows_of(table) if not row.defect))
+    return Look(rows, _sorted(ids), _sorted(requests))
 
 
-def _asked(rows: list[Row], table: pa.Table) -> Iterator[str]:
-    """What makes two rows equal: the request, and the models that may answer it."""
-    if "allowed_models" not in table.column_names:
-        yield from ("" if row.defect else row.request for row in rows)
-        return
-    for row, models in zip(rows, table.column("allowed_models").to_pylist(), strict=True):
-        allowed = "" if models is None else "\n".join(sorted(set(models)))
-        yield "" if row.defect else f"{row.request}\n{allowed}"
+def suspects(partition: Partition, log: QueryLogConfig, repeated: Repeated) -> pa.Table:
+    """The `SUSPECTS` of a partition, which is read once more.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    found = [SUSPECTS.empty_table()]
+    for table in read_partition(partition, log, batch_rows=_BATCH_ROWS):
+        start = table.column("row")[0].as_py()
+        wanted = among(hashes(_names(ids_of(table), partition, start)), repeated.ids)
+        if len(repeated.requests):
+            rows = list(rows_of(table))
+            wanted |= among(hashes(map(_asked, rows)), repeated.requests)
+            rows = [rows[n] for n in np.flatnonzero(wanted)]
+        else:
+            rows = list(rows_of(table.filter(pa.array(wanted))))
+        found.append(_suspects(rows, (start + np.flatnonzero(wanted)).tolist(), partition))
+    return pa.concat_tables(found)
+
+
+def _suspects(rows: list[Row], numbers: list[int], partition: Partition) -> pa.Table:
+    columns = {
+        "partition": [partition.number] * len(rows),
+        "row": numbers,
+        "query_id": [
+            row.query_id or generated_id(partition.number, number)
+            for row, number in zip(rows, numbers, strict=True)
+        ],
+        "nameless": [row.query_id is None for row in rows],
+        "request": [
+            None if row.defect else xxhash.xxh3_128_digest(_asked(row).encode()) for row in rows
+        ],
+        "tags": [row.about.tags for row in rows],
+        "reference": [row.about.reference for row in rows],
+    }
+    return pa.table(columns, schema=SUSPECTS)
+
+
+def _names(ids: list[str | None], partition: Partition, start: int) -> Iterator[str]:
+    for row, name in enumerate(ids, start):
+        yield name or generated_id(partition.number, row)
+
+
+def _asked(row: Row) -> str:
+    """What makes two rows equal: the request, and the models that may answer it.
+
+    To allow nobody is not to say nothing.
+    """
+    models = row.about.allowed_models
+    return row.request if models is None else "\n".join([row.request, *sorted(set(models)), ""])
+
+
+def _sorted(parts: list[Hashes]) -> Hashes:
+    values = np.concatenate(parts)
+    values.sort()
+    return values

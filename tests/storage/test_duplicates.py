@@ -1,120 +1,136 @@
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.config import QueryLogConfig
-from moa.storage.duplicates import CLASH, FOLLOWER, LEADER, TWIN, Found, Scan, find_duplicates
-from moa.storage.duplicates import hashes as hashed
-from moa.storage.prepare import prepare
-from moa.storage.query_log import find_partitions, read_partition
-from moa.storage.scan import scan
+from moa.storage.duplicates import (
+    CLASH,
+    DUPLICATES,
+    FOLLOWER,
+    LEADER,
+    RENAMED,
+    SUSPECTS,
+    TWIN,
+    Found,
+    Look,
+    among,
+    find_duplicates,
+    generated_id,
+    hashes,
+    repeated,
+)
 
+Log = list[list[tuple[str, str]]]
 LOGS = st.lists(
-    st.lists(st.tuples(st.sampled_from(["", *"abcd"]), st.sampled_from(["", *"xyz"])), max_size=6),
+    st.lists(
+        st.tuples(st.sampled_from(["", "a", "b", "c", "#0:1"]), st.sampled_from(["", *"xyz"])),
+        max_size=6,
+    ),
     min_size=1,
     max_size=4,
 )
 """Partitions of (id, request); "" is a row without one. A row without an id is no request."""
 
 
-def found(log: list[list[tuple[str, str]]], *, dedupe: bool) -> Found:
-    scans = [
-        Scan(
-            number,
-            hashed(name for name, _ in rows),
-            hashed(request if name else "" for name, request in rows),
-            pa.array([name for name, _ in rows], pa.string()),
-        )
+def look(rows: Sequence[tuple[str, str]], number: int, *, dedupe: bool) -> Look:
+    names = [name or generated_id(number, row) for row, (name, _) in enumerate(rows)]
+    requests = [request for name, request in rows if name and request] if dedupe else []
+    return Look(len(rows), np.sort(hashes(names)), np.sort(hashes(requests)))
+
+
+def found(log: Log, *, dedupe: bool) -> Found:
+    """Every row is a suspect: what is no duplicate must not be found to be one."""
+    suspects = [
+        {
+            "partition": number,
+            "row": row,
+            "query_id": name or generated_id(number, row),
+            "nameless": not name,
+            "request": xxhash.xxh3_128_digest(request.encode()) if name and request else None,
+            "tags": [f"{number}:{row}"],
+            "reference": request,
+        }
         for number, rows in enumerate(log)
+        for row, (name, request) in enumerate(rows)
     ]
-    return find_duplicates(scans, dedupe=dedupe)
+    looks = [look(rows, number, dedupe=dedupe) for number, rows in enumerate(log)]
+    return find_duplicates(looks, pa.Table.from_pylist(suspects, schema=SUSPECTS), dedupe=dedupe)
+
+
+def expected(log: Log, *, dedupe: bool) -> list[dict[str, Any]]:
+    """The same by dictionaries, one row after the other."""
+    by_id: dict[str, str] = {}
+    by_request: dict[str, dict[str, Any]] = {}
+    marks: list[dict[str, Any]] = []
+    for n, rows in enumerate(log):
+        for row, (name, request) in enumerate(rows):
+            mark: dict[str, Any] = {"partition": n, "row": row, "kind": None}
+            mark |= {"query_id": None, "followers": []}
+            marks.append(mark)
+            if not name:
+                if any(generated_id(n, row) == other for rows in log for other, _ in rows):
+                    mark |= {"kind": RENAMED, "query_id": generated_id(n, row) + "+"}
+            elif name in by_id:
+                mark["kind"] = TWIN if request and request == by_id[name] else CLASH
+                if mark["kind"] == CLASH:
+                    mark["query_id"] = name + generated_id(n, row)
+            else:
+                by_id[name] = request
+                if dedupe and request in by_request:
+                    mark["kind"] = FOLLOWER
+                    leader = by_request[request]
+                    leader["kind"] = LEADER
+                    told = {"query_id": name, "tags": [f"{n}:{row}"], "reference": request}
+                    leader["followers"].append(told)
+                elif request:
+                    by_request[request] = mark
+    return [mark for mark in marks if mark["kind"]]
 
 
 @given(LOGS, st.booleans())
-def test_every_row_has_its_outcome_or_an_equal_row_that_has(
-    log: list[list[tuple[str, str]]], dedupe: bool
-) -> None:
+def test_the_duplicates_are_those_that_a_dictionary_finds(log: Log, dedupe: bool) -> None:
     result = found(log, dedupe=dedupe)
 
-    marks = {(m["partition"], m["row"]): m for m in result.duplicates.to_pylist()}
-    answered: Counter[str] = Counter()
-    for n, rows in enumerate(log):
-        for row, (name, request) in enumerate(rows):
-            mark = marks.get((n, row), {"kind": None, "followers": []})
-            if mark["kind"] in (None, LEADER):
-                answered.update([name or f"#{n}:{row}", *mark["followers"]])
-            elif mark["kind"] == CLASH:
-                answered[f"{name}#{n}:{row}"] += 1
-            assert mark["kind"] != TWIN or request
-            assert mark["kind"] != FOLLOWER or (dedupe and request)
-    names = {name for rows in log for name, _ in rows if name}
-    assert set(answered.values()) <= {1}
-    assert names <= answered.keys()
+    wanted = expected(log, dedupe=dedupe)
+    gone = sum(mark["kind"] in (TWIN, FOLLOWER) for mark in wanted)
+    assert result.duplicates.schema.equals(DUPLICATES)
+    assert result.duplicates.to_pylist() == wanted
     assert result.rows == sum(map(len, log))
-    followers = sum(len(m["followers"]) for m in marks.values())
-    assert result.queries == sum(answered.values()) - followers
+    assert result.queries == result.rows - gone
 
 
-@given(LOGS)
-def test_without_dedupe_only_equal_ids_matter(log: list[list[tuple[str, str]]]) -> None:
-    first: dict[str, str] = {}
-    expected = []
-    for n, rows in enumerate(log):
-        for row, (name, request) in enumerate(rows):
-            if not name:
-                continue
-            if name in first:
-                twin = request and request == first[name]
-                expected.append((n, row, TWIN if twin else CLASH))
-            first.setdefault(name, request)
+def test_a_name_is_made_longer_until_no_row_has_it() -> None:
+    log = [[("a", "x"), ("a", "y"), ("a#0:1", "x"), ("a#0:1+", "x")]]
 
-    marks = found(log, dedupe=False).duplicates.to_pylist()
+    (clash,) = found(log, dedupe=False).duplicates.to_pylist()
 
-    assert [(m["partition"], m["row"], m["kind"]) for m in marks] == expected
+    assert clash["query_id"] == "a#0:1++"
 
 
-def test_equal_requests_share_an_answer_only_when_the_same_models_may_give_it(
-    tmp_path: Path,
-) -> None:
-    table = pa.table(
-        {
-            "query_id": list("abcd"),
-            "prompt": ["Hi"] * 4,
-            "allowed_models": [["m", "n"], ["n", "m"], ["m"], None],
-        }
-    )
-    pq.write_table(table, tmp_path / "log.parquet", row_group_size=1)
-    log = QueryLogConfig(path=str(tmp_path), dedupe=True)
-
-    result = find_duplicates((scan(p, log) for p in find_partitions(log)), dedupe=True)
-
-    assert result.duplicates.to_pylist() == [
-        {"partition": 0, "row": 0, "kind": LEADER, "followers": ["b"]},
-        {"partition": 1, "row": 0, "kind": FOLLOWER, "followers": []},
-    ]
-    assert (result.rows, result.queries) == (4, 3)
-
-
-def test_a_scan_does_not_depend_on_how_a_file_was_cut(tmp_path: Path) -> None:
-    table = pa.table({"query_id": list(range(5000)), "prompt": [f"p{n % 7}" for n in range(5000)]})
-    pq.write_table(table, tmp_path / "log.parquet")
-    log = QueryLogConfig(path=str(tmp_path), dedupe=True)
-    (partition,) = find_partitions(log)
-
-    whole = scan(partition, log)
-    result = find_duplicates([whole], dedupe=True)
-    kept = [
-        prepare(part, 0, result.duplicates)
-        for part in read_partition(partition, log, batch_rows=333)
+@given(st.lists(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3)), min_size=1))
+def test_what_occurs_more_than_once_is_found_wherever_it_is(parts: list[list[int]]) -> None:
+    looks = [
+        Look(len(part), np.sort(np.array(part, np.uint64)), np.empty(0, np.uint64))
+        for part in parts
     ]
 
-    assert np.array_equal(whole.ids, hashed(str(n) for n in range(5000)))
-    assert sum(k.num_rows for k in kept) == 7 == result.queries
-    assert sum(len(f) for k in kept for f in k.column("followers").to_pylist()) == 4993
+    twice = repeated(looks)
+
+    values = [value for part in parts for value in part]
+    assert twice.ids.tolist() == sorted({v for v in values if values.count(v) > 1})
+    assert [twice.any_in(one) for one in looks] == [
+        any(values.count(v) > 1 for v in part) for part in parts
+    ]
+
+
+@given(st.lists(st.integers(0, 9)), st.sets(st.integers(0, 9)))
+def test_among_is_what_in_says(values: list[int], known: set[int]) -> None:
+    mask = among(np.array(values, np.uint64), np.array(sorted(known), np.uint64))
+
+    assert mask.tolist() == [value in known for value in values]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from moa.config import QueryLogConfig
 from moa.errors import ConfigError
 from moa.storage.object_store import Folder
-from moa.storage.query_log import LINE, find_partitions, read_partition
+from moa.storage.query_log import BATCH_BYTES, LINE, find_backlog, find_partitions, read_partition
 
 FIVE = pa.table({"query_id": list("abcde"), "prompt": ["1", "2", "3", "4", "5"]})
 
@@ -41,9 +42,58 @@ def test_a_glob_a_list_and_a_folder_find_the_same_files_once(tmp_path: Path) -> 
 
     folder = find_partitions(log(tmp_path / "x"))
 
-    assert folder == find_partitions(log(f"{tmp_path}/x/*.parquet"))
+    assert folder == find_partitions(log(f"{tmp_path}/x/**/*.parquet"))
+    assert folder == find_partitions(log(f"{tmp_path}/**"))
     assert folder == find_partitions(log([f"{tmp_path}/x", f"{tmp_path}/x/a.parquet"]))
+    assert folder[:1] == find_partitions(log(f"{tmp_path}/x/*.parquet"))
+    assert folder[:1] == find_partitions(log(f"{tmp_path}/[x]/?.parquet"))
     assert len(folder) == 2
+
+
+def test_a_star_stays_inside_a_folder(tmp_path: Path) -> None:
+    for name in ("2026-11-24/log.parquet", "2026-11-24/old/log.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(FIVE, tmp_path / name)
+
+    (found,) = find_partitions(log(f"{tmp_path}/2026-*/*.parquet"))
+
+    assert found.url == f"{tmp_path}/2026-11-24/log.parquet"
+
+
+def test_a_name_that_looks_like_a_pattern_is_tried_first(tmp_path: Path) -> None:
+    for name in ("log[1].parquet", "log1.parquet"):
+        pq.write_table(FIVE, tmp_path / name)
+
+    (found,) = find_partitions(log(tmp_path / "log[1].parquet"))
+
+    assert found.url == f"{tmp_path}/log[1].parquet"
+
+
+def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
+    pq.write_table(FIVE, tmp_path / "a.parquet")
+    (tmp_path / "b.parquet.gz").write_bytes(b"x")
+    (tmp_path / "c.jsonl").write_bytes(b"")
+    (tmp_path / "_SUCCESS").write_bytes(b"done")
+
+    backlog = find_backlog(log(tmp_path))
+
+    assert [Path(p.url).name for p in backlog.partitions] == ["a.parquet"]
+    assert [Path(url).name for url in backlog.left_out] == ["b.parquet.gz", "c.jsonl"]
+
+
+def test_a_file_that_was_written_again_is_another_one(tmp_path: Path) -> None:
+    pq.write_table(FIVE, tmp_path / "a.parquet")
+    first = find_partitions(log(tmp_path))
+
+    again = find_partitions(log(tmp_path))
+    stat = (tmp_path / "a.parquet").stat()
+    pq.write_table(FIVE, tmp_path / "a.parquet")
+    os.utime(tmp_path / "a.parquet", ns=(0, stat.st_mtime_ns + 1))
+    changed = find_partitions(log(tmp_path))
+
+    assert first == again
+    assert first != changed
+    assert [(p.url, p.rows) for p in first] == [(p.url, p.rows) for p in changed]
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
@@ -73,6 +123,7 @@ def test_columns_are_read_by_their_mapped_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_jsonl_is_read_line_by_line(tmp_path: Path, name: str) -> None:
     text = b"".join(json.dumps({"custom_id": str(n)}).encode() + b"\n\n" for n in range(5))
+    text = b"\xef\xbb\xbf" + text
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
     config = log(tmp_path)
 
@@ -110,6 +161,11 @@ def test_a_log_in_a_bucket_is_read_alike(object_store: str, tmp_path: Path) -> N
             FIVE.append_column("tags", pa.array(list("12345"))), {},
             "column 'tags' is string, and tags takes a list of texts",
         ),
+        (
+            FIVE.append_column("messages", pa.array([["Hi"]] * 5)), {},
+            "messages takes a list of structs with role and content",
+        ),
+        (FIVE.append_column("prompt", FIVE["prompt"]), {}, "more than one column 'prompt'"),
         (FIVE.slice(0, 0), {}, "holds no rows"),
     ],
 )  # fmt: skip
@@ -140,3 +196,81 @@ def test_a_file_that_is_none_is_told_by_its_name(tmp_path: Path, name: str, said
         find_partitions(log(tmp_path / name))
 
     assert name in str(refused.value)
+
+
+def test_two_columns_of_a_name_that_nobody_reads_do_no_harm(tmp_path: Path) -> None:
+    table = FIVE.append_column("x", FIVE["prompt"]).append_column("x", FIVE["prompt"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    config = log(tmp_path)
+
+    (table,) = read_partition(find_partitions(config)[0], config, batch_rows=10)
+
+    assert table.column_names == ["query_id", "prompt", "row"]
+
+
+GZIPPED = gzip.compress(os.urandom(4_000_000).hex().encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.parquet", b"PAR1" + b"x" * 100 + b"PAR1", "is no Parquet file"),
+        ("a.parquet", b"PAR1" + b"x" * 100 + b"PARE", "cannot be read|is no Parquet file"),
+        ("a.jsonl.gz", b'{"custom_id": "a"}', "cannot be read"),
+        ("a.jsonl", GZIPPED, "no JSONL but gzip"),
+        ("a.jsonl", b"PAR1xxxx", "no JSONL but Parquet"),
+        ("a.jsonl", '{"custom_id": "a"}'.encode("utf-16"), "no JSONL but binary or UTF-16"),
+        ("a.jsonl", b'\xef\xbb\xbf\n [{"custom_id": "a"}]', "no JSONL but one JSON array"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_by_its_name(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(ConfigError, match=said) as refused:
+        find_partitions(log(tmp_path))
+
+    assert f"{tmp_path}/{name}" in str(refused.value)
+    assert "leave it out" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet"])
+def test_damage_further_on_is_told_with_its_place(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({"query_id": list("abc"), "prompt": list("abc")}), path)
+        damaged = bytearray(path.read_bytes())
+        damaged[4:24] = b"\xff" * 20  # the header of the first page
+        path.write_bytes(damaged)
+    else:
+        path.write_bytes(GZIPPED[:3_000_000])
+    config = log(tmp_path)
+    (partition,) = find_partitions(config)
+
+    with pytest.raises(ConfigError, match=f"{name}.*cannot be read after row 0.*Write the file"):
+        list(read_partition(partition, config, batch_rows=1000))
+
+
+def test_columns_are_not_mapped_of_a_format_that_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"custom_id": "a"}')
+
+    with pytest.raises(ConfigError, match=r"queries.columns names columns, and .*a.jsonl is JSONL"):
+        find_partitions(log(tmp_path, columns={"query_id": "custom_id"}))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_long_rows_come_few_at_a_time(tmp_path: Path, ending: str) -> None:
+    long = [f"{n}{'x' * (1 << 20)}" for n in range(30)]
+    if ending == "parquet":
+        pq.write_table(pa.table({"query_id": list(range(30)), "prompt": long}),
+                       tmp_path / "a.parquet")  # fmt: skip
+    else:
+        (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": one}) for one in long))
+    config = log(tmp_path)
+
+    tables = list(read_partition(find_partitions(config)[0], config, batch_rows=1000))
+
+    assert sum(table.num_rows for table in tables) == 30
+    assert all(table.nbytes < 1.5 * BATCH_BYTES for table in tables)

@@ -55,7 +55,9 @@ def test_a_start_that_would_decide_otherwise_is_refused(run: RunFolder, changed:
 
 
 def test_a_scan_is_kept_and_another_log_is_refused(run: RunFolder) -> None:
-    marks = [{"partition": n, "row": 7, "kind": "leader", "followers": ["x"]} for n in range(2)]
+    follower = {"query_id": "x", "tags": ["t"], "reference": None}
+    leader = {"row": 7, "kind": "leader", "query_id": None, "followers": [follower]}
+    marks = [{"partition": n, **leader} for n in range(2)]
     duplicates = pa.Table.from_pylist(marks, schema=DUPLICATES)
     assert not run.has_scan(PARTITIONS)
 
@@ -65,8 +67,12 @@ def test_a_scan_is_kept_and_another_log_is_refused(run: RunFolder) -> None:
     assert run.scanned_queries() == 298
     assert run.read_duplicates(1).to_pylist() == marks[1:]
     assert run.read_duplicates(2).num_rows == 0
-    with pytest.raises(RunError, match="the query log has changed"):
-        run.has_scan([*PARTITIONS[:2], replace(PARTITIONS[2], rows=101)])
+    last = PARTITIONS[2]
+    for changed in (
+        replace(last, rows=101), replace(last, file_bytes=1), replace(last, file_changed_ns=1),
+    ):  # fmt: skip
+        with pytest.raises(RunError, match="the query log has changed"):
+            run.has_scan([*PARTITIONS[:2], changed])
 
 
 def test_what_has_a_name_is_done(run: RunFolder) -> None:
