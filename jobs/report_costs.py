@@ -13,14 +13,21 @@ from moa.reports.run_report import write_report
 
 Run = Annotated[str, typer.Argument(help="The run's folder: a path, s3://… or gs://…")]
 Path = Annotated[
-    str | None, typer.Option("--config", help="Whose [report] counts; by default the run's own")
+    str | None,
+    typer.Option(
+        "--config",
+        help="Whose [report] and router.usd_per_hour count, by default the run's own; all else is "
+        "as the run was made",
+    ),
 ]
-Overrides = Annotated[list[str], typer.Option("--set", help="section.key=value, with --config")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", help="report.KEY=VALUE or router.usd_per_hour=VALUE")
+]
 
 
 def main(run: Run, config: Path = None, overrides: Overrides = []) -> None:  # noqa: B006
     """Write report.json, report.parquet and report.html into the run's folder."""
-    written = write_report(run, load_config(config, overrides) if config else None)
+    written = write_report(run, load_config(config) if config else None, overrides)
     print(*written.summary, f"report: {written.page}", sep="\n")
 
 

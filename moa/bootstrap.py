@@ -2,19 +2,21 @@
 
 Queries are drawn with replacement; all columns of a query are drawn together, so that what two
 models share on a query (it is hard, it is long) does not widen the interval of their difference.
+The queries are drawn once for all figures that are made of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-Statistic = Callable[[Floats], Floats]
-"""Means of columns, shape `(..., columns)` → figures, shape `(...)`."""
+Means = Mapping[Hashable, Floats]
+"""Column → its mean, of the sample (a scalar) or of every drawn set (shape `(replicates,)`)."""
+Figure = Callable[[Means], Floats]
 
 REPLICATES = 2000
 _DRAWS_AT_ONCE = 1 << 21
@@ -27,6 +29,50 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+class Resamples:
+    """Query sets drawn from a sample, and the means of named columns over each."""
+
+    def __init__(
+        self, columns: Mapping[Hashable, ArrayLike], *, seed: int, replicates: int = REPLICATES
+    ) -> None:
+        """Draw the queries.
+
+        Args:
+            columns: name → one finite value per query, shape `(n,)`. To look at some of the
+                queries only, give their values and 0 elsewhere, and a mask: the ratio of the two
+                means is the mean over these.
+            seed: equal seeds draw equal queries, whatever the columns.
+            replicates: how many query sets are drawn.
+
+        Raises:
+            ValueError: there is no query to draw from.
+        """
+        data = np.column_stack([np.asarray(column, np.float64) for column in columns.values()])
+        means = resampled_means(data, seed=seed, replicates=replicates)
+        self._sample: Means = dict(zip(columns, data.mean(axis=0), strict=True))
+        self._drawn: Means = dict(zip(columns, means.T, strict=True))
+
+    def interval(self, figure: Figure, *, confidence: float = 0.95) -> Interval:
+        """The percentile interval of a figure that is a function of column means.
+
+        Args:
+            figure: called once on the sample's means, once on those of all drawn sets.
+            confidence: share of the drawn sets inside the bounds, in (0, 1).
+
+        Sets whose figure is not finite (a ratio over nothing) are left out.
+
+        Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value, drawn = float(figure(self._sample)), figure(self._drawn)
+        drawn = drawn[np.isfinite(drawn)]
+        if not len(drawn):
+            return Interval(value, value, value)
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(drawn, [tail, 1 - tail])
+        return Interval(value, float(low), float(high))
 
 
 def resampled_means(
@@ -58,68 +104,3 @@ def resampled_means(
             times.reshape(size, queries).astype(np.float64) @ data / queries
         )
     return means
-
-
-def interval(
-    statistic: Statistic,
-    columns: ArrayLike,
-    *,
-    seed: int,
-    replicates: int = REPLICATES,
-    confidence: float = 0.95,
-) -> Interval:
-    """The percentile interval of a figure that is a function of column means.
-
-    Args:
-        statistic: means → figure; called once on the sample, once on all replicates.
-        columns: as in `resampled_means`.
-        seed: as in `resampled_means`.
-        replicates: as in `resampled_means`.
-        confidence: share of the replicates inside the bounds, in (0, 1).
-
-    Replicates whose figure is not finite (a ratio over nothing) are left out.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
-    """
-    data = np.asarray(columns, dtype=np.float64)
-    means = resampled_means(data, seed=seed, replicates=replicates)
-    figures = statistic(means)
-    figures = figures[np.isfinite(figures)]
-    value = float(statistic(data.mean(axis=0)))
-    if not len(figures):
-        return Interval(value, value, value)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(figures, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
-
-
-def mean(column: ArrayLike, *, seed: int, replicates: int = REPLICATES) -> Interval:
-    """The mean of one quantity over queries, with its 95 % interval."""
-    data = np.asarray(column, dtype=np.float64)[:, None]
-    return interval(lambda means: means[..., 0], data, seed=seed, replicates=replicates)
-
-
-def difference(
-    ours: ArrayLike, theirs: ArrayLike, *, seed: int, replicates: int = REPLICATES
-) -> Interval:
-    """mean(ours) - mean(theirs) on the same queries, with its 95 % interval."""
-    data = np.column_stack([np.asarray(ours, float), np.asarray(theirs, float)])
-    return interval(
-        lambda means: means[..., 0] - means[..., 1], data, seed=seed, replicates=replicates
-    )
-
-
-def saving(
-    ours: ArrayLike, theirs: ArrayLike, *, seed: int, replicates: int = REPLICATES
-) -> Interval:
-    """1 - sum(ours) / sum(theirs) on the same queries, with its 95 % interval.
-
-    Negative when ours cost more.
-    """
-    data = np.column_stack([np.asarray(ours, float), np.asarray(theirs, float)])
-
-    def share(means: Floats) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(1 - means[..., 0] / means[..., 1])
-
-    return interval(share, data, seed=seed, replicates=replicates)

@@ -7,26 +7,26 @@ One pass over the outcomes, one over the decisions, one over the dead letters; b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moa.bootstrap import Interval, difference, mean, saving
-from moa.reports.inputs import ForecastFacts, PriceFacts, ReportInputs, RouterFacts, RunFacts
-from moa.reports.matched import (
-    PICO,
-    SEED,
-    ExpectedSample,
-    Matched,
-    OutcomeSample,
-    match,
-    usd,
+from moa.bootstrap import Interval
+from moa.reports.comparisons import FEWEST_GRADED, Compared, Comparison, compare
+from moa.reports.inputs import (
+    ForecastFacts,
+    PolicyFacts,
+    PriceFacts,
+    Replay,
+    ReportInputs,
+    RouterFacts,
+    RunFacts,
 )
+from moa.reports.matched import LIMIT, ExpectedSample, Matched, OutcomeSample, match
 from moa.reports.tally import (
     DeadLetterTally,
     DecisionTally,
@@ -38,11 +38,11 @@ from moa.reports.tally import (
 T = TypeVar("T", bound=Hashable)
 
 LATENCY_SHARES = (0.5, 0.9, 0.99)
-MOST_BINS = 120
+MOST_BINS = 60
 """Of the throughput over time."""
-CALIBRATION_BINS = 8
-FEWEST_GRADED = 30
-"""Below so many graded queries, no figure is made of them."""
+CALIBRATION_BINS = 10
+MOST_TAGS = 24
+"""That are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +52,6 @@ class Spend:
     model: str | None
     lane: str | None
     sums: Sums
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A single model used for every query that it could take, beside this run on those queries."""
-
-    model: str
-    queries: int
-    """Compared: answered in this run, and within the model's reach."""
-    of_queries: int
-    """Answered in this run, and held for comparison."""
-    measured_share: float
-    """Of the queries, how many of its costs come from billed or recorded tokens; the rest is what
-    the router expects."""
-    cost_usd: Decimal
-    our_cost_usd: Decimal
-    saving: Interval | None
-    """Of this run against it: 1 - ours / its; `None` without queries."""
-    graded_queries: int
-    grade: Interval | None
-    """Its mean grade; `None` when too few queries are graded."""
-    our_grade: Interval | None
-    """Of this run, on the same queries."""
-    grade_difference: Interval | None
-    """Ours minus its."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +70,7 @@ class Moment:
     """A stretch of the run."""
 
     starts_at: datetime
-    length_s: int
+    length_s: float
     queries: int
     cost_usd: Decimal
 
@@ -123,14 +98,34 @@ class CalibrationPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """How far one model's expected grades are from those measured."""
+
+    model: str
+    queries: int
+    """Whose grade by this model is known, of those that were looked at."""
+    error: float | None
+    """Mean distance of expected and measured grade over the points; `None` below
+    `FEWEST_GRADED` queries."""
+    points: tuple[CalibrationPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CostReport:
     """All that a report says."""
 
     run_id: str
     pool: tuple[str, ...]
     made_at: datetime
+    replayed: bool
+    """No vendor was called: a server on localhost answered from recordings."""
+    replay: Replay | None
+    backlog: int
+    """Queries to be asked or buried, the equal twins of others not counted."""
+    ended: int
+    """Of these, the ones that have an outcome; fewer in a run that is not finished."""
     queries: int
-    """Outcomes: one per query."""
+    """Outcomes: one per query, the twins too."""
     answered: int
     refused: int
     dead_letters: int
@@ -138,6 +133,7 @@ class CostReport:
     """Answered by an equal query's call."""
     calls: int
     unknown_calls: int
+    lost_answers: int
     cost_usd: Decimal
     router_cost_usd: Decimal
     spend: tuple[Spend, ...]
@@ -146,43 +142,52 @@ class CostReport:
     best_constant: str | None
     """As chosen on the router's training data, before the run."""
     best_in_hindsight: str | None
-    """The model with the highest mean grade on this run's own queries, within reach of all."""
+    """The model whose mean grade is furthest above this run's, or least below: each is compared on
+    the queries that both have a grade on, which differ from model to model."""
     grade: Interval | None
-    """Mean measured grade of this run's answers."""
+    """Mean measured grade of this run's answers; refusals are not graded."""
     graded_queries: int
-    net_saving: Interval | None
-    """Against the best constant, the router's own machine paid for."""
+    looked_at: int
+    """Answered queries that comparisons and calibration are made from: a sample of long runs."""
     routes: tuple[tuple[str | None, str, int], ...]
     """Model, rule, queries."""
     fallbacks: tuple[tuple[str, str, int], ...]
     """Decided on, answered by, queries."""
     tags: tuple[tuple[str, tuple[tuple[str | None, int], ...]], ...]
     """Tag → queries by model; the commonest."""
+    tags_left_out: bool
+    """There are more tags than these."""
     latencies: tuple[Latency, ...]
     throughput: tuple[Moment, ...]
     reasons: tuple[Reason, ...]
-    calibration: tuple[tuple[str, tuple[CalibrationPoint, ...]], ...]
-    """By model."""
+    calibration: tuple[Calibration, ...]
+    """In pool order."""
     novelty: tuple[int, ...]
     """Queries by novelty, in equal bins from 0 to 1."""
     forecast: ForecastFacts
     prices: PriceFacts
+    policy: PolicyFacts
     router: RouterFacts
     run: RunFacts
+
+    @property
+    def best(self) -> Comparison | None:
+        """The comparison with the best constant."""
+        return self.comparison(self.best_constant)
 
     def comparison(self, model: str | None) -> Comparison | None:
         """The comparison with one model."""
         return next((one for one in self.comparisons if one.model == model), None)
 
 
-def build(inputs: ReportInputs) -> CostReport:
-    """Read a run's tables and make its report."""
-    outcomes, sample = OutcomeTally(), OutcomeSample()
+def build(inputs: ReportInputs, *, limit: int = LIMIT) -> CostReport:
+    """Read a run's tables and make its report, with comparisons on at most `limit` queries."""
+    outcomes, sample = OutcomeTally(), OutcomeSample(limit=limit)
     for table in inputs.outcomes():
         outcomes.add(table)
         sample.add(table)
     keys, rows = sample.finish()
-    decisions, expected = DecisionTally(inputs.pool), ExpectedSample(keys, inputs.pool)
+    decisions, expected = DecisionTally(), ExpectedSample(keys, inputs.pool)
     for table in inputs.decisions():
         decisions.add(table)
         expected.add(table)
@@ -203,15 +208,15 @@ def _report(
     matched: Matched,
 ) -> CostReport:
     sums = list(outcomes.spend.values())
-    comparisons = tuple(_comparison(matched, n) for n in range(len(inputs.pool)))
-    router = inputs.router
-    router_usd = router.usd_per_hour * Decimal(str(router.worked_s)) / 3600
-    ours = matched.our_grade
-    graded = np.isfinite(ours)
+    compared = _compared(inputs, matched)
     return CostReport(
         run_id=inputs.run_id,
         pool=inputs.pool,
         made_at=datetime.now(UTC),
+        replayed=inputs.replay is not None,
+        replay=inputs.replay,
+        backlog=inputs.backlog,
+        ended=outcomes.asked,
         queries=sum(s.queries for s in sums),
         answered=sum(s.answered for s in sums),
         refused=sum(s.refused for s in sums),
@@ -219,71 +224,44 @@ def _report(
         shared=sum(s.shared for s in sums),
         calls=sum(s.attempts for s in sums),
         unknown_calls=sum(s.unknown_calls for s in sums),
+        lost_answers=sum(s.lost_answers for s in sums),
         cost_usd=sum((s.cost_usd for s in sums), Decimal(0)),
-        router_cost_usd=router_usd,
+        router_cost_usd=inputs.router.cost_usd,
         spend=_spend(outcomes, inputs.pool),
-        comparisons=comparisons,
-        best_constant=router.best_constant,
-        best_in_hindsight=_best_in_hindsight(comparisons),
-        grade=mean(ours[graded], seed=SEED) if graded.sum() >= FEWEST_GRADED else None,
-        graded_queries=int(graded.sum()),
-        net_saving=_net_saving(matched, router.best_constant, router_usd),
+        comparisons=compared.comparisons,
+        best_constant=inputs.router.best_constant,
+        best_in_hindsight=_best_in_hindsight(compared.comparisons),
+        grade=compared.grade,
+        graded_queries=compared.graded_queries,
+        looked_at=len(matched),
         routes=tuple((*route, queries) for route, queries in _commonest(decisions.routes)),
         fallbacks=tuple((*way, queries) for way, queries in _commonest(outcomes.fallbacks)),
         tags=_tags(outcomes),
+        tags_left_out=outcomes.tags_dropped or len({t for t, _ in outcomes.tags}) > MOST_TAGS,
         latencies=_latencies(outcomes, inputs.pool),
         throughput=_throughput(outcomes),
         reasons=_reasons(outcomes, letters),
-        calibration=tuple((m, _calibration(matched, n)) for n, m in enumerate(inputs.pool)),
+        calibration=tuple(_calibration(matched, n) for n in range(len(inputs.pool))),
         novelty=tuple(int(n) for n in decisions.novelty),
         forecast=inputs.forecast,
         prices=inputs.prices,
-        router=router,
+        policy=inputs.policy,
+        router=inputs.router,
         run=inputs.run,
     )
 
 
-def _comparison(matched: Matched, column: int) -> Comparison:
-    both = matched.could_answer[:, column]
-    theirs, ours = matched.cost[both, column], matched.our_cost[both]
-    their_grade, our_grade = matched.grade[both, column], matched.our_grade[both]
-    graded = np.isfinite(their_grade) & np.isfinite(our_grade)
-    enough = graded.sum() >= FEWEST_GRADED
-    pair = our_grade[graded], their_grade[graded]
-    queries = int(both.sum())
-    return Comparison(
-        model=matched.pool[column],
-        queries=queries,
-        of_queries=len(matched),
-        measured_share=float(matched.recorded[both, column].mean()) if queries else 0.0,
-        cost_usd=usd(theirs.sum()) * matched.scale,
-        our_cost_usd=usd(ours.sum()) * matched.scale,
-        saving=saving(ours, theirs, seed=SEED) if queries and theirs.sum() else None,
-        graded_queries=int(graded.sum()),
-        grade=mean(pair[1], seed=SEED) if enough else None,
-        our_grade=mean(pair[0], seed=SEED) if enough else None,
-        grade_difference=difference(*pair, seed=SEED) if enough else None,
-    )
+def _compared(inputs: ReportInputs, matched: Matched) -> Compared:
+    value_usd = inputs.policy.willingness_to_pay
+    return compare(matched, router_usd=inputs.router.cost_usd, value_usd=value_usd)
 
 
 def _best_in_hindsight(comparisons: Sequence[Comparison]) -> str | None:
     """By how far each is from this run on common queries, so that unlike sets can be compared."""
-    known = [c for c in comparisons if c.grade_difference is not None]
-    if not known:
-        return None
-    return min(known, key=lambda c: (c.grade_difference.value, c.model)).model  # type: ignore[union-attr]
-
-
-def _net_saving(matched: Matched, model: str | None, router_usd: Decimal) -> Interval | None:
-    """The router's machine is spread evenly over the queries that are compared."""
-    if model not in matched.pool or not len(matched):
-        return None
-    column = matched.pool.index(model)
-    both = matched.could_answer[:, column]
-    if not both.any() or not matched.cost[both, column].sum():
-        return None
-    per_query = float(router_usd.scaleb(PICO)) / (matched.answered or 1)
-    return saving(matched.our_cost[both] + per_query, matched.cost[both, column], seed=SEED)
+    leads = [
+        (c.grade_difference.value, c.model) for c in comparisons if c.grade_difference is not None
+    ]
+    return min(leads)[1] if leads else None
 
 
 def _spend(outcomes: OutcomeTally, pool: Sequence[str]) -> tuple[Spend, ...]:
@@ -296,7 +274,7 @@ def _spend(outcomes: OutcomeTally, pool: Sequence[str]) -> tuple[Spend, ...]:
 
 
 def _tags(
-    outcomes: OutcomeTally, most: int = 12
+    outcomes: OutcomeTally, most: int = MOST_TAGS
 ) -> tuple[tuple[str, tuple[tuple[str | None, int], ...]], ...]:
     by_tag: dict[str, dict[str | None, int]] = {}
     for (tag, model), queries in outcomes.tags.items():
@@ -320,21 +298,33 @@ def _latencies(outcomes: OutcomeTally, pool: Sequence[str]) -> tuple[Latency, ..
 
 def _throughput(outcomes: OutcomeTally) -> tuple[Moment, ...]:
     """Bins of equal length, at most `MOST_BINS`, from the first finished query to the last."""
-    if not outcomes.seconds:
+    if not outcomes.finished:
         return ()
-    first, last = min(outcomes.seconds), max(outcomes.seconds)
-    length = max(1, -(-(last - first + 1) // MOST_BINS))
+    first, last = (n * outcomes.step_ms for n in (min(outcomes.finished), max(outcomes.finished)))
+    length_ms = _length_ms(last - first + 1)
+    first -= first % length_ms
     bins: dict[int, tuple[int, Decimal]] = {}
-    for second, (queries, cost) in outcomes.seconds.items():
-        number = (second - first) // length
+    for step, (queries, cost) in outcomes.finished.items():
+        number = (step * outcomes.step_ms - first) // length_ms
         before = bins.get(number, (0, Decimal(0)))
         bins[number] = before[0] + queries, before[1] + cost
     return tuple(
         Moment(
-            datetime.fromtimestamp(first + n * length, UTC), length, *bins.get(n, (0, Decimal(0)))
+            datetime.fromtimestamp((first + n * length_ms) / 1000, UTC),
+            length_ms / 1000,
+            *bins.get(n, (0, Decimal(0))),
         )
-        for n in range((last - first) // length + 1)
+        for n in range((last - first) // length_ms + 1)
     )
+
+
+def _length_ms(span_ms: int) -> int:
+    """1, 2, 5, 10, ... ms up to a second, then round numbers of seconds, minutes and hours."""
+    short = [digit * 10**power for power in range(3) for digit in (1, 2, 5)]
+    long = [1000 * s for s in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)]
+    enough = (length for length in (*short, *long) if length * MOST_BINS >= span_ms)
+    hours = -(-span_ms // (MOST_BINS * 3_600_000))
+    return next(enough, hours * 3_600_000)
 
 
 def _commonest(counts: Counter[T]) -> list[tuple[T, int]]:
@@ -354,16 +344,16 @@ def _reasons(outcomes: OutcomeTally, letters: DeadLetterTally) -> tuple[Reason, 
     )
 
 
-def _calibration(matched: Matched, column: int) -> tuple[CalibrationPoint, ...]:
+def _calibration(matched: Matched, column: int) -> Calibration:
     """Bins of equally many queries, by expected grade."""
     expected, measured = matched.expected_grade[:, column], matched.grade[:, column]
     known = np.flatnonzero(np.isfinite(expected) & np.isfinite(measured))
     if len(known) < FEWEST_GRADED:
-        return ()
+        return Calibration(matched.pool[column], len(known), None, ())
     order = known[np.argsort(expected[known], kind="stable")]
-    bins: Iterable[NDArray[np.intp]] = np.array_split(order, CALIBRATION_BINS)
-    return tuple(
+    points = tuple(
         CalibrationPoint(len(part), float(expected[part].mean()), float(measured[part].mean()))
-        for part in bins
-        if len(part)
+        for part in np.array_split(order, CALIBRATION_BINS)
     )
+    gaps = sum(abs(p.expected - p.measured) * p.queries for p in points)
+    return Calibration(matched.pool[column], len(known), gaps / len(known), points)

@@ -8,9 +8,9 @@ from decimal import Decimal
 import orjson
 import pyarrow as pa
 
-from moa.bootstrap import Interval
 from moa.reports.cost_report import CostReport
-from moa.reports.wording import cents, money, points, share
+from moa.reports.verdict import verdict
+from moa.reports.wording import amounts, cents, money, queries
 from moa.schema import COST_REPORT
 
 
@@ -26,7 +26,10 @@ def _plain(value: object) -> str:
 
 
 def to_table(report: CostReport) -> pa.Table:
-    """`COST_REPORT`: the bill by model and lane, for those who add up many runs."""
+    """`COST_REPORT`: the bill by model and lane, for those who add up many runs.
+
+    Calls are those for the queries that a model answered: after a fallback, other models' too.
+    """
     rows = [
         {
             "run_id": report.run_id,
@@ -39,6 +42,7 @@ def to_table(report: CostReport) -> pa.Table:
             "shared": one.sums.shared,
             "calls": one.sums.attempts,
             "unknown_calls": one.sums.unknown_calls,
+            "lost_answers": one.sums.lost_answers,
             "input_tokens": one.sums.input_tokens,
             "cached_input_tokens": one.sums.cached_input_tokens,
             "cache_write_tokens": one.sums.cache_write_tokens,
@@ -55,35 +59,25 @@ def to_table(report: CostReport) -> pa.Table:
 
 def summary_lines(report: CostReport) -> list[str]:
     """What a terminal is told."""
-    lines = [
-        f"{report.queries:,} queries: {report.answered:,} answered, {report.refused:,} refused, "
+    bill = amounts([one.sums.cost_usd for one in report.spend])
+    return [
+        *_unfinished(report),
+        f"{queries(report.queries)}: {report.answered:,} answered, {report.refused:,} refused, "
         f"{report.dead_letters:,} dead letters; {report.calls:,} calls in "
         f"{report.run.wall_s:,.1f} s",
-        f"spent {money(report.cost_usd)} (forecast {money(report.forecast.cost_usd)}), and "
-        f"{cents(report.router_cost_usd)} for the router's machine",
+        f"spent {money(report.cost_usd)}{' at list prices' if report.replayed else ''} (forecast "
+        f"{money(report.forecast.cost_usd)}), and {cents(report.router_cost_usd)} for the router's "
+        "machine",
+        *(
+            f"  {one.model or 'no answer':30} {one.sums.queries:>10,} queries {usd:>14}"
+            for one, usd in zip(report.spend, bill, strict=True)
+        ),
+        *verdict(report),
+        *(["replayed: no vendor was called, nothing was paid"] if report.replayed else []),
     ]
-    lines += [
-        f"  {one.model or 'no answer':30} {one.sums.queries:>10,} queries "
-        f"{money(one.sums.cost_usd):>14}"
-        for one in report.spend
-    ]
-    best = report.comparison(report.best_constant)
-    if best is not None and report.net_saving is not None:
-        lines.append(
-            f"best single model {best.model}: {money(best.cost_usd)} on the same queries; net "
-            f"saving {_share(report.net_saving)}"
-        )
-        if best.grade and best.our_grade and best.grade_difference:
-            lines.append(
-                f"grade {best.our_grade.value:.3f} against its {best.grade.value:.3f}: difference "
-                f"{_signed(best.grade_difference)}"
-            )
-    return lines
 
 
-def _share(one: Interval) -> str:
-    return f"{share(one)} (95 % interval {share(one.low)} to {share(one.high)})"
-
-
-def _signed(one: Interval) -> str:
-    return f"{points(one.value)} ({points(one.low)} to {points(one.high)})"
+def _unfinished(report: CostReport) -> list[str]:
+    if report.ended >= report.backlog:
+        return []
+    return [f"UNFINISHED: {report.ended:,} of {report.backlog:,} queries have ended"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -13,6 +14,8 @@ Tables = Callable[[], Iterator[pa.Table]]
 """Opens a stream of tables; called again, it starts anew."""
 PriceOf = Callable[[str, int, int], Decimal]
 """`cost_usd(model_id, input_tokens, output_tokens)` at the run's prices, live lane."""
+Replay = Literal["recorded", "made_up"]
+"""`made_up`: prompts that were never recorded got invented answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +23,32 @@ class RouterFacts:
     """What decided, what that cost, and what it is measured against."""
 
     version: str
+    held_s: float
+    """Seconds that its machines were held, summed over replicas."""
     worked_s: float
-    """Seconds of router work, summed over replicas."""
+    """Of these, at work on queries."""
     usd_per_hour: Decimal
     """Of one replica's machine."""
     best_constant: str | None
     """Catalog id: the one model that did best on the training data; `None` when unknown."""
     best_constant_why: str
     """Where that choice comes from, as a phrase: `highest mean grade on 2,533 queries`."""
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """What its machines cost while they were held."""
+        return self.usd_per_hour * Decimal(str(self.held_s)) / 3600
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFacts:
+    """By what models were chosen; one of the first two is given."""
+
+    willingness_to_pay: Decimal | None
+    """USD per unit of grade."""
+    quality_floor: float | None
+    """Least expected grade."""
+    max_novelty: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +81,7 @@ class ForecastFacts:
     """What was expected before the first call."""
 
     cost_usd: Decimal
-    """Sum of the expected costs of the decisions."""
-    duration_s: float | None
-    """`None` when no duration was forecast."""
+    """Sum of the expected costs of the queries that have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +91,12 @@ class ReportInputs:
     run_id: str
     pool: tuple[str, ...]
     """Catalog ids, in the order of the decisions' lists."""
+    backlog: int
+    """Queries to be asked or buried, the equal twins of others not counted."""
+    replay: Replay | None
+    """What answered in the vendors' place; `None` when they were called."""
     decisions: Tables
-    """`ROUTING_DECISIONS`."""
+    """`ROUTING_DECISIONS` of the queries that have ended."""
     outcomes: Tables
     """`OUTCOMES`."""
     dead_letters: Tables
@@ -82,6 +105,7 @@ class ReportInputs:
     """`GRADED_OUTCOMES` of this run's queries, held whole; `None` when nothing is graded."""
     cost_usd: PriceOf
     prices: PriceFacts
+    policy: PolicyFacts
     router: RouterFacts
     run: RunFacts
     forecast: ForecastFacts

@@ -27,7 +27,7 @@ PICO = 12
 """Money in arrays is whole numbers of 1e-12 USD, as fine as `moa.schema.USD`."""
 
 Keys = NDArray[np.uint64]
-_COLUMNS = ["query_id", "model", "lane", "input_tokens", "output_tokens", "cost_usd"]
+_COLUMNS = ["query_id", "status", "model", "lane", "input_tokens", "output_tokens", "cost_usd"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,11 @@ class Matched:
     recorded: NDArray[np.bool_]
     """Where `cost` comes from billed or recorded tokens, not from the router's expectation."""
     could_answer: NDArray[np.bool_]
-    """Where the model has a cost: it answered, was recorded, or the router priced it."""
+    """Where the model could take the query and has a cost: it answered, was recorded, or the
+    router priced it."""
     grade: NDArray[np.float64]
-    """Measured, shape (n, m); NaN where missing."""
+    """Measured, shape (n, m); NaN where missing, where the model could not take the query, and
+    where it refused to answer in this run."""
     expected_grade: NDArray[np.float64]
     """The router's, shape (n, m); NaN where missing."""
 
@@ -114,7 +116,8 @@ class ExpectedSample:
         self._seed = seed
         self.grade = np.full((len(keys), len(pool)), np.nan)
         self.cost_usd = np.full((len(keys), len(pool)), np.nan)
-        """NaN where the model could not take the query."""
+        self.can = np.zeros((len(keys), len(pool)), bool)
+        """Whether the model could take the query."""
 
     def add(self, table: pa.Table) -> None:
         """Read one table of `ROUTING_DECISIONS`."""
@@ -125,10 +128,9 @@ class ExpectedSample:
         hit = self._keys[at] == keys
         found = table.filter(pa.array(hit))
         models = self.grade.shape[1]
-        cost_usd = per_model(found["expected_cost_usd"], models)
-        cost_usd[~_can(found, self._pool)] = np.nan
         self.grade[at[hit]] = per_model(found["expected_grade"], models)
-        self.cost_usd[at[hit]] = cost_usd
+        self.cost_usd[at[hit]] = per_model(found["expected_cost_usd"], models)
+        self.can[at[hit]] = _can(found, self._pool)
 
 
 def place_keys(table: pa.Table, seed: int) -> Keys:
@@ -152,7 +154,9 @@ def match(
     """Put the sampled outcomes beside expectations and grades.
 
     Of a model's cost on a query, the best knowledge is taken: what we were billed, else the
-    price of the recorded tokens, else the router's expectation.
+    price of the recorded tokens, else the router's expectation. A query that a model was not
+    allowed to take, or could not, says nothing of it, though it be recorded; and the grade that an
+    answer got when it was recorded is not that of a refusal.
     """
     shape = (len(rows), len(pool))
     cost = np.zeros(shape, np.int64)
@@ -170,10 +174,14 @@ def match(
             cost[query, column] = prices(row["model"], row["input_tokens"], row["output_tokens"])
             recorded[query, column] = True
     answered_by = _columns_of(rows, pool)
+    can = expected.can.copy()
     for query, row in enumerate(_billed(rows)):
         column = answered_by[query]
         if column < 0:
             continue
+        can[query, column] = True
+        if row["status"] == "refused":
+            grades[query, column] = 0
         live = row["lane"] in (None, "live")
         tokens = row["input_tokens"], row["output_tokens"]
         cost[query, column] = pico(row["cost_usd"]) if live else prices(row["model"], *tokens)
@@ -187,8 +195,8 @@ def match(
         our_cost=np.array([pico(r["cost_usd"]) for r in _billed(rows)], np.int64),
         cost=cost,
         recorded=recorded,
-        could_answer=priced | recorded | (grades > 0),
-        grade=grade,
+        could_answer=can & (priced | recorded),
+        grade=np.where(can, grade, np.nan),
         expected_grade=expected.grade,
     )
 

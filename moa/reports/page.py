@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from collections.abc import Sequence
+from decimal import Decimal
 
-from moa.bootstrap import Interval
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from moa.reports import charts
 from moa.reports.cost_report import CostReport
-from moa.reports.wording import cents, count, duration, moment, money, points, share
+from moa.reports.inputs import PolicyFacts
+from moa.reports.verdict import criterion, verdict
+from moa.reports.wording import (
+    amounts,
+    cents,
+    cheaper,
+    cheaper_bounds,
+    count,
+    duration,
+    gain,
+    moment,
+    money,
+    points,
+    price,
+    queries,
+    share,
+)
 
 REMEDIES = {
     "query_id_missing": "give every row of the log an id",
@@ -25,16 +42,6 @@ REMEDIES = {
     "budget_spent": "raise dispatch.budget_usd, then redrive",
 }
 """What helps, by reason of a dead letter."""
-RULES = {
-    "best_value": "greatest willingness_to_pay times expected grade, less expected cost",
-    "cheapest_above_floor": "cheapest model whose expected grade reaches the floor",
-    "best_below_floor": "no model reaches the floor: greatest expected grade",
-    "only_one_can": "only this model can take the query",
-    "novel": "too unlike the training data to judge: the default model",
-    "nobody_can": "no model can take the query",
-    "defective": "the row is no request",
-}
-"""In words, by rule."""
 
 
 def render_html(report: CostReport, *, title: str) -> str:
@@ -48,37 +55,68 @@ def render_html(report: CostReport, *, title: str) -> str:
     )
     environment.filters.update(
         money=money,
+        amounts=amounts,
+        price=price,
         cents=cents,
-        against=against,
+        gain=gain,
+        cheaper=cheaper,
+        cheaper_bounds=cheaper_bounds,
         count=count,
+        queries=queries,
         share=share,
         points=points,
         moment=moment,
         duration=duration,
     )
-    figures = {
-        "cost_and_grade": charts.cost_and_grade(report),
-        "spend": charts.spend_by_model(report),
-        "throughput": charts.throughput(report),
-        "calibration": charts.calibration(report),
-        "novelty": charts.novelty(report),
-    }
     return environment.get_template("report.html.j2").render(
         report=report,
         title=title,
-        best=report.comparison(report.best_constant),
-        hindsight=report.comparison(report.best_in_hindsight),
-        figures=figures,
+        best=report.best,
+        verdict=verdict(report),
+        criterion=criterion(report.policy),
+        figures=charts.figures(report),
         tint=lambda model: charts.colour(report.pool, model),
-        rules=RULES,
+        rules=rules(report.policy),
+        tags=by_prefix(report.tags),
+        routes=by_rule(report.routes),
         remedies=REMEDIES,
     )
 
 
-def against(saving: Interval) -> Markup:
-    """How this run compares in cost: `35.4 % cheaper`, or `10.2 times as dear`."""
-    if saving.value >= 0:
-        bounds = f"{share(saving.low)} to {share(saving.high)}"
-        return Markup(f"{share(saving)} cheaper<br><small>{bounds}</small>")
-    low, high = 1 - saving.high, 1 - saving.low
-    return Markup(f"{1 - saving.value:.2f} times as dear<br><small>{low:.2f} to {high:.2f}</small>")
+def rules(policy: PolicyFacts) -> dict[str, str]:
+    """What each rule means, in words."""
+    worth = price(policy.willingness_to_pay or Decimal(0))
+    floor = f"{policy.quality_floor or 0:g}"
+    return {
+        "best_value": f"Best value: {worth} times the expected grade, less the expected cost",
+        "cheapest_above_floor": f"The cheapest model expected to reach a grade of {floor}",
+        "best_below_floor": f"No model is expected to reach {floor}: the best expected grade",
+        "only_one_can": "Only one model can take the query",
+        "novel": f"Too unlike the training data to judge (novelty above {policy.max_novelty:g}): "
+        "the default model",
+        "nobody_can": "No model can take the query",
+        "defective": "The row of the backlog is no request",
+    }
+
+
+def by_rule(
+    routes: Sequence[tuple[str | None, str, int]],
+) -> list[tuple[str, int, list[tuple[str | None, int]]]]:
+    """Rule, its queries, and these by model; the rule with most queries first."""
+    grouped: dict[str, list[tuple[str | None, int]]] = {}
+    for model, rule, number in routes:
+        grouped.setdefault(rule, []).append((model, number))
+    summed = [(rule, sum(n for _, n in models), models) for rule, models in grouped.items()]
+    return sorted(summed, key=lambda one: (-one[1], one[0]))
+
+
+Models = tuple[tuple[str | None, int], ...]
+
+
+def by_prefix(tags: Sequence[tuple[str, Models]]) -> list[tuple[str, list[tuple[str, Models]]]]:
+    """Tags of the form `kind:value` under their kind, all others under `""`."""
+    grouped: dict[str, list[tuple[str, Models]]] = {}
+    for tag, models in tags:
+        kind, colon, value = tag.partition(":")
+        grouped.setdefault(kind if colon else "", []).append((value if colon else tag, models))
+    return sorted(grouped.items())

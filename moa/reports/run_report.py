@@ -1,7 +1,8 @@
-"""A run folder → its report, and the manifest that ends the run."""
+"""A run folder → its report, and the report's files in it."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -20,15 +21,19 @@ from moa.reports.cost_report import CostReport, build
 from moa.reports.forms import summary_lines, to_json, to_table
 from moa.reports.inputs import (
     ForecastFacts,
+    PolicyFacts,
     PriceFacts,
+    Replay,
     ReportInputs,
     RouterFacts,
     RunFacts,
+    Tables,
 )
 from moa.reports.page import render_html
 from moa.schema import GRADED_OUTCOMES, agree
 from moa.storage.object_store import filesystem_of
-from moa.storage.run_folder import RunFolder
+from moa.storage.run_folder import NOBODY, PartName, RunFolder
+from moa.toml_file import override
 
 
 class Written(NamedTuple):
@@ -44,22 +49,27 @@ class Written(NamedTuple):
         return summary_lines(self.report)
 
 
-def write_report(url: str, config: RouteBatchConfig | None = None) -> Written:
+def write_report(
+    url: str, config: RouteBatchConfig | None = None, overrides: Sequence[str] = ()
+) -> Written:
     """Make the report of a run in its folder, again if need be.
 
     Args:
         url: the run's folder.
-        config: whose `report` and `router.usd_per_hour` count; by default the run's own.
+        config: whose `report` and `router.usd_per_hour` count; all else is the run's own, as it
+            was first started.
+        overrides: `report.KEY=VALUE` or `router.usd_per_hour=VALUE`, before the config's.
 
     Raises:
-        RunError: there is no run in the folder.
-        ConfigError: the catalog or the graded outcomes that the run names are not there.
+        RunError: no run has begun in the folder.
+        ConfigError: graded outcomes that are named are not there, or another key is overridden.
     """
     run = RunFolder(url)
     first = run.first_start()
     if first is None:
         raise RunError(f"{url}: no run has begun here (there is no config.json)")
-    config = config or RouteBatchConfig.model_validate(first["config"])
+    own = RouteBatchConfig.model_validate(first["config"])
+    config = _overridden(_shown_by(own, config or own), overrides)
     report = build(_inputs(run, first, config))
     title = config.report.title or f"Run {config.run.id}"
     run.write_report("report.json", to_json(report))
@@ -68,16 +78,33 @@ def write_report(url: str, config: RouteBatchConfig | None = None) -> Written:
     return Written(report, page)
 
 
+def _shown_by(own: RouteBatchConfig, other: RouteBatchConfig) -> RouteBatchConfig:
+    """A run's config with what another one says of the report."""
+    usd_per_hour = other.router.usd_per_hour
+    router = own.router.model_copy(update={"usd_per_hour": usd_per_hour})
+    return own.model_copy(update={"report": other.report, "router": router})
+
+
+def _overridden(config: RouteBatchConfig, overrides: Sequence[str]) -> RouteBatchConfig:
+    for text in overrides:
+        key = text.partition("=")[0].strip()
+        if not key.startswith("report.") and key != "router.usd_per_hour":
+            raise ConfigError(
+                f"--set {key}: a report can change report.… and router.usd_per_hour; the rest is "
+                "what the run was made with"
+            )
+    document = config.model_dump(mode="json")
+    return override(RouteBatchConfig, document, overrides, where="the run's config")
+
+
 def _inputs(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> ReportInputs:
-    catalog = load_catalog(config.catalog)
-    models = [catalog.models[name] for name in config.pool]
-    prices = PriceTable.build(models, as_of=date.fromisoformat(first["price_date"]))
-    decisions = run.tables("decisions")
-    worked_s, expected_usd = _expectations(decisions, config.pool)
-    starts = run.starts()
+    prices = _prices(first, config)
+    decisions = _ended_decisions(run)
     return ReportInputs(
         run_id=config.run.id,
         pool=tuple(config.pool),
+        backlog=run.scanned_queries(),
+        replay=_replay(config),
         decisions=decisions,
         outcomes=run.tables("outcomes"),
         dead_letters=run.tables("dead_letters"),
@@ -86,22 +113,81 @@ def _inputs(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> 
             model, "live", input_tokens=tokens_in, output_tokens=tokens_out
         ),
         prices=PriceFacts(prices.version, prices.as_of.isoformat(), prices.sources),
-        router=RouterFacts(
-            version=first["router"]["version"],
-            worked_s=worked_s,
-            usd_per_hour=config.router.usd_per_hour,
-            best_constant=first["router"]["best_constant"],
-            best_constant_why=first["router"]["best_constant_why"],
+        policy=PolicyFacts(
+            config.policy.willingness_to_pay,
+            config.policy.quality_floor,
+            config.policy.max_novelty,
         ),
-        run=RunFacts(
-            started_at=datetime.fromisoformat(first["started_at"]),
-            finished_at=datetime.fromisoformat(starts[-1]["to"] if starts else first["started_at"]),
-            wall_s=_at_work(starts).total_seconds(),
-            config_hash=first["identity"]["config"],
-            git_commit=first["git_commit"],
-            versions=tuple(first["versions"].items()),
-        ),
-        forecast=ForecastFacts(cost_usd=expected_usd, duration_s=None),
+        router=_router_facts(run, first, config),
+        run=_run_facts(run, first),
+        forecast=ForecastFacts(_expected_usd(decisions, config.pool)),
+    )
+
+
+def _prices(first: dict[str, Any], config: RouteBatchConfig) -> PriceTable:
+    """The prices that the run was made with.
+
+    Raises:
+        RunError: the run has not kept them, and they cannot be found again.
+    """
+    if "prices" in first:
+        return PriceTable.from_document(first["prices"])
+    models = load_catalog(config.catalog).models
+    pool = [models[name] for name in config.pool]
+    found = PriceTable.build(pool, as_of=date.fromisoformat(first["price_date"]))
+    if found.version != first["identity"]["prices"]:
+        raise RunError(
+            f"{config.run.id}: the run did not keep its prices, and those of {found.as_of} are "
+            "others by today's catalog and price list: put back what it was made with"
+        )
+    return found
+
+
+def _replay(config: RouteBatchConfig) -> Replay | None:
+    if config.replay is None:
+        return None
+    return "made_up" if config.replay.synthetic else "recorded"
+
+
+def _ended_decisions(run: RunFolder) -> Tables:
+    """The decisions on queries that have their outcomes, one part at a time."""
+    ended: defaultdict[PartName, set[str]] = defaultdict(set)
+    for piece in run.finished_pieces():
+        ended[piece.part].add(piece.provider)
+
+    def read() -> Iterator[pa.Table]:
+        for part in run.decided_parts():
+            table = run.read_decisions(part)
+            whose = pc.fill_null(table.column("provider"), NOBODY)
+            yield table.filter(pc.is_in(whose, pa.array(sorted(ended[part]), pa.string())))
+
+    return read
+
+
+def _router_facts(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> RouterFacts:
+    seconds = (run.read_decisions(part, columns=["router_s"]) for part in run.decided_parts())
+    worked_s = sum(pc.sum(table.column("router_s")).as_py() or 0.0 for table in seconds)
+    # Early runs have not noted for how long their machines were held: at least while at work.
+    held_s = sum(start.get("router_s", 0.0) for start in run.starts())
+    return RouterFacts(
+        version=first["router"]["version"],
+        held_s=max(held_s, worked_s),
+        worked_s=worked_s,
+        usd_per_hour=config.router.usd_per_hour,
+        best_constant=first["router"]["best_constant"],
+        best_constant_why=first["router"]["best_constant_why"],
+    )
+
+
+def _run_facts(run: RunFolder, first: dict[str, Any]) -> RunFacts:
+    starts = run.starts()
+    return RunFacts(
+        started_at=datetime.fromisoformat(first["started_at"]),
+        finished_at=datetime.fromisoformat(starts[-1]["to"] if starts else first["started_at"]),
+        wall_s=_at_work(starts).total_seconds(),
+        config_hash=first["identity"]["config"],
+        git_commit=first["git_commit"],
+        versions=tuple(first["versions"].items()),
     )
 
 
@@ -111,19 +197,16 @@ def _at_work(starts: Sequence[dict[str, str]]) -> timedelta:
     return sum(spans, timedelta())
 
 
-def _expectations(
-    decisions: Callable[[], Iterator[pa.Table]], pool: Sequence[str]
-) -> tuple[float, Decimal]:
-    """Seconds that the router worked, and the expected cost of all that was decided."""
-    worked_s = expected_usd = 0.0
+def _expected_usd(decisions: Tables, pool: Sequence[str]) -> Decimal:
+    """What the decisions expected to pay."""
+    expected_usd = 0.0
     for table in decisions():
-        worked_s += pc.sum(table.column("router_s")).as_py() or 0.0
         decided = table.filter(pc.is_valid(table.column("model")))
         costs = decided.column("expected_cost_usd").combine_chunks().flatten().to_numpy()
         chosen = pc.index_in(decided.column("model"), pa.array(pool)).to_numpy()
         rows = np.arange(decided.num_rows)
         expected_usd += float(costs.reshape(-1, len(pool))[rows, chosen].sum())
-    return worked_s, Decimal(f"{expected_usd:.6f}")
+    return Decimal(f"{expected_usd:.6f}")
 
 
 def _graded(

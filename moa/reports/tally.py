@@ -22,9 +22,10 @@ _FASTEST_S = 1e-3
 _GROWTH = 1.01
 _LATENCY_BINS = 1700  # up to six hours
 _TAGS_HELD = 5000
+_MOST_STEPS = 4096
 _SUMS = (
-    "attempts", "unknown_calls", "input_tokens", "cached_input_tokens", "cache_write_tokens",
-    "output_tokens", "reasoning_tokens", "cost_usd",
+    "attempts", "unknown_calls", "lost_answers", "input_tokens", "cached_input_tokens",
+    "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_usd",
 )  # fmt: skip
 
 SpendKey = tuple[str | None, str | None]
@@ -39,11 +40,11 @@ class Sums:
     answered: int = 0
     refused: int = 0
     shared: int = 0
-    """Queries that got the answer of an equal one."""
-    asked: int = 0
-    """Queries for which at least one call was sent."""
+    """Answered or refused queries that got the answer of an equal one."""
     attempts: int = 0
+    """Calls for these queries, whoever was asked: after a fallback, other models too."""
     unknown_calls: int = 0
+    lost_answers: int = 0
     input_tokens: int = 0
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
@@ -57,8 +58,7 @@ class Sums:
         self.queries += count
         self.answered += count if group["status"] == "answered" else 0
         self.refused += count if group["status"] == "refused" else 0
-        self.shared += count if group["shared"] else 0
-        self.asked += group["asked_sum"]
+        self.shared += count if group["shared"] and group["status"] != "dead_letter" else 0
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + group[f"{name}_sum"])
 
@@ -68,18 +68,18 @@ class OutcomeTally:
     """Sums over `OUTCOMES`."""
 
     spend: defaultdict[SpendKey, Sums] = field(default_factory=lambda: defaultdict(Sums))
-    paid_for: defaultdict[str | None, Decimal] = field(
-        default_factory=lambda: defaultdict(lambda: Decimal(0))
-    )
-    """Cost by the model that was decided on, whoever answered in the end."""
+    asked: int = 0
+    """Outcomes that are not the equal twin of another one."""
     reasons: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(decided on, answered by), where they differ."""
     tags: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     tags_dropped: bool = False
     latency: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    seconds: defaultdict[int, Any] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
-    """Second since the epoch → queries finished, USD spent."""
+    finished: dict[int, tuple[int, Decimal]] = field(default_factory=dict)
+    """Time since the epoch, in steps of `step_ms` → queries finished, USD spent."""
+    step_ms: int = 1
+    """Doubled whenever there are more than `_MOST_STEPS` of them."""
 
     def add(self, table: pa.Table) -> None:
         """Count every row of one table of `OUTCOMES`."""
@@ -87,19 +87,16 @@ class OutcomeTally:
             return
         for group in self._grouped(table):
             self.spend[group["model"], group["lane"]].add(group)
-        for row in _sums(table, ["first_model"], [("cost_usd", "sum")]):
-            self.paid_for[row["first_model"]] += row["cost_usd_sum"]
+        self.asked += table["same_as"].null_count
         self._add_failures(table)
         self._add_tags(table)
         self._add_latencies(table)
-        self._add_seconds(table)
+        self._add_moments(table)
 
     @staticmethod
     def _grouped(table: pa.Table) -> list[dict[str, Any]]:
-        marked = table.append_column("shared", pc.is_valid(table["same_as"])).append_column(
-            "asked", pc.cast(pc.greater(table["attempts"], 0), pa.int64())
-        )
-        wanted = [("query_id", "count"), ("asked", "sum"), *((n, "sum") for n in _SUMS)]
+        marked = table.append_column("shared", pc.is_valid(table["same_as"]))
+        wanted = [("query_id", "count"), *((n, "sum") for n in _SUMS)]
         return _sums(marked, ["model", "lane", "status", "shared"], wanted)
 
     def _add_failures(self, table: pa.Table) -> None:
@@ -140,46 +137,39 @@ class OutcomeTally:
             )
             self.latency[model] = self.latency.get(model, 0) + counts
 
-    def _add_seconds(self, table: pa.Table) -> None:
+    def _add_moments(self, table: pa.Table) -> None:
         done = table.select(["finished_at", "cost_usd"]).filter(pc.is_valid(table["finished_at"]))
-        second = pc.divide(pc.cast(done["finished_at"], pa.int64()), 1_000_000)
-        stamped = done.append_column("second", second)
+        step = pc.divide(pc.cast(done["finished_at"], pa.int64()), 1000 * self.step_ms)
+        stamped = done.append_column("step", step)
         wanted = [("cost_usd", "sum"), ("cost_usd", "count")]
-        for row in _sums(stamped, ["second"], wanted):
-            entry = self.seconds[row["second"]]
-            entry[0] += row["cost_usd_count"]
-            entry[1] += row["cost_usd_sum"]
+        for row in _sums(stamped, ["step"], wanted):
+            self._finished(row["step"], row["cost_usd_count"], row["cost_usd_sum"])
+        while len(self.finished) > _MOST_STEPS:
+            before, self.finished = self.finished, {}
+            self.step_ms *= 2
+            for number, (queries, cost_usd) in before.items():
+                self._finished(number // 2, queries, cost_usd)
+
+    def _finished(self, step: int, queries: int, cost_usd: Decimal) -> None:
+        before = self.finished.get(step, (0, Decimal(0)))
+        self.finished[step] = before[0] + queries, before[1] + cost_usd
 
 
 @dataclass(slots=True)
 class DecisionTally:
     """Sums over `ROUTING_DECISIONS`."""
 
-    pool: tuple[str, ...]
-    decisions: int = 0
     routes: Counter[tuple[str | None, str]] = field(default_factory=Counter)
     """(model, rule) → queries."""
-    expected_cost_usd: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """By the model decided on, live lane."""
     novelty: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros(NOVELTY_BINS, dtype=np.int64)
     )
 
     def add(self, table: pa.Table) -> None:
         """Count every row of one table of `ROUTING_DECISIONS`."""
-        self.decisions += len(table)
         for row in _sums(table, ["model", "rule"], [("query_id", "count")]):
             self.routes[row["model"], row["rule"]] += row["query_id_count"]
         decided = table.filter(pc.is_valid(table["model"]))
-        self._add_novelty(decided)
-        chosen = pc.index_in(decided["model"], pa.array(self.pool, pa.string()))
-        costs = per_model(decided["expected_cost_usd"], len(self.pool))
-        column = pc.fill_null(chosen, -1).to_numpy()
-        for number, model in enumerate(self.pool):
-            mine = costs[column == number, number]
-            self.expected_cost_usd[model] += float(mine[np.isfinite(mine)].sum())
-
-    def _add_novelty(self, decided: pa.Table) -> None:
         novelty = decided["novelty"].to_numpy().astype(np.float64)
         inside = np.clip(novelty[np.isfinite(novelty)], 0, 1)
         bins = np.minimum((inside * NOVELTY_BINS).astype(np.int64), NOVELTY_BINS - 1)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,13 +14,24 @@ from hypothesis import strategies as st
 
 from moa.reports.cost_report import CostReport, build
 from moa.reports.forms import summary_lines, to_json, to_table
-from moa.reports.inputs import ForecastFacts, PriceFacts, ReportInputs, RouterFacts, RunFacts
+from moa.reports.inputs import (
+    ForecastFacts,
+    PolicyFacts,
+    PriceFacts,
+    Replay,
+    ReportInputs,
+    RouterFacts,
+    RunFacts,
+)
+from moa.reports.matched import LIMIT
 from moa.reports.page import render_html
+from moa.reports.verdict import verdict
 from moa.schema import COST_REPORT, DEAD_LETTERS, GRADED_OUTCOMES, OUTCOMES, ROUTING_DECISIONS
 
 POOL = ("v/dear", "v/cheap")
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PRICE = {"v/dear": Decimal("10E-6"), "v/cheap": Decimal("1E-6")}
+BY_VALUE = PolicyFacts(Decimal("0.05"), None, 1.0)
 
 
 def cost_usd(model: str, input_tokens: int, output_tokens: int) -> Decimal:
@@ -36,7 +47,7 @@ def outcome(n: int, model: str | None, *, tokens: int = 100, **fields: object) -
         "first_model": model, "input_tokens": tokens, "cached_input_tokens": 0,
         "cache_write_tokens": 0, "output_tokens": tokens, "reasoning_tokens": 0,
         "cost_usd": cost_usd(model, tokens, tokens) if model else Decimal(0),
-        "attempts": 1 if answered else 0, "unknown_calls": 0,
+        "attempts": 1 if answered else 0, "unknown_calls": 0, "lost_answers": 0,
         "latency_s": 0.5 if answered else None, "finished_at": NOON + timedelta(seconds=n % 50),
         "reason": None if answered else "vendor_failed", "tags": [f"t{n % 3}"], **fields,
     }  # fmt: skip
@@ -54,7 +65,7 @@ def decision(row: dict[str, Any], can: Sequence[str] = POOL) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def grade(n: int, model: str, value: float, tokens: int = 100) -> dict[str, Any]:
+def grade(n: int, model: str, value: float, tokens: int | None = 100) -> dict[str, Any]:
     return {
         "query_id": f"q{n}", "model": model, "grade": value, "input_tokens": tokens,
         "output_tokens": tokens, "grader": "test",
@@ -69,6 +80,12 @@ def report_of(
     graded: list[dict[str, Any]] | None = None,
     batch: int = 7,
     order: int = 1,
+    pool: tuple[str, ...] = POOL,
+    price: Callable[[str, int, int], Decimal] = cost_usd,
+    policy: PolicyFacts = BY_VALUE,
+    backlog: int | None = None,
+    replay: Replay | None = None,
+    limit: int = LIMIT,
 ) -> CostReport:
     def tables(rows: list[dict[str, Any]], schema: pa.Schema) -> list[pa.Table]:
         parts = [rows[n : n + batch] for n in range(0, len(rows), batch)]
@@ -78,17 +95,21 @@ def report_of(
     return build(
         ReportInputs(
             run_id="r1",
-            pool=POOL,
+            pool=pool,
+            backlog=sum(o.get("same_as") is None for o in outcomes) if backlog is None else backlog,
+            replay=replay,
             decisions=lambda: iter(tables(chosen, ROUTING_DECISIONS)),
             outcomes=lambda: iter(tables(outcomes, OUTCOMES)),
             dead_letters=lambda: iter(tables(letters or [], DEAD_LETTERS)),
             graded=pa.Table.from_pylist(graded, schema=GRADED_OUTCOMES) if graded else None,
-            cost_usd=cost_usd,
+            cost_usd=price,
+            policy=policy,
             prices=PriceFacts("p", "2026-11-24", ("a list",)),
-            router=RouterFacts("r", 3.6, Decimal(1), "v/dear", "it was"),
+            router=RouterFacts("r", 3.6, 1.2, Decimal(1), pool[0], "it was"),
             run=RunFacts(NOON, NOON, 60.0, "c" * 64, "abc", (("ray", "2.60"),)),
-            forecast=ForecastFacts(Decimal("0.5"), None),
-        )
+            forecast=ForecastFacts(Decimal("0.5")),
+        ),
+        limit=limit,
     )
 
 
@@ -154,8 +175,8 @@ def test_a_saving_is_what_the_best_constant_would_have_cost() -> None:
     assert best.saving is not None
     assert best.saving.value == pytest.approx(0.45)
     assert best.saving.low < 0.45 < best.saving.high
-    assert report.net_saving is not None
-    assert report.net_saving.value == pytest.approx(0.45 - 0.001 / 0.8)  # 3.6 s at 1 USD an hour
+    assert best.net_saving is not None
+    assert best.net_saving.value == pytest.approx(0.45 - 0.001 / 0.8)  # 3.6 s at 1 USD an hour
     assert best.grade_difference is not None
     assert best.grade_difference.value == pytest.approx(-0.25)
     assert report.best_in_hindsight == "v/dear"
@@ -186,7 +207,7 @@ def test_without_grades_nothing_is_said_of_quality() -> None:
     assert report.grade is None
     assert report.best_in_hindsight is None
     assert "No grade of this backlog is known" in page
-    assert not any("grade" in line for line in summary_lines(report))
+    assert "Too few answers are graded" in page
 
 
 def test_percentiles_and_calibration_are_of_the_right_size() -> None:
@@ -200,9 +221,11 @@ def test_percentiles_and_calibration_are_of_the_right_size() -> None:
     (one,) = report.latencies
     assert one.p50_s == pytest.approx(np.quantile(latency, 0.5), rel=0.02)
     assert one.p99_s == pytest.approx(np.quantile(latency, 0.99), rel=0.05)
-    points = dict(report.calibration)["v/dear"]
-    assert sum(p.queries for p in points) == 2000
-    assert all(p.expected == pytest.approx(0.9) for p in points)
+    (dear, cheap) = report.calibration
+    assert sum(p.queries for p in dear.points) == 2000
+    assert all(p.expected == pytest.approx(0.9) for p in dear.points)
+    assert dear.error == pytest.approx(0.1, abs=0.02)
+    assert (cheap.queries, cheap.error) == (0, None)
 
 
 @pytest.mark.parametrize("queries", [0, 1, 60])
@@ -229,3 +252,200 @@ def test_every_run_has_a_page(queries: int) -> None:
     assert "https://" not in page
     assert ("TransientError" in page) == bool(letters)
     assert summary_lines(report)
+
+
+def test_a_grade_counts_where_the_model_could_take_the_query_and_has_a_price() -> None:
+    outcomes = [outcome(n, "v/dear") for n in range(100)]
+    allowed = [decision(o, POOL if n < 60 else POOL[:1]) for n, o in enumerate(outcomes)]
+    graded = [grade(n, m, 1.0, tokens=None) for n in range(100) for m in POOL]
+
+    report = report_of(outcomes, decisions=allowed, graded=graded)
+
+    cheap = report.comparison("v/cheap")
+    assert cheap is not None
+    assert (cheap.queries, cheap.graded_queries) == (60, 60)
+    assert cheap.measured_share == 0
+    assert cheap.cost_usd == Decimal("0.012")  # what the router expects, not nothing
+    assert report.calibration[1].queries == 60
+
+
+def test_the_model_that_answered_counts_though_the_decision_did_not_name_it() -> None:
+    outcomes = [outcome(n, "v/cheap", first_model="v/dear") for n in range(50)]
+    decisions = [decision(o, POOL[:1]) for o in outcomes]
+
+    report = report_of(outcomes, decisions=decisions)
+
+    cheap = report.comparison("v/cheap")
+    assert cheap is not None
+    assert (cheap.queries, cheap.cost_usd) == (50, report.cost_usd)
+
+
+def test_a_refusal_does_not_get_the_grade_of_a_recorded_answer() -> None:
+    outcomes = [
+        outcome(n, "v/dear", status="refused" if n < 40 else "answered") for n in range(100)
+    ]
+    graded = [grade(n, m, float(n < 40)) for n in range(100) for m in POOL]
+
+    report = report_of(outcomes, graded=graded)
+
+    assert report.graded_queries == 60
+    assert report.grade is not None
+    assert report.grade.value == 0
+    assert "40 refusals have no grade" in render_html(report, title="t")
+
+
+def test_followers_of_dead_letters_share_no_answer() -> None:
+    dead = [outcome(n, None, same_as="q0" if n else None) for n in range(8)]
+
+    report = report_of([*dead, outcome(8, "v/dear"), outcome(9, "v/dear", same_as="q8")])
+
+    page = render_html(report, title="t")
+    assert report.shared == 1
+    assert (report.ended, report.backlog) == (2, 2)
+    assert "The one call that was sent" not in page  # two calls are in the test's outcomes
+    assert "Of 2 calls that were sent, 1 brought an answer and 1 did not" in page
+
+
+def test_calls_that_may_be_billed_are_said() -> None:
+    outcomes = [outcome(n, "v/dear", attempts=2, lost_answers=1) for n in range(30)]
+    outcomes[0] |= {"unknown_calls": 1, "lost_answers": 0}
+
+    page = render_html(report_of(outcomes), title="t")
+
+    assert "1 of them was out when the run was killed" in page
+    assert "29 of them failed after the vendor may have done the work" in page
+
+
+def test_a_sample_stands_for_the_whole_run() -> None:
+    outcomes = [outcome(n, "v/cheap" if n % 2 else "v/dear") for n in range(400)]
+    graded = [grade(n, m, 1.0 if m == "v/dear" else 0.5) for n in range(400) for m in POOL]
+
+    report = report_of(outcomes, graded=graded, limit=100)
+
+    best = report.best
+    assert report.looked_at == 100
+    assert best is not None
+    assert (best.queries, best.of_queries, best.graded_queries) == (400, 400, 400)
+    assert best.cost_usd == 400 * cost_usd("v/dear", 100, 100)
+    assert "from a sample of 100 queries" in render_html(report, title="t")
+
+
+def test_the_verdict_weighs_what_was_saved_against_what_was_lost() -> None:
+    outcomes = [outcome(n, "v/cheap" if n % 2 else "v/dear") for n in range(400)]
+    graded = [grade(n, m, 1.0 if m == "v/dear" else 0.5) for n in range(400) for m in POOL]
+
+    report = report_of(outcomes, graded=graded)
+
+    best = report.best
+    assert best is not None
+    assert best.net_value_usd is not None
+    lost, saved = 0.05 * -0.25 * 400, 400 * 0.0009
+    assert best.net_value_usd.value == pytest.approx(lost + saved - 0.001)
+    assert best.net_value_usd.low < lost + saved < best.net_value_usd.high
+    cost, quality, worth = verdict(report)
+    assert cost.startswith("44.9 % cheaper than v/dear for every query (")
+    assert quality.startswith("Answers are 25.0 points worse (")
+    assert "a proven loss: \N{MINUS SIGN}$4.64 (" in worth
+    assert worth in summary_lines(report)
+
+
+def test_a_dearer_run_is_called_dearer() -> None:
+    outcomes = [outcome(n, "v/dear") for n in range(60)]
+    graded = [grade(n, m, 1.0) for n in range(60) for m in POOL]
+
+    report = report_of(outcomes, graded=graded, pool=POOL[::-1])
+
+    assert verdict(report)[0].startswith("10.1 times as dear as v/cheap for every query")
+
+
+def test_a_floor_is_set_beside_what_was_measured() -> None:
+    outcomes = [outcome(n, "v/dear") for n in range(60)]
+    graded = [grade(n, m, 0.75) for n in range(60) for m in POOL]
+
+    report = report_of(outcomes, graded=graded, policy=PolicyFacts(None, 0.8, 1.0))
+
+    assert "floor of the expected grade was 0.8; measured were 0.750" in verdict(report)[-1]
+    assert "expected to reach a grade of 0.8" in render_html(report, title="t")
+
+
+def test_a_replayed_run_says_so() -> None:
+    outcomes = [outcome(n, "v/dear") for n in range(40)]
+
+    real, replayed = report_of(outcomes), report_of(outcomes, replay="recorded")
+
+    assert json.loads(to_json(real))["replayed"] is False
+    assert json.loads(to_json(replayed))["replayed"] is True
+    assert "Replayed:" not in render_html(real, title="t")
+    page = render_html(replayed, title="t")
+    assert "no vendor was called" in page
+    assert "o200k_base" in page
+    assert "spent, at list prices" in page
+    assert any("replayed" in line for line in summary_lines(replayed))
+
+
+def test_an_unfinished_run_says_how_far_it_is() -> None:
+    report = report_of([outcome(n, "v/dear") for n in range(40)], backlog=1000)
+
+    assert "Unfinished: 40 of 1,000 queries" in render_html(report, title="t")
+    assert summary_lines(report)[0] == "UNFINISHED: 40 of 1,000 queries have ended"
+
+
+def test_a_short_run_has_bins_of_milliseconds_and_a_long_one_of_hours() -> None:
+    def lasting(seconds: float) -> CostReport:
+        step = timedelta(seconds=seconds / 5000)
+        return report_of(
+            [outcome(n, "v/dear", finished_at=NOON + n * step) for n in range(5000)], batch=500
+        )
+
+    short, long = lasting(3), lasting(86_400)
+
+    assert short.throughput[0].length_s == 0.05
+    assert long.throughput[0].length_s == 1800
+    for report in (short, long):
+        assert 3 <= len(report.throughput) <= 61
+        assert sum(m.queries for m in report.throughput) == 5000
+
+
+def test_a_free_model_has_a_place_in_the_figure() -> None:
+    outcomes = [outcome(n, "v/dear") for n in range(60)]
+    graded = [grade(n, m, (n % 4) / 3) for n in range(60) for m in POOL]
+
+    def price(model: str, input_tokens: int, output_tokens: int) -> Decimal:
+        free = model == "v/cheap"
+        return Decimal(0) if free else cost_usd(model, input_tokens, output_tokens)
+
+    page = render_html(report_of(outcomes, graded=graded, price=price), title="t")
+
+    assert "v/cheap: free" in page
+
+
+def test_a_model_may_be_called_anything() -> None:
+    odd = 'v/<b>&"x"</b>'
+    pool = (odd, "v/cheap")
+    outcomes = [outcome(n, "v/cheap", first_model=odd) for n in range(60)]
+    graded = [grade(n, m, (n % 4) / 3) for n in range(60) for m in pool]
+
+    report = report_of(
+        outcomes,
+        decisions=[decision(o, pool) for o in outcomes],
+        graded=graded,
+        pool=pool,
+        price=lambda *_: Decimal("0.01"),
+    )
+    page = render_html(report, title="t")
+
+    assert "<b>&" not in page
+    assert "v/&lt;b&gt;&amp;" in page
+
+
+def test_tags_stand_under_their_kind_and_a_cut_is_said() -> None:
+    few = [outcome(n, "v/dear", tags=[f"team:t{n % 3}", "urgent"]) for n in range(30)]
+    many = [outcome(n, "v/dear", tags=[f"user:{n}"]) for n in range(60)]
+
+    short = render_html(report_of(few), title="t")
+    cut = render_html(report_of(many), title="t")
+
+    assert '<th class="t">team</th>' in short
+    assert '<td class="t">t0</td>' in short
+    assert "There are more tags" not in short
+    assert "There are more tags" in cut

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import struct
@@ -12,8 +13,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from moa.bootstrap import Interval
-from moa.reports.page import against, render_html
-from moa.reports.wording import cents, duration, money, points, share
+from moa.reports.charts import MODELS, readable_on
+from moa.reports.page import render_html
+from moa.reports.wording import (
+    amounts,
+    cents,
+    cheaper,
+    cheaper_bounds,
+    duration,
+    gain,
+    money,
+    points,
+    price,
+    share,
+)
 from tests.reports.test_cost_report import grade, outcome, report_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -41,43 +54,56 @@ def shades(screenshot: Path) -> int:
 
 
 MEASURE = """<script>
+const shown = e => e.getBoundingClientRect().width > 0;
+const widths = e => e.getBoundingClientRect().width;
+const letters = svg => widths(svg) / svg.viewBox.baseVal.width * 9;
+const svgs = [...document.querySelectorAll('figure svg')].filter(shown);
+const tables = [...document.querySelectorAll('table')].filter(shown);
 const seen = {
   headings: [...document.querySelectorAll('h1,h2')].map(h => h.textContent),
-  figures: [...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().width),
+  figures: svgs.map(widths), letters: svgs.map(letters),
+  stuck: tables.filter(t => !t.closest('.scroll')
+    && widths(t) > widths(t.parentElement) + 1).length,
   wide: document.documentElement.scrollWidth, window: window.innerWidth,
   requests: performance.getEntriesByType('resource').length,
 };
-document.title = JSON.stringify(seen);
+const told = window.parent === window ? document : window.parent.document;
+told.title = JSON.stringify(seen);
 </script>"""
 
 
 @pytest.mark.browser
 @pytest.mark.timeout(120)
-def test_the_page_is_whole_in_a_browser(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [1200, 400])
+def test_the_page_is_whole_in_a_browser(tmp_path: Path, width: int) -> None:
     outcomes = [outcome(n, ("v/dear", "v/cheap")[n % 2]) for n in range(300)]
     graded = [grade(n, m, (n % 3) / 2) for n in range(300) for m in ("v/dear", "v/cheap")]
     page = render_html(report_of(outcomes, graded=graded), title="A run in a browser")
-    path = tmp_path / "report.html"
-    path.write_text(page.replace("</body>", f"{MEASURE}</body>"))
+    (tmp_path / "report.html").write_text(page.replace("</body>", f"{MEASURE}</body>"))
+    # A window of a browser cannot be as narrow as a telephone, a frame can.
+    frame = f'<iframe src="report.html" width="{width}" height="3000"></iframe>'
+    (tmp_path / "frame.html").write_text(frame)
     shot = tmp_path / "report.png"
     command = [
         browser(), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,2000",
         f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000",
+        "--allow-file-access-from-files",
     ]  # fmt: skip
+    address = f"file://{tmp_path}/frame.html"
 
     dom = subprocess.run(
-        [*command, "--dump-dom", f"file://{path}"], capture_output=True, text=True, check=True
+        [*command, "--dump-dom", address], capture_output=True, text=True, check=True
     ).stdout
-    subprocess.run(
-        [*command, f"--screenshot={shot}", f"file://{path}"], capture_output=True, check=True
-    )
+    subprocess.run([*command, f"--screenshot={shot}", address], capture_output=True, check=True)
 
-    seen = json.loads(dom.split("<title>")[1].split("</title>")[0].replace("&amp;", "&"))
+    seen = json.loads(html.unescape(dom.split("<title>")[1].split("</title>")[0]))
     assert seen["headings"][0] == "A run in a browser"
     assert "What each single model would have cost" in seen["headings"]
     assert len(seen["figures"]) == 5
-    assert all(width > 200 for width in seen["figures"])
-    assert seen["wide"] <= seen["window"]
+    assert all(size > 0.5 * (width - 60) or size > 400 for size in seen["figures"])
+    assert all(size > 8.5 for size in seen["letters"])
+    assert seen["stuck"] == 0
+    assert seen["wide"] <= seen["window"] <= width
     assert seen["requests"] == 0
     assert shades(shot) > 100
 
@@ -96,15 +122,41 @@ def test_money_has_the_digits_that_matter(usd: str, shown: str) -> None:
     assert money(Decimal(usd)) == shown
 
 
+def test_money_in_a_column_has_equal_digits() -> None:
+    column = [Decimal("1.0808"), Decimal("0.0025"), Decimal(0), Decimal("-3")]
+
+    assert amounts(column) == ["$1.0808", "$0.0025", "$0.0000", "\N{MINUS SIGN}$3.0000"]
+    assert amounts([Decimal("1234.5"), Decimal("0.25")]) == ["$1,234.50", "$0.25"]
+    assert amounts([]) == []
+
+
 def test_figures_are_written_for_people() -> None:
     assert cents(Decimal("0.004")) == "below $0.01"
     assert share(0.1234) == "12.3 %"
     assert points(-0.0184) == "\N{MINUS SIGN}0.018"
+    assert gain(-1.5) == "\N{MINUS SIGN}$1.50"
+    assert price(Decimal("0.050")) == "$0.05"
     assert [duration(s) for s in (0.25, 90, 600, 40_000)] == [
         "250 ms", "90.0 s", "10 min 0 s", "11 h 6 min",
     ]  # fmt: skip
-    assert "35.0 % cheaper" in against(Interval(0.35, 0.3, 0.4))
-    assert "2.50 times as dear" in against(Interval(-1.5, -2, -1))
+
+
+@pytest.mark.parametrize(
+    ("saving", "said", "bounds"),
+    [
+        (Interval(0.35, 0.3, 0.4), "35.0 % cheaper", "30.0 to 40.0 %"),
+        (Interval(-0.79, -0.9, -0.7), "79.0 % dearer", "70.0 to 90.0 %"),
+        (Interval(-1.5, -2, -1.2), "2.5 times as dear", "2.2 to 3.0 times"),
+        (Interval(0.01, -0.02, 0.03), "1.0 % cheaper", "2.0 % dearer to 3.0 % cheaper"),
+    ],
+)
+def test_a_loss_is_said_without_a_minus_sign(saving: Interval, said: str, bounds: str) -> None:
+    assert cheaper(saving.value) == said
+    assert cheaper_bounds(saving) == bounds
+
+
+def test_letters_on_a_bar_stand_out_from_it() -> None:
+    assert [readable_on(tint) for tint in MODELS[:3]] == ["#ffffff", "#111111", "#111111"]
 
 
 def test_the_demos_tables_have_their_licences_beside_them() -> None:

@@ -1,0 +1,92 @@
+"""A report in a few sentences: what a manager should know, and how sure it is."""
+
+from __future__ import annotations
+
+from moa.bootstrap import Interval
+from moa.reports.comparisons import Comparison
+from moa.reports.cost_report import CostReport
+from moa.reports.inputs import PolicyFacts
+from moa.reports.wording import (
+    better,
+    better_bounds,
+    cheaper,
+    cheaper_bounds,
+    count,
+    gain,
+    money,
+    price,
+)
+
+
+def verdict(report: CostReport) -> list[str]:
+    """Cost, quality, and what both are worth, against the best single model. One sentence each."""
+    best = report.best
+    if not report.answered:
+        return ["Nothing was answered, so there is nothing to compare."]
+    if best is None or not best.queries:
+        return [f"{money(report.cost_usd)} for {count(report.answered)} answers."]
+    return [_cost(best), _quality(report, best), *_worth(report, best)]
+
+
+def _cost(best: Comparison) -> str:
+    where = "for every query"
+    if best.queries < best.of_queries:
+        where = (
+            f"on the {count(best.queries)} of {count(best.of_queries)} queries that it was asked "
+            "or recorded on"
+        )
+    if best.net_saving is None:
+        return f"{best.model} would have cost nothing {where}."
+    what = cheaper(best.net_saving.value)
+    than = "as" if what.endswith("as dear") else "than"
+    return f"{what} {than} {best.model} {where} ({cheaper_bounds(best.net_saving)})."
+
+
+def _quality(report: CostReport, best: Comparison) -> str:
+    if best.grade_difference is None:
+        return "Too few answers are graded to say how good they are."
+    partly = ""
+    if best.graded_queries < best.queries:
+        partly = f", on the {count(best.graded_queries)} queries that are graded"
+    return (
+        f"Answers are {better(best.grade_difference.value)} "
+        f"({better_bounds(best.grade_difference)}){partly}."
+    )
+
+
+def _worth(report: CostReport, best: Comparison) -> list[str]:
+    policy, worth = report.policy, best.net_value_usd
+    if policy.quality_floor is not None and report.grade is not None:
+        return [
+            f"The floor of the expected grade was {policy.quality_floor:g}; measured were "
+            f"{report.grade.value:.3f} ({report.grade.low:.3f} to {report.grade.high:.3f}) in "
+            "the mean."
+        ]
+    if policy.willingness_to_pay is None or worth is None:
+        return []
+    return [
+        f"At {price(policy.willingness_to_pay)} for a right instead of a wrong answer, both "
+        f"together are {_sureness(worth)}: {gain(worth.value)} ({gain(worth.low)} to "
+        f"{gain(worth.high)})."
+    ]
+
+
+def _sureness(worth: Interval) -> str:
+    if worth.low > 0:
+        return "a proven gain"
+    if worth.high < 0:
+        return "a proven loss"
+    return "no proven gain" if worth.value >= 0 else "no gain, and no proven loss"
+
+
+def criterion(policy: PolicyFacts) -> str:
+    """What the policy was told, as a sentence."""
+    if policy.willingness_to_pay is not None:
+        return (
+            "Each query went to the model of the best value, where a right instead of a wrong "
+            f"answer is worth {price(policy.willingness_to_pay)} (policy.willingness_to_pay)."
+        )
+    return (
+        "Each query went to the cheapest model that was expected to reach a grade of "
+        f"{policy.quality_floor:g} (policy.quality_floor)."
+    )
