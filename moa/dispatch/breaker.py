@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 OPENS_AFTER = 5
@@ -20,13 +21,16 @@ class Breaker:
         self._probe_at: float | None = None
         self._probing = False
         self._opened_at = 0.0
+        self._probe_is_back = asyncio.Event()
 
     def open_s(self) -> float:
         """Seconds since it opened; 0 when closed."""
         return 0.0 if self._probe_at is None else self._clock() - self._opened_at
 
     def wait_s(self) -> float:
-        """Seconds until a call may be tried: 0 when closed, or when a probe is due."""
+        """Seconds until a call may be tried, as far as is known: 0 when closed, or when a probe is
+        due.
+        """
         if self._probe_at is None:
             return 0.0
         if self._probing:
@@ -34,20 +38,35 @@ class Breaker:
         return max(0.0, self._probe_at - self._clock())
 
     def admit(self) -> bool:
-        """Whether a call may be sent now; the one admitted while open is the probe."""
+        """Whether a call may be sent now. The one admitted while open is the probe: its fate, or
+        `release`, must be told.
+        """
         if self._probe_at is None:
             return True
         if self._probing or self._clock() < self._probe_at:
             return False
         self._probing = True
+        self._probe_is_back.clear()
         return True
+
+    def release(self) -> None:
+        """The admitted call was not sent after all: another one may be the probe."""
+        self._probing = False
+        self._probe_is_back.set()
+
+    async def wait(self) -> None:
+        """Return when `admit` should be asked again."""
+        if self._probing:
+            await self._probe_is_back.wait()
+        else:
+            await asyncio.sleep(self.wait_s())
 
     def answered(self) -> None:
         """The vendor answered: whatever it said, it is there."""
         self._failed.clear()
         self._pause_s = FIRST_PAUSE_S
         self._probe_at = None
-        self._probing = False
+        self.release()
 
     def failed(self, query_id: str) -> None:
         """A call ended without an answer, or with the vendor's own failure."""
@@ -58,4 +77,4 @@ class Breaker:
             if self._probe_at is None:
                 self._opened_at = self._clock()
             self._probe_at = self._clock() + self._pause_s
-        self._probing = False
+        self.release()

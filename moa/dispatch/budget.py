@@ -1,33 +1,64 @@
-"""Money is reserved before it is spent."""
+"""Money is reserved before it is spent: one purse a run, from which its dispatchers lease."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
+
+Lease = Callable[[Decimal], Awaitable[Decimal]]
+"""Asks for so much at least; gets that or more, or 0 when it is no longer there."""
+
+PORTION = 16
+"""A lease takes one part in so many, per holder, of what is left: few leases while there is plenty,
+and at the end hardly anything lies idle with one holder while another has run out."""
+
+
+class Purse:
+    """What a run may still spend. What was leased never comes back: it is spent, or lost with a
+    dispatcher that died, until the next start counts what the outcomes and journals say.
+    """
+
+    def __init__(self, limit_usd: Decimal, holders: int) -> None:
+        self._left_usd = limit_usd
+        self._holders = holders
+
+    def lease(self, least_usd: Decimal) -> Decimal:
+        """At least so much, or 0 when it is no longer there."""
+        if least_usd > self._left_usd:
+            return Decimal(0)
+        granted_usd = max(least_usd, self._left_usd / (PORTION * self._holders))
+        self._left_usd -= granted_usd
+        return granted_usd
 
 
 class Budget:
-    """What may still be spent in this replica; `None` is without a limit.
+    """What one dispatcher may spend.
 
-    A call is let through only while its expected cost fits what is neither spent nor reserved, so
-    a run exceeds its budget at most by what the calls under way cost above their estimates.
+    A call is let through only when its expected cost has been set aside, so a run exceeds its
+    limit at most by what the calls under way cost above their estimates.
+
+    Args:
+        lease: where more comes from; `None` is without a limit.
     """
 
-    def __init__(self, limit_usd: Decimal | None) -> None:
-        self._limit_usd = limit_usd
-        self.spent_usd = Decimal(0)
-        self.reserved_usd = Decimal(0)
+    def __init__(self, lease: Lease | None = None) -> None:
+        self._lease = lease
+        self._left_usd = Decimal(0)
+        self._one_asks = asyncio.Lock()
 
-    def reserve(self, expected_usd: Decimal) -> bool:
+    async def reserve(self, expected_usd: Decimal) -> bool:
         """Set money aside for one call; false when there is not enough left."""
-        if (
-            self._limit_usd is not None
-            and self.spent_usd + self.reserved_usd + expected_usd > self._limit_usd
-        ):
-            return False
-        self.reserved_usd += expected_usd
-        return True
+        if self._lease is None:
+            return True
+        async with self._one_asks:
+            if expected_usd > self._left_usd:
+                self._left_usd += await self._lease(expected_usd - self._left_usd)
+            if expected_usd > self._left_usd:
+                return False
+            self._left_usd -= expected_usd
+            return True
 
     def settle(self, expected_usd: Decimal, actual_usd: Decimal) -> None:
         """The call that reserved `expected_usd` has cost `actual_usd` (0 when it failed)."""
-        self.reserved_usd -= expected_usd
-        self.spent_usd += actual_usd
+        self._left_usd += expected_usd - actual_usd

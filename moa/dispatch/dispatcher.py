@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +33,9 @@ from moa.errors import (
     AccountRefused,
     ContextExceeded,
     InvalidRequest,
+    KeyRefused,
     ProviderError,
+    QuotaSpent,
     RateLimited,
     TransientError,
 )
@@ -39,6 +43,8 @@ from moa.prices import PriceTable
 from moa.providers.provider import Answer, Provider, Request
 from moa.request import ChatRequest
 
+LOOK_AGAIN_S = 3600.0
+"""After a spent quota whose vendor does not say when it is filled again."""
 _REASONS = (
     (ContextExceeded, "context_exceeded"),
     (InvalidRequest, "invalid_request"),
@@ -61,13 +67,11 @@ class DispatchSettings:
     """Whether a query that its model cannot answer goes to its next best."""
     replicas: int
     """Dispatchers that share the accounts' limits."""
-    budget_usd: Decimal | None
-    """This dispatcher's share of what may be spent."""
     seed: int
 
 
 class Progress(NamedTuple):
-    """Counts since the dispatcher was opened, but `in_flight` and `waiting`, which are now."""
+    """Where a dispatcher stands, without what it was told to forget."""
 
     done: int
     dead: int
@@ -75,6 +79,8 @@ class Progress(NamedTuple):
     in_flight: int
     waiting: int
     spent_usd: Decimal
+    unsettled: Mapping[str, int]
+    """Provider → assignments without an outcome, by the provider that was decided on."""
 
 
 class Dispatcher:
@@ -87,22 +93,25 @@ class Dispatcher:
         prices: PriceTable,
         settings: DispatchSettings,
         *,
+        budget: Budget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prices = prices
         self._settings = settings
         self._clock = clock
         self._random = Random(settings.seed)
-        self._budget = Budget(settings.budget_usd)
-        accounts = {
+        self._budget = budget or Budget()
+        self._accounts = {
             name: Account(provider, settings.max_in_flight) for name, provider in providers.items()
         }
-        self._accounts = accounts
         self._lines = {model.id: self._line(model) for model in models}
         self._timers: dict[asyncio.TimerHandle, Call] = {}
         self._draining = False
-        self._refused: AccountRefused | None = None
+        self._drainage: asyncio.Task[None] | None = None
+        self._refused: KeyRefused | None = None
+        self._unsettled: Counter[str] = Counter()
         self._done = self._dead = self._retried = 0
+        self._spent_usd = Decimal(0)
 
     async def answer(
         self, assignments: Sequence[Assignment], journal: Journal, history: History
@@ -110,14 +119,25 @@ class Dispatcher:
         """See every assignment through to its outcome; one `Settled` each, in the same order.
 
         What `history` settles is not asked again. Fewer come back when the dispatcher drains.
+        Whatever is raised, the dispatcher has drained before.
 
         Raises:
-            AccountRefused: an account's key was refused at its first call. The rest is untouched.
+            KeyRefused: an account's key was refused at its first call. The rest is untouched.
+            OSError: the journal cannot be written.
         """
-        settled = [await done for done in [self._begin(a, journal, history) for a in assignments]]
-        if self._refused is not None:
-            raise self._refused
-        return [one for one in settled if one is not None]
+        begun = [self._begin(assignment, journal, history) for assignment in assignments]
+        ends = await asyncio.gather(*begun, return_exceptions=True)
+        broken = next((end for end in ends if isinstance(end, BaseException)), self._refused)
+        if broken is not None:
+            await self.drain()
+            raise broken
+        return [end for end in ends if isinstance(end, tuple)]
+
+    def forget(self, settled: Sequence[Settled]) -> None:
+        """Somebody else counts these from now on."""
+        self._done -= len(settled)
+        self._dead -= sum(letter is not None for _, letter in settled)
+        self._spent_usd -= sum((outcome.cost_usd for outcome, _ in settled), Decimal(0))
 
     def progress(self) -> Progress:
         """Where it stands."""
@@ -128,7 +148,8 @@ class Dispatcher:
             retried=self._retried,
             in_flight=sum(len(line.in_flight) for line in lines),
             waiting=sum(line.waiting for line in lines) + len(self._timers),
-            spent_usd=self._budget.spent_usd,
+            spent_usd=self._spent_usd,
+            unsettled=dict(self._unsettled),
         )
 
     async def drain(self) -> None:
@@ -140,7 +161,7 @@ class Dispatcher:
             waiting.append(call)
         self._timers.clear()
         for call in waiting:
-            _resolve(call, None)
+            call.resolve(None)
         out = [task for line in self._lines.values() for task in line.in_flight]
         if out:
             await asyncio.wait(out)
@@ -166,78 +187,95 @@ class Dispatcher:
         self, assignment: Assignment, journal: Journal, history: History
     ) -> asyncio.Future[Settled | None]:
         done: asyncio.Future[Settled | None] = asyncio.get_running_loop().create_future()
-        row = assignment.row
+        row, provider = assignment.row, assignment.choices[0].model.provider
         if row in history.outcomes:
-            self._done += 1
-            self._budget.spent_usd += history.outcomes[row].cost_usd
-            done.set_result((history.outcomes[row], history.letters.get(row)))
+            settled = history.outcomes[row], history.letters.get(row)
+            self._count(*settled)
+            done.set_result(settled)
             return done
+        self._unsettled[provider] += 1
+        done.add_done_callback(lambda _: self._unsettled.subtract([provider]))
         call = Call(
             assignment,
-            ChatRequest.model_validate_json(assignment.request),
             journal,
             done,
+            attempts=list(history.attempts.get(row, ())),
             unknown_calls=history.unknown[row],
-            sent=history.failed[row] + history.unknown[row],
         )
         self._put(call)
         return done
 
     def _put(self, call: Call, *, first: bool = False) -> None:
         if self._draining:
-            _resolve(call, None)
+            call.resolve(None)
         else:
             self._lines[call.model.id].put(call, first=first)
 
     def pass_on(self, call: Call, line: Line) -> bool:
-        """Take a call from a line whose account was refused, or whose vendor is out."""
-        if line.account.refused is not None:
-            self._next_model(call, line.account.refused)
-            return True
-        if line.breaker.wait_s() == 0:
+        """Take a call from a line that can send nothing for long: to its next best model, or, when
+        it has none and the wait is longer than the patience of the retries, to its end.
+        """
+        why: ProviderError | None = line.account.refused
+        out_s = math.inf
+        if why is None and line.spent is not None:
+            why, out_s = line.spent, line.quota.pause_s()
+        elif why is None and line.breaker.wait_s() > 0:
+            why, out_s = TransientError(f"{call.model.id} does not answer"), line.breaker.open_s()
+        patient = not self._has_fallback(call) and out_s <= self._settings.retry.give_up_after_s
+        if why is None or not out_s or patient:
             return False
-        if self._has_fallback(call) or line.breaker.open_s() > self._settings.retry.give_up_after_s:
-            self._next_model(call, TransientError(f"{call.model.id} does not answer"))
-            return True
-        return False
+        self._next_model(call, why)
+        return True
+
+    def fail(self, call: Call, error: Exception) -> None:
+        """See `Sender.fail`. What is out comes back and is kept; nothing more is sent."""
+        if not call.done.done():
+            call.done.set_exception(error)
+        self._begin_to_drain()
 
     async def send(self, call: Call, line: Line) -> None:
         """Make one call and see to what follows."""
-        assignment, model = call.assignment, call.model
+        try:
+            await self._send(call, line)
+        except Exception as error:  # a bug, or a journal that cannot be written
+            line.breaker.release()
+            self.fail(call, error)
+
+    async def _send(self, call: Call, line: Line) -> None:
+        choice, lane = call.choice, call.assignment.lane
         expected_usd = self._prices.cost_usd(
-            model.id,
-            assignment.lane,
-            input_tokens=round(assignment.expected_input_tokens),
-            output_tokens=round(assignment.expected_output_tokens),
+            choice.model.id,
+            lane,
+            input_tokens=round(choice.input_tokens),
+            output_tokens=round(choice.output_tokens),
         )
-        if not self._budget.reserve(expected_usd):
+        if not await self._budget.reserve(expected_usd):
+            line.breaker.release()
             self._give_up(call, "budget_spent", "the run's budget does not cover this call")
             return
-        cost_usd = Decimal(0)
+        spent_usd = expected_usd  # should it end in a way that does not say
         try:
-            cost_usd = await self._try(call, line)
-        except Exception as error:  # a bug, or a journal that cannot be written: stop the piece
-            if not call.done.done():
-                call.done.set_exception(error)
+            spent_usd = await self._try(call, line, expected_usd)
         finally:
-            self._budget.settle(expected_usd, cost_usd)
+            self._budget.settle(expected_usd, spent_usd)
 
-    async def _try(self, call: Call, line: Line) -> Decimal:
-        """One call on the wire; what it cost."""
-        await call.journal.sent(call.assignment.row, call.model.id)
+    async def _try(self, call: Call, line: Line, expected_usd: Decimal) -> Decimal:
+        """One call on the wire; what it has cost, or may have."""
+        assignment = call.assignment
+        chat = ChatRequest.model_validate_json(assignment.request)
+        await call.journal.sent(assignment.row, call.model.id)
         sent_at = self._clock()
         if call.tries == 0:
             call.first_try_at = sent_at
         call.tries += 1
-        call.sent += 1
-        request = Request(call.assignment.query_id, call.chat, call.model, call.assignment.lane)
+        request = Request(assignment.query_id, chat, call.model, assignment.lane)
         try:
             answer = await line.account.provider.complete(
                 request, timeout_s=self._settings.total_timeout_s
             )
         except ProviderError as error:
             self._failed(call, line, error)
-            return Decimal(0)
+            return expected_usd if error.maybe_billed else Decimal(0)
         return self._answered(call, line, answer, self._clock() - sent_at)
 
     def _answered(self, call: Call, line: Line, answer: Answer, latency_s: float) -> Decimal:
@@ -260,7 +298,7 @@ class Dispatcher:
             model=model.id,
             provider=model.provider,
             lane=assignment.lane,
-            first_model=assignment.models[0].id,
+            first_model=assignment.choices[0].model.id,
             completion=completion.text,
             tool_calls=completion.tool_calls,
             finish_reason=completion.finish_reason,
@@ -279,15 +317,21 @@ class Dispatcher:
                 cached_input_tokens=usage.cached_input_tokens,
                 cache_write_tokens=usage.cache_write_tokens,
             ),
-            attempts=call.sent,
+            attempts=len(call.attempts) + call.unknown_calls + 1,
             unknown_calls=call.unknown_calls,
+            lost_answers=call.lost_answers,
             latency_s=latency_s,
             finished_at=datetime.now(UTC),
         )
 
     def _failed(self, call: Call, line: Line, error: ProviderError) -> None:
         attempt = Attempt(
-            call.model.id, datetime.now(UTC), type(error).__name__, error.status, error.detail
+            call.model.id,
+            datetime.now(UTC),
+            type(error).__name__,
+            error.status,
+            error.maybe_billed,
+            error.detail,
         )
         call.attempts.append(attempt)
         call.journal.failed(call.assignment.row, attempt)
@@ -307,28 +351,40 @@ class Dispatcher:
     def _tell_line(self, call: Call, line: Line, error: ProviderError) -> None:
         """What one failure means to the calls behind it."""
         account = line.account
-        if isinstance(error, AccountRefused):
-            account.refused = error
-            if not account.proven and error.status in (401, 403):
-                self._refuse_run(call, error)
-            return
-        account.prove()
-        if isinstance(error, RateLimited):
-            line.breaker.answered()
-            line.quota.pause(error.retry_after_s or 0.0)
+        if error.status is not None and not isinstance(error, AccountRefused):
+            account.prove()
+        match error:
+            case AccountRefused():
+                line.breaker.release()
+                account.refused = error
+                if isinstance(error, KeyRefused) and not account.proven:
+                    self._refuse_run(call, error)
+            case RateLimited():
+                line.breaker.answered()
+            case TransientError():
+                line.breaker.failed(call.assignment.query_id)
+            case ProviderError(status=None):  # refused before it was sent
+                line.breaker.release()
+            case _:
+                line.breaker.answered()
+        if isinstance(error, QuotaSpent):
+            line.spent = error
+            line.quota.pause(error.retry_after_s or LOOK_AGAIN_S)
         elif isinstance(error, TransientError):
-            line.breaker.failed(call.assignment.query_id)
-        else:
-            line.breaker.answered()
+            line.quota.pause(error.retry_after_s or 0.0)
 
-    def _refuse_run(self, call: Call, error: AccountRefused) -> None:
+    def _refuse_run(self, call: Call, error: KeyRefused) -> None:
         """A key that was never any good: nobody wants a night of fallbacks because of a typo."""
-        self._refused = AccountRefused(
+        self._refused = KeyRefused(
             f"account {call.model.provider!r} refused its first call: {error.detail}",
             status=error.status,
             code=error.code,
         )
-        self._refusal_drain = asyncio.get_running_loop().create_task(self.drain())
+        self._begin_to_drain()
+
+    def _begin_to_drain(self) -> None:
+        if self._drainage is None:
+            self._drainage = asyncio.get_running_loop().create_task(self.drain())
 
     def _retry_later(self, call: Call, wait_s: float) -> None:
         def again() -> None:
@@ -336,20 +392,20 @@ class Dispatcher:
             self._put(call, first=True)
 
         if self._draining:
-            _resolve(call, None)
+            call.resolve(None)
             return
         timer = asyncio.get_running_loop().call_later(wait_s, again)
         self._timers[timer] = call
 
     def _has_fallback(self, call: Call) -> bool:
-        return self._settings.fallback and call.choice + 1 < len(call.assignment.models)
+        return self._settings.fallback and call.place + 1 < len(call.assignment.choices)
 
     def _next_model(self, call: Call, error: ProviderError) -> None:
         """Ask the next best model, or give the query up."""
         if self._refused is not None:
-            _resolve(call, None)
+            call.resolve(None)
         elif self._has_fallback(call):
-            call.choice += 1
+            call.place += 1
             call.tries = 0
             self._put(call)
         else:
@@ -370,19 +426,19 @@ class Dispatcher:
             tags=assignment.tags,
         )
         outcome = letter.outcome(
-            first_model=assignment.models[0].id,
-            attempts=call.sent,
+            first_model=assignment.choices[0].model.id,
+            attempts=len(call.attempts) + call.unknown_calls,
             unknown_calls=call.unknown_calls,
+            lost_answers=call.lost_answers,
         )
         call.journal.dead(outcome, letter)
-        self._dead += 1
         self._settle(call, outcome, letter)
 
     def _settle(self, call: Call, outcome: Outcome, letter: DeadLetter | None) -> None:
+        self._count(outcome, letter)
+        call.resolve((outcome, letter))
+
+    def _count(self, outcome: Outcome, letter: DeadLetter | None) -> None:
         self._done += 1
-        _resolve(call, (outcome, letter))
-
-
-def _resolve(call: Call, settled: Settled | None) -> None:
-    if not call.done.done():
-        call.done.set_result(settled)
+        self._dead += letter is not None
+        self._spent_usd += outcome.cost_usd

@@ -7,10 +7,11 @@ up. The journal is removed once the piece's outcomes are written.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -29,8 +30,13 @@ class History:
     """Those given up; each is in `outcomes` too."""
     unknown: Counter[int] = field(default_factory=Counter)
     """Calls that were sent and of which nothing more is known."""
-    failed: Counter[int] = field(default_factory=Counter)
-    """Calls that failed."""
+    attempts: defaultdict[int, list[Attempt]] = field(default_factory=lambda: defaultdict(list))
+    """Calls that failed, oldest first."""
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """What the answers have cost."""
+        return sum((outcome.cost_usd for outcome in self.outcomes.values()), Decimal(0))
 
 
 class Journal:
@@ -84,7 +90,7 @@ def _replay(line: dict[str, Any], history: History) -> None:
             history.unknown[line["row"]] += 1
         case "failed":
             history.unknown[line["row"]] -= 1
-            history.failed[line["row"]] += 1
+            history.attempts[line["row"]].append(_attempt(line["attempt"]))
         case "answered":
             outcome = Outcome.from_journal(line["outcome"])
             history.unknown[outcome.row] -= 1
@@ -95,8 +101,9 @@ def _replay(line: dict[str, Any], history: History) -> None:
             history.letters[outcome.row] = _letter(line["letter"])
 
 
+def _attempt(document: dict[str, Any]) -> Attempt:
+    return Attempt(**{**document, "at": datetime.fromisoformat(document["at"])})
+
+
 def _letter(document: dict[str, Any]) -> DeadLetter:
-    attempts = (
-        Attempt(**{**a, "at": datetime.fromisoformat(a["at"])}) for a in document["attempts"]
-    )
-    return DeadLetter(**{**document, "attempts": tuple(attempts)})
+    return DeadLetter(**{**document, "attempts": tuple(map(_attempt, document["attempts"]))})

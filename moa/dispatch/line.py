@@ -11,11 +11,10 @@ from typing import Any, Protocol
 from moa.catalog import Model
 from moa.dispatch.breaker import Breaker
 from moa.dispatch.journal import Journal
-from moa.dispatch.outcome import Assignment, Attempt, Settled
+from moa.dispatch.outcome import Assignment, Attempt, Choice, Settled
 from moa.dispatch.quota import Quota
-from moa.errors import AccountRefused
+from moa.errors import AccountRefused, QuotaSpent
 from moa.providers.provider import Provider
-from moa.request import ChatRequest
 
 
 @dataclass(slots=True, eq=False)
@@ -23,23 +22,37 @@ class Call:
     """A query on its way to an outcome."""
 
     assignment: Assignment
-    chat: ChatRequest
     journal: Journal
     done: asyncio.Future[Settled | None]
     """`None` when the run drains: the query is left to the next start."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """Calls that failed, those of earlier starts too."""
     unknown_calls: int = 0
-    sent: int = 0
-    choice: int = 0
-    """Which of the assignment's models it is at."""
+    place: int = 0
+    """Which of the assignment's choices it is at."""
     tries: int = 0
     """Of this model."""
     first_try_at: float = 0.0
-    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def choice(self) -> Choice:
+        """What it is at."""
+        return self.assignment.choices[self.place]
 
     @property
     def model(self) -> Model:
         """The model it is at."""
-        return self.assignment.models[self.choice]
+        return self.choice.model
+
+    @property
+    def lost_answers(self) -> int:
+        """Calls that failed and may be billed all the same."""
+        return sum(attempt.maybe_billed for attempt in self.attempts)
+
+    def resolve(self, settled: Settled | None) -> None:
+        """Give it its end, if it has none yet."""
+        if not self.done.done():
+            self.done.set_result(settled)
 
 
 class Account:
@@ -75,6 +88,10 @@ class Sender(Protocol):
         """Take the call away if this line cannot send it now and something better can be done."""
         ...
 
+    def fail(self, call: Call, error: Exception) -> None:
+        """Something broke that no vendor is to blame for: the call, and with it the run, ends."""
+        ...
+
 
 class Line:
     """The waiting calls to one model."""
@@ -86,6 +103,8 @@ class Line:
         self.quota = quota
         self.breaker = breaker
         self.in_flight: set[asyncio.Task[None]] = set()
+        self.spent: QuotaSpent | None = None
+        """Why `quota` is paused for long, while it is."""
         self._slots = asyncio.Semaphore(max_in_flight)
         self._sender = sender
         self._waiting: deque[Call] = deque()
@@ -124,33 +143,36 @@ class Line:
             except asyncio.CancelledError:
                 self._waiting.appendleft(call)
                 raise
+            except Exception as error:  # a bug, or a journal that cannot be written
+                self._sender.fail(call, error)
+                continue
             if admitted:
                 self._start(call)
 
     async def _admit(self, call: Call) -> bool:
         """Wait for the call's turn; false when it was passed on instead."""
-        assignment = call.assignment
         if self._sender.pass_on(call, self):
             return False
-        await self.quota.take(assignment.expected_input_tokens, assignment.expected_output_tokens)
-        await self._slots.acquire()
-        if await self._admit_to_account(call):
-            return True
-        self._slots.release()
+        await self.quota.take(call.choice.input_tokens, call.choice.output_tokens)
+        while not self._sender.pass_on(call, self):
+            if (pause_s := self.quota.pause_s()) > 0:
+                await asyncio.sleep(pause_s)
+                continue
+            self.spent = None
+            await self._slots.acquire()
+            await self.account.slots.acquire()
+            # While it waited for its slots, the answers to others may have changed the picture.
+            unhindered = self.account.refused is None and self.quota.pause_s() == 0
+            if unhindered and self.breaker.admit():
+                return True
+            self._release_slots()
+            if unhindered:
+                await self.breaker.wait()
         return False
 
-    async def _admit_to_account(self, call: Call) -> bool:
-        await self.account.slots.acquire()
-        while not self.breaker.admit():
-            self.account.slots.release()
-            if self._sender.pass_on(call, self):
-                return False
-            await asyncio.sleep(self.breaker.wait_s())
-            await self.account.slots.acquire()
-        if self._sender.pass_on(call, self):  # the account may have been refused meanwhile
-            self.account.slots.release()
-            return False
-        return True
+    def _release_slots(self) -> None:
+        self._slots.release()
+        self.account.slots.release()
 
     def _start(self, call: Call) -> None:
         task = asyncio.get_running_loop().create_task(self._sender.send(call, self))
@@ -159,5 +181,4 @@ class Line:
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self.in_flight.discard(task)
-        self._slots.release()
-        self.account.slots.release()
+        self._release_slots()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -19,22 +19,30 @@ REFUSED = "refused"
 DEAD_LETTER = "dead_letter"
 
 
+class Choice(NamedTuple):
+    """A model that may answer a query, and what the router expects of it."""
+
+    model: Model
+    input_tokens: float
+    output_tokens: float
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A query, and the models that may answer it: the chosen one, then its fallbacks."""
+    """A query, and the models that may answer it."""
 
     query_id: str
     partition: int
     row: int
     request: str
     """Canonical JSON of a `ChatRequest`."""
-    models: tuple[Model, ...]
+    choices: tuple[Choice, ...]
+    """The chosen model, then its fallbacks."""
     lane: str
-    expected_input_tokens: float
-    expected_output_tokens: float
     allowed_models: list[str] | None
     tags: list[str]
-    followers: list[str]
+    followers: list[dict[str, Any]]
+    """As `moa.schema.FOLLOWERS` has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,8 @@ class Attempt:
     at: datetime
     error: str
     status: int | None
+    maybe_billed: bool
+    """Whether the vendor may have done the work all the same."""
     detail: str
 
 
@@ -74,6 +84,7 @@ class Outcome:
     cost_usd: Decimal = Decimal(0)
     attempts: int = 0
     unknown_calls: int = 0
+    lost_answers: int = 0
     latency_s: float | None = None
     finished_at: datetime | None = None
     same_as: str | None = None
@@ -99,15 +110,17 @@ class Outcome:
             }
         )
 
-    def for_follower(self, query_id: str) -> Outcome:
+    def for_follower(self, query_id: str, tags: list[str]) -> Outcome:
         """The outcome of an equal query: the same answer, which nothing was paid for."""
         return replace(
             self,
             query_id=query_id,
+            tags=tags,
             same_as=self.query_id,
             cost_usd=Decimal(0),
             attempts=0,
             unknown_calls=0,
+            lost_answers=0,
             input_tokens=0,
             cached_input_tokens=0,
             cache_write_tokens=0,
@@ -130,8 +143,15 @@ class DeadLetter:
     allowed_models: list[str] | None
     tags: list[str]
 
-    def outcome(self, *, first_model: str | None, attempts: int, unknown_calls: int) -> Outcome:
-        """Its row of `OUTCOMES`."""
+    def outcome(
+        self,
+        *,
+        first_model: str | None = None,
+        attempts: int = 0,
+        unknown_calls: int = 0,
+        lost_answers: int = 0,
+    ) -> Outcome:
+        """Its row of `OUTCOMES`; by default of a query that nobody was asked."""
         return Outcome(
             query_id=self.query_id,
             partition=self.partition,
@@ -141,6 +161,7 @@ class DeadLetter:
             first_model=first_model,
             attempts=attempts,
             unknown_calls=unknown_calls,
+            lost_answers=lost_answers,
             finished_at=datetime.now(UTC),
             reason=self.reason,
         )
@@ -151,18 +172,20 @@ Settled = tuple[Outcome, DeadLetter | None]
 
 
 def with_followers(
-    settled: Iterable[Settled], followers: Mapping[int, Sequence[str]]
+    settled: Iterable[Settled], followers: Mapping[int, Sequence[Mapping[str, Any]]]
 ) -> Iterator[Settled]:
     """Each outcome, and one more for every query that shares its answer.
 
     Args:
         settled: of one partition.
-        followers: row → ids of the queries whose request is equal to that row's.
+        followers: row → the queries whose request is equal to that row's, as
+            `moa.schema.FOLLOWERS` has them.
     """
     for outcome, letter in settled:
         yield outcome, letter
-        for name in followers.get(outcome.row, ()):
-            yield outcome.for_follower(name), letter and replace(letter, query_id=name)
+        for one in followers.get(outcome.row, ()):
+            own = {"query_id": one["query_id"], "tags": one["tags"]}
+            yield outcome.for_follower(**own), letter and replace(letter, **own)
 
 
 def outcomes_table(outcomes: Iterable[Outcome]) -> pa.Table:

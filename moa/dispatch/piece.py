@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
@@ -12,20 +14,22 @@ from moa.catalog import Model
 from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.journal import Journal, recover
 from moa.dispatch.outcome import (
+    DEAD_LETTER,
     Assignment,
+    Choice,
     Settled,
     dead_letters_table,
     outcomes_table,
     with_followers,
 )
-from moa.errors import AccountRefused
+from moa.errors import KeyRefused
 from moa.storage.run_folder import PieceName, RunFolder
 
-_DECIDED = [
-    "row", "provider", "model", "lane", "fallbacks",
-    "expected_input_tokens", "expected_output_tokens",
+_DECIDED = ["row", "provider", "model", "lane", "fallbacks"]
+_ASKED = [
+    "query_id", "partition", "row", "request", "allowed_models", "tags", "followers",
+    "max_output_tokens", "expected_input_tokens", "expected_output_tokens",
 ]  # fmt: skip
-_ASKED = ["query_id", "partition", "row", "request", "allowed_models", "tags", "followers"]
 
 
 class PieceResult(NamedTuple):
@@ -34,6 +38,11 @@ class PieceResult(NamedTuple):
     piece: str
     finished: bool
     """False when the dispatcher drained before every query had its outcome."""
+    queries: int = 0
+    """Of a finished piece, those that share an equal one's answer not counted."""
+    dead: int = 0
+    """Of these, dead letters."""
+    cost_usd: Decimal = Decimal(0)
     refused: str | None = None
     """What an account said that refused its first call: the run must stop."""
 
@@ -43,15 +52,24 @@ async def dispatch_piece(
 ) -> PieceResult:
     """See each query of a piece through to its outcome, and write them.
 
+    Args:
+        piece: of the run.
+        run: its folder.
+        models: catalog id → model, in pool order.
+        dispatcher: open.
+
     Raises:
         RunError: another process still works on this piece.
+        OSError: the run folder cannot be read or written.
     """
-    assignments = await asyncio.to_thread(assignments_of, piece, run, models)
     history = await asyncio.to_thread(lambda: recover(run.read_journals(piece)))
+    if await asyncio.to_thread(run.is_finished, piece):  # by a process that died before it said so
+        return await asyncio.to_thread(finished_piece, piece, run)
+    assignments = await asyncio.to_thread(assignments_of, piece, run, models)
     journal = Journal(await asyncio.to_thread(run.open_journal, piece))
     try:
         settled = await dispatcher.answer(assignments, journal, history)
-    except AccountRefused as error:
+    except KeyRefused as error:
         return PieceResult(str(piece), finished=False, refused=str(error))
     finally:
         await journal.close()
@@ -59,13 +77,30 @@ async def dispatch_piece(
         return PieceResult(str(piece), finished=False)
     followers = {a.row: a.followers for a in assignments}
     await asyncio.to_thread(write_settled, piece, run, settled, followers)
-    return PieceResult(str(piece), finished=True)
+    await asyncio.to_thread(run.remove_journals, piece)
+    dispatcher.forget(settled)
+    return PieceResult(
+        str(piece),
+        finished=True,
+        queries=len(settled),
+        dead=sum(letter is not None for _, letter in settled),
+        cost_usd=sum((outcome.cost_usd for outcome, _ in settled), Decimal(0)),
+    )
+
+
+def finished_piece(piece: PieceName, run: RunFolder) -> PieceResult:
+    """What a piece came to whose outcomes are written."""
+    outcomes = run.read_outcomes(piece, columns=["status", "cost_usd", "same_as"])
+    asked = outcomes.filter(pc.is_null(outcomes.column("same_as")))
+    dead = pc.sum(pc.equal(asked.column("status"), DEAD_LETTER)).as_py() or 0
+    cost_usd = pc.sum(asked.column("cost_usd")).as_py() or Decimal(0)
+    return PieceResult(str(piece), True, asked.num_rows, dead, cost_usd)
 
 
 def assignments_of(
     piece: PieceName, run: RunFolder, models: Mapping[str, Model]
 ) -> list[Assignment]:
-    """The queries of a piece, in their order in the backlog."""
+    """The queries of a piece, in their order in the backlog; `models` in pool order."""
     decisions = run.read_decisions(piece.part, columns=_DECIDED)
     queries = run.read_queries(piece.part, columns=_ASKED)
     mine = pc.equal(decisions.column("provider"), piece.provider)
@@ -77,15 +112,19 @@ def assignments_of(
 def _assignment(
     decision: dict[str, Any], query: dict[str, Any], models: Mapping[str, Model]
 ) -> Assignment:
+    most = query["max_output_tokens"] or math.inf
+    expected = zip(query["expected_input_tokens"], query["expected_output_tokens"], strict=True)
+    choices = {
+        name: Choice(model, tokens_in, min(tokens_out, most))
+        for (name, model), (tokens_in, tokens_out) in zip(models.items(), expected, strict=True)
+    }
     return Assignment(
         query_id=query["query_id"],
         partition=query["partition"],
         row=query["row"],
         request=query["request"],
-        models=tuple(models[m] for m in (decision["model"], *decision["fallbacks"])),
+        choices=tuple(choices[name] for name in (decision["model"], *decision["fallbacks"])),
         lane=decision["lane"],
-        expected_input_tokens=decision["expected_input_tokens"],
-        expected_output_tokens=decision["expected_output_tokens"],
         allowed_models=query["allowed_models"],
         tags=query["tags"],
         followers=query["followers"],
@@ -96,16 +135,14 @@ def write_settled(
     piece: PieceName,
     run: RunFolder,
     settled: Iterable[Settled],
-    followers: Mapping[int, Sequence[str]],
+    followers: Mapping[int, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Write what became of a piece; see `with_followers`.
 
-    Dead letters go first: the outcomes are the commit, after which the journals have done their
-    work.
+    Dead letters go first: the outcomes are the commit.
     """
     rows = list(with_followers(settled, followers))
     letters = [letter for _, letter in rows if letter is not None]
     if letters:
         run.write_dead_letters(piece, dead_letters_table(letters))
     run.write_outcomes(piece, outcomes_table(outcome for outcome, _ in rows))
-    run.remove_journals(piece)

@@ -6,8 +6,7 @@ account's limits (`share`); nothing else may call the account meanwhile.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiolimiter import AsyncLimiter
 
@@ -17,7 +16,6 @@ BURST_S = 0.1
 """A limiter starts full; a tenth of a second's quota is what it may let through at once."""
 
 Clock = Callable[[], float]
-Sleep = Callable[[float], Awaitable[None]]
 
 
 def share(limits: Limits, replicas: int) -> Limits:
@@ -58,28 +56,25 @@ class Pace:
 class Quota:
     """What one line may use: takes requests and tokens, and stands still when the vendor says."""
 
-    def __init__(
-        self,
-        limits: Limits,
-        *,
-        clock: Clock,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
+    def __init__(self, limits: Limits, *, clock: Clock) -> None:
         self._paces = {
             name: Pace(limit)
             for name in ("rpm", "input_tpm", "output_tpm", "tpm")
             if (limit := getattr(limits, name)) is not None
         }
         self._clock = clock
-        self._sleep = sleep
         self._resume_at = 0.0
 
     def pause(self, seconds: float) -> None:
         """Let nothing through for so long from now; never shortens an earlier pause."""
         self._resume_at = max(self._resume_at, self._clock() + seconds)
 
+    def pause_s(self) -> float:
+        """Seconds until anything may go through; 0 when nobody asked for a pause."""
+        return max(0.0, self._resume_at - self._clock())
+
     async def take(self, input_tokens: float, output_tokens: float) -> None:
-        """Wait until one request of this size may be sent."""
+        """Wait until one request of this size may be sent, as far as rates go."""
         amounts = {
             "rpm": 1.0,
             "input_tpm": input_tokens,
@@ -88,5 +83,3 @@ class Quota:
         }
         for name, pace in self._paces.items():
             await pace.take(amounts[name])
-        while (wait_s := self._resume_at - self._clock()) > 0:
-            await self._sleep(wait_s)

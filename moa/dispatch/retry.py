@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from moa.errors import ProviderError, QuotaSpent, RateLimited, TransientError
+from moa.errors import ProviderError, QuotaSpent, TransientError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,6 @@ class RetryPolicy:
             return None
         ceiling_s = min(self.longest_backoff_s, self.first_backoff_s * 2 ** (attempt - 1))
         wait_s = random.uniform(0, ceiling_s)
-        if isinstance(error, RateLimited) and error.retry_after_s is not None:
+        if error.retry_after_s is not None:
             wait_s = error.retry_after_s * (1 + random.uniform(0, 0.1))
         return wait_s if elapsed_s + wait_s <= self.give_up_after_s else None

@@ -31,6 +31,12 @@ def cluster_cpus() -> int:
     return int(resources.get("CPU", 0))
 
 
+def cluster_gpus() -> float:
+    """GPUs of the cluster as it is now."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("GPU", 0.0)
+
+
 def cluster_nodes() -> int:
     """Machines of the cluster as it is now."""
     nodes: list[dict[str, bool]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -86,6 +92,7 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Iterator[pa.Table]
     context = DataContext.get_current()
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # see moa.pipeline.failures
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run tells its own progress
     parts = (
         ray.data.from_items(

@@ -5,22 +5,23 @@ from __future__ import annotations
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import pyarrow.compute as pc
 import structlog
 
+from moa.dispatch.journal import recover
+from moa.dispatch.piece import finished_piece
 from moa.errors import Interrupted
 from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import Job
-from moa.pipeline.replicas import Dispatch
+from moa.pipeline.replicas import Counts, Dispatch
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
 
 TURN_S = 0.2
@@ -60,49 +61,93 @@ def route_backlog(job: Job, tell: Callable[[Progress], None]) -> None:
         tell: given the progress, several times a second.
 
     Raises:
-        AccountRefused: a key was refused at its first call.
+        KeyRefused: a key was refused at its first call.
         Interrupted: SIGINT or SIGTERM came.
     """
-    stop = threading.Event()
-    with _stopped_by_signals(stop), _at_work(RunFolder(job.run_folder)):
+    with _Stop() as stop, _AtWork(RunFolder(job.run_folder)) as work:
         scan_backlog(job)
-        _Nightly(job, tell, stop).route()
+        nightly = _Nightly(job, tell, stop, work)
+        try:
+            nightly.route()
+        finally:
+            nightly.close()
 
 
 class _Nightly:
     """The driver's loop: decisions come in from one side, pieces go out on the other."""
 
-    def __init__(self, job: Job, tell: Callable[[Progress], None], stop: threading.Event) -> None:
+    def __init__(
+        self, job: Job, tell: Callable[[Progress], None], stop: _Stop, work: _AtWork
+    ) -> None:
         self._job = job
         self._tell = tell
         self._stop = stop
+        self._work = work
         self._run = RunFolder(job.run_folder)
         self._queries = self._run.scanned_queries()
         self._decided: queue.Queue[PieceRows | BaseException | None] = queue.Queue()
         self._deciding = True
         self._earlier = _Earlier.of(self._run)
-        self._dispatch = Dispatch(job, spent_usd=self._earlier.spent_usd)
+        self._dispatch = Dispatch(job, left_usd=self._left_usd())
         self._buried = 0
 
     def route(self) -> None:
         """Until nothing is left to be decided or answered."""
         for piece, rows in self._earlier.open_pieces:
             self._dispatch.put(piece, rows)
+        self._stop.drains = True
         threading.Thread(target=self._decide, name="decide", daemon=True).start()
-        while self._deciding or not self._dispatch.idle:
-            self._take_decided()
-            self._dispatch.turn(TURN_S)
-            self._tell(self._progress())
-            if self._stop.is_set():
-                log.info("run.draining")
-                self._dispatch.drain()
-                raise Interrupted(
-                    "stopped on request: every call that was out has come back and is kept"
-                )
+        try:
+            while self._deciding or not self._dispatch.idle:
+                self._take_decided()
+                self._dispatch.turn(TURN_S)
+                self._tell(self._progress())
+                if self._stop.asked.is_set():
+                    raise Interrupted(
+                        "stopped on request: every call that was out has come back and is kept"
+                    )
+        except BaseException:  # whatever it is: what is out is paid for, and shall be kept
+            self._drain()
+            raise
         self._tell(self._progress())
+
+    def close(self) -> None:
+        """Close the connections to the vendors."""
+        self._dispatch.close()
+
+    def _left_usd(self) -> Decimal | None:
+        """Of the budget, without what earlier starts have spent."""
+        budget_usd = self._job.config.dispatch.budget_usd
+        if budget_usd is None:
+            return None
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            journals = pool.map(
+                lambda open_piece: recover(self._run.read_journals(open_piece[0])).spent_usd,
+                self._earlier.open_pieces,
+            )
+            spent_usd = self._earlier.counts.cost_usd + sum(journals, Decimal(0))
+        return max(Decimal(0), budget_usd - spent_usd)
+
+    def _drain(self) -> None:
+        """Send nothing new, and keep what comes back; a second Ctrl-C ends it."""
+        self._dispatch.begin_to_drain()
+        out = sum(replica.in_flight for replica in self._dispatch.progress())
+        log.info("run.draining", calls_out=out, remedy="Ctrl-C again ends it at once")
+        while not self._dispatch.idle:
+            left = self._dispatch.pieces_out
+            try:
+                self._dispatch.turn(TURN_S)
+            except Interrupted:
+                raise
+            except Exception as error:  # the first one is on its way up
+                log.warning("run.drained_with_error", error=type(error).__name__)
+                if self._dispatch.pieces_out == left:  # the cluster itself is gone
+                    return
+            self._tell(self._progress())
 
     def _decide(self) -> None:
         """In a thread of its own: Ray Data's iterator blocks."""
+        started = time.monotonic()
         try:
             for table in decide_backlog(self._job, self._earlier.decided):
                 for row in table.to_pylist():
@@ -112,6 +157,9 @@ class _Nightly:
             self._decided.put(error)
         else:
             self._decided.put(None)
+        finally:
+            held_s = (time.monotonic() - started) * self._job.config.router.replicas
+            self._work.facts["router_s"] = round(held_s, 3)
 
     def _take_decided(self) -> None:
         while True:
@@ -131,16 +179,18 @@ class _Nightly:
 
     def _progress(self) -> Progress:
         replicas = self._dispatch.progress()
+        finished, earlier = self._dispatch.finished, self._earlier.counts
+        spent_usd = sum((r.spent_usd for r in replicas), finished.cost_usd)
         return Progress(
             queries=self._queries,
-            done=self._earlier.queries + self._buried + sum(r.done for r in replicas),
-            dead=self._earlier.dead + self._buried + sum(r.dead for r in replicas),
+            done=earlier.queries + self._buried + finished.queries + sum(r.done for r in replicas),
+            dead=earlier.dead + self._buried + finished.dead + sum(r.dead for r in replicas),
             in_flight=sum(r.in_flight for r in replicas),
             waiting=sum(r.waiting for r in replicas),
             retried=sum(r.retried for r in replicas),
-            spent_usd=self._earlier.spent_usd + sum((r.spent_usd for r in replicas), Decimal(0)),
+            spent_usd=earlier.cost_usd + spent_usd,
             deciding=self._deciding,
-            earlier=self._earlier.queries,
+            earlier=earlier.queries,
         )
 
 
@@ -159,75 +209,89 @@ class _Earlier:
     decided: frozenset[PartName]
     open_pieces: list[tuple[PieceName, int]]
     """Decided and not finished."""
-    queries: int
+    counts: Counts
     """Of the finished pieces."""
-    dead: int
-    spent_usd: Decimal
 
     @classmethod
     def of(cls, run: RunFolder) -> _Earlier:
-        decided = run.decided_parts()
-        finished = set(run.finished_pieces())
+        decided = set(run.decided_parts())
+        finished = {piece for piece in run.finished_pieces() if piece.part in decided}
+        counts = Counts()
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            pieces = [one for found in pool.map(run.pieces_of, decided) for one in found]
-            bills = list(pool.map(lambda piece: _bill(run, piece), finished))
+            pieces = [one for found in pool.map(run.pieces_of, sorted(decided)) for one in found]
+            for result in pool.map(lambda piece: finished_piece(piece, run), sorted(finished)):
+                counts.add(result)
         return cls(
             decided=frozenset(decided),
             open_pieces=[(piece, rows) for piece, rows in pieces if piece not in finished],
-            queries=sum(rows for piece, rows in pieces if piece in finished),
-            dead=sum(dead for dead, _ in bills),
-            spent_usd=sum((spent_usd for _, spent_usd in bills), Decimal(0)),
+            counts=counts,
         )
 
 
-def _bill(run: RunFolder, piece: PieceName) -> tuple[int, Decimal]:
-    """Dead letters of a finished piece, and what it has cost."""
-    outcomes = run.read_outcomes(piece, columns=["status", "cost_usd", "same_as"])
-    letters = pc.equal(outcomes.column("status"), "dead_letter")
-    dead = pc.sum(pc.and_(letters, pc.is_null(outcomes.column("same_as")))).as_py() or 0
-    return dead, pc.sum(outcomes.column("cost_usd")).as_py() or Decimal(0)
+class _Stop:
+    """SIGINT and SIGTERM: at first they end the run where it is, once it makes calls they ask it to
+    drain; a second SIGINT ends it at once.
+    """
 
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.drains = False
+        self._before: dict[int, Any] = {}
 
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM ask the run to drain; a second SIGINT ends it at once."""
+    def __enter__(self) -> _Stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._told)
+        return self
 
-    def asked(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop.set()
-
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, self._at_once)
+        self.asked.set()
+        if not self.drains:
+            self._at_once(number, frame)
 
-@contextmanager
-def _at_work(run: RunFolder) -> Iterator[None]:
-    """Keep in the run folder when this start was at work, so that pauses between starts are known.
+    def _at_once(self, number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped at once: what was answered and kept is not asked again")
+
+
+class _AtWork:
+    """Keeps in the run folder when this start was at work, so that pauses between starts are known.
 
     A killed start is known to the last `NOTE_EVERY_S`.
     """
-    number = len(run.starts())
-    started_at = datetime.now(UTC)
-    ended = threading.Event()
 
-    def note() -> None:
-        facts = {"from": started_at.isoformat(), "to": datetime.now(UTC).isoformat()}
-        run.note_start(number, facts)
+    def __init__(self, run: RunFolder) -> None:
+        self.facts: dict[str, Any] = {}
+        """Noted beside the times."""
+        self._run = run
+        self._number = len(run.starts())
+        self._started_at = datetime.now(UTC)
+        self._ended = threading.Event()
+        self._noter = threading.Thread(target=self._keep_noting, name="at work", daemon=True)
 
-    def keep_noting() -> None:
-        note()
-        while not ended.wait(NOTE_EVERY_S):
-            note()
+    def __enter__(self) -> _AtWork:
+        self._note()
+        self._noter.start()
+        return self
 
-    noter = threading.Thread(target=keep_noting, name="at work", daemon=True)
-    noter.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        noter.join()
-        note()
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._noter.join()
+        self._try_to_note()
+
+    def _note(self) -> None:
+        times = {"from": self._started_at.isoformat(), "to": datetime.now(UTC).isoformat()}
+        self._run.note_start(self._number, {**times, **self.facts})
+
+    def _keep_noting(self) -> None:
+        while not self._ended.wait(NOTE_EVERY_S):
+            self._try_to_note()
+
+    def _try_to_note(self) -> None:
+        try:
+            self._note()
+        except Exception as error:  # whatever the store raises: a time is not worth a run
+            log.warning("run.not_noted", error=type(error).__name__)

@@ -4,54 +4,77 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
 
 from moa.config import RouteBatchConfig
+from moa.dispatch.budget import Budget, Lease, Purse
 from moa.dispatch.dispatcher import Dispatcher, DispatchSettings, Progress
 from moa.dispatch.piece import PieceResult, dispatch_piece
 from moa.dispatch.retry import RetryPolicy
-from moa.errors import AccountRefused
+from moa.errors import KeyRefused
 from moa.log import configure
 from moa.pipeline.job import Job
 from moa.providers.accounts import open_provider
 from moa.storage.run_folder import PieceName, RunFolder
 
 OPEN_ROWS = 3
-"""Queries that a replica holds per provider, in multiples of its calls in flight: enough that no
-call waits for the next piece to be read, few enough that memory stays flat."""
+"""Queries without an outcome that a replica has per provider, in multiples of its calls in flight:
+enough that no call waits for the next piece to be read, few enough that memory stays flat."""
+OPEN_PIECES = 8
+"""Pieces that a replica has per provider at most: each holds its outcomes until its last one, and
+one slow query must not keep the others from being followed by the next piece."""
+DEATHS = 4
+"""Of its replica that a piece may see in one start: what kills a fifth one is the piece."""
+CONTROL = "control"
+CLOSE_S = 10.0
 
 
 class DispatchReplica:
-    """One process of dispatchers for all accounts. A killed one is started again by Ray, and its
+    """One process with a dispatcher for all accounts. A killed one is started again by Ray, and its
     pieces with it; the journals tell what need not be asked again.
     """
 
-    def __init__(self, job: Job, spent_usd: Decimal) -> None:
+    def __init__(self, job: Job, purse: ActorHandle[Purse] | None) -> None:
         configure(job.config.log.style, run_id=job.config.run.id)
         self._job = job
-        self._spent_usd = spent_usd
+        self._purse = purse
         self._run = RunFolder(job.run_folder)
         self._models = {model.id: model for model in job.models}
         self._dispatcher: Dispatcher | None = None
+        self._draining = False
 
     async def dispatch(self, name: str) -> PieceResult:
         """See one piece through."""
+        if self._draining:
+            return PieceResult(name, finished=False)
         piece = PieceName.parse(name)
         return await dispatch_piece(piece, self._run, self._models, self._open())
 
+    @ray.method(concurrency_group=CONTROL)
     async def progress(self) -> Progress | None:
         """Where it stands; `None` before its first piece."""
         return None if self._dispatcher is None else self._dispatcher.progress()
 
+    @ray.method(concurrency_group=CONTROL)
     async def drain(self) -> None:
         """Send nothing new; return when what is out has come back."""
+        self._draining = True
         if self._dispatcher is not None:
             await self._dispatcher.drain()
+
+    @ray.method(concurrency_group=CONTROL)
+    async def close(self) -> None:
+        """Drain, and close the connections."""
+        self._draining = True
+        if self._dispatcher is not None:
+            await self._dispatcher.close()
 
     def _open(self) -> Dispatcher:
         if self._dispatcher is None:
@@ -63,7 +86,11 @@ class DispatchReplica:
                 for name, account in job.accounts.items()
             }
             self._dispatcher = Dispatcher(
-                providers, job.models, job.prices, settings(job.config, self._spent_usd)
+                providers,
+                job.models,
+                job.prices,
+                settings(job.config),
+                budget=Budget(None if self._purse is None else _lease(self._purse)),
             )
         return self._dispatcher
 
@@ -74,19 +101,23 @@ def _environ(job: Job) -> dict[str, str]:
     return {**os.environ, **(keys if job.base_urls else {})}
 
 
-def settings(config: RouteBatchConfig, spent_usd: Decimal) -> DispatchSettings:
-    """What one of the dispatch replicas is told; earlier starts have spent `spent_usd`."""
+def _lease(purse: ActorHandle[Purse]) -> Lease:
+    async def lease(least_usd: Decimal) -> Decimal:
+        granted_usd: Decimal = await purse.lease.remote(least_usd)
+        return granted_usd
+
+    return lease
+
+
+def settings(config: RouteBatchConfig) -> DispatchSettings:
+    """What each of the dispatch replicas is told."""
     dispatch = config.dispatch
-    budget_usd = None
-    if dispatch.budget_usd is not None:
-        budget_usd = max(Decimal(0), dispatch.budget_usd - spent_usd) / dispatch.replicas
     return DispatchSettings(
         max_in_flight=dispatch.max_in_flight,
         total_timeout_s=dispatch.total_timeout_s,
         retry=RetryPolicy(dispatch.max_attempts, dispatch.give_up_after_s),
         fallback=dispatch.fallback,
         replicas=dispatch.replicas,
-        budget_usd=budget_usd,
         seed=config.run.seed,
     )
 
@@ -94,15 +125,59 @@ def settings(config: RouteBatchConfig, spent_usd: Decimal) -> DispatchSettings:
 class _Replica:
     """The driver's view of one dispatch replica."""
 
-    def __init__(self, job: Job, spent_usd: Decimal) -> None:
-        remote = ray.remote(
-            num_cpus=job.config.dispatch.num_cpus, max_restarts=-1, max_task_retries=-1
-        )(DispatchReplica)
-        self.actor: Any = remote.options(max_concurrency=1000).remote(job, spent_usd)
-        self.open_rows: dict[str, int] = defaultdict(int)
+    def __init__(self, job: Job, purse: ActorHandle[Purse] | None) -> None:
+        options: dict[str, Any] = {
+            "num_cpus": job.config.dispatch.num_cpus,
+            "max_restarts": -1,
+            "max_task_retries": DEATHS,
+            "max_concurrency": 10_000,
+            "concurrency_groups": {CONTROL: 8},
+        }
+        self.actor: Any = ray.remote(**options)(DispatchReplica).remote(job, purse)
+        self.latest: Progress | None = None
+        self._pieces: Counter[str] = Counter()
+        self._handed: Counter[str] = Counter()
+        """Rows handed out since `latest` was asked for, by provider."""
+        self._asked: ObjectRef[Any] | None = None
+
+    def unsettled(self, provider: str) -> int:
+        """Queries without an outcome, as far as is known."""
+        known = self.latest.unsettled.get(provider, 0) if self.latest is not None else 0
+        return known + self._handed[provider]
 
     def has_room(self, provider: str, most_rows: int) -> bool:
-        return self.open_rows[provider] < most_rows
+        pieces = self._pieces[provider]
+        return not pieces or (pieces < OPEN_PIECES and self.unsettled(provider) < most_rows)
+
+    def hand_out(self, waiting: _Waiting) -> ObjectRef[Any]:
+        """Give it a piece; the reference to its result."""
+        self._pieces[waiting.piece.provider] += 1
+        self._handed[waiting.piece.provider] += waiting.rows
+        result: ObjectRef[Any] = self.actor.dispatch.remote(str(waiting.piece))
+        return result
+
+    def release(self, waiting: _Waiting) -> None:
+        """A piece has ended, in whatever way."""
+        self._pieces[waiting.piece.provider] -= 1
+
+    def forget(self, result: PieceResult) -> None:
+        """What a piece came to is counted elsewhere from now on."""
+        if self.latest is not None:
+            self.latest = self.latest._replace(
+                done=max(0, self.latest.done - result.queries),
+                dead=max(0, self.latest.dead - result.dead),
+                spent_usd=max(Decimal(0), self.latest.spent_usd - result.cost_usd),
+            )
+
+    def look(self) -> None:
+        """Take the answer to the last question, if it is there, and ask the next one."""
+        if self._asked is not None:
+            done, _ = ray.wait([self._asked], timeout=0)
+            if not done:
+                return
+            self.latest = ray.get(self._asked)
+        self._handed.clear()
+        self._asked = self.actor.progress.remote()
 
 
 @dataclass(slots=True)
@@ -113,15 +188,46 @@ class _Waiting:
     rows: int
 
 
-class Dispatch:
-    """Hands pieces to the replicas as they are decided, and takes their results."""
+@dataclass(slots=True)
+class Counts:
+    """What finished pieces came to."""
 
-    def __init__(self, job: Job, *, spent_usd: Decimal) -> None:
-        self._job = job
-        self._replicas = [_Replica(job, spent_usd) for _ in range(job.config.dispatch.replicas)]
+    queries: int = 0
+    dead: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+    def add(self, result: PieceResult) -> None:
+        """Add one piece."""
+        self.queries += result.queries
+        self.dead += result.dead
+        self.cost_usd += result.cost_usd
+
+
+class Dispatch:
+    """Hands pieces to the replicas as they are decided, and takes their results.
+
+    Args:
+        job: checked.
+        left_usd: what may still be spent; `None` is without a limit.
+    """
+
+    def __init__(self, job: Job, *, left_usd: Decimal | None) -> None:
+        replicas = job.config.dispatch.replicas
+        self._most_rows = OPEN_ROWS * job.config.dispatch.max_in_flight
+        purse: ActorHandle[Purse] | None = None
+        if left_usd is not None:
+            make: Any = ray.remote(num_cpus=0)(Purse)
+            purse = make.remote(left_usd, replicas)
+        self._replicas = [_Replica(job, purse) for _ in range(replicas)]
         self._waiting: dict[str, deque[_Waiting]] = defaultdict(deque)
-        self._open: dict[Any, tuple[_Replica, _Waiting]] = {}
+        self._open: dict[ObjectRef[Any], tuple[_Replica, _Waiting]] = {}
         self._draining = False
+        self.finished = Counts()
+
+    @property
+    def pieces_out(self) -> int:
+        """With the replicas."""
+        return len(self._open)
 
     @property
     def idle(self) -> bool:
@@ -131,45 +237,55 @@ class Dispatch:
     def put(self, piece: PieceName, rows: int) -> None:
         """A piece has been decided."""
         self._waiting[piece.provider].append(_Waiting(piece, rows))
-        self._submit()
+        self._hand_out()
 
     def turn(self, wait_s: float) -> None:
         """Take what has ended within so long, and hand out what follows.
 
         Raises:
-            AccountRefused: an account's key was refused at its first call.
+            KeyRefused: an account's key was refused at its first call.
         """
+        for replica in self._replicas:
+            replica.look()
+        self._hand_out()
         if not self._open:
             time.sleep(wait_s)
             return
         ended, _ = ray.wait(list(self._open), num_returns=1, timeout=wait_s)
         for ref in ended:
             replica, waiting = self._open.pop(ref)
-            replica.open_rows[waiting.piece.provider] -= waiting.rows
-            result = ray.get(ref)
+            replica.release(waiting)
+            result: PieceResult = ray.get(ref)
+            replica.forget(result)
+            if result.finished:
+                self.finished.add(result)
             if result.refused is not None:
-                self.drain()  # what is out at other vendors is paid for: keep it
-                raise AccountRefused(result.refused)
-        self._submit()
+                raise KeyRefused(result.refused)
+        self._hand_out()
 
-    def drain(self) -> None:
-        """Send nothing new, and wait for what is out."""
+    def begin_to_drain(self) -> None:
+        """Have nothing new sent. `turn` takes what is out until it is `idle`."""
         self._draining = True
-        ray.get([replica.actor.drain.remote() for replica in self._replicas])
-        ray.get(list(self._open))
+        self._drained = [replica.actor.drain.remote() for replica in self._replicas]
+
+    def close(self) -> None:
+        """Close the replicas' connections."""
+        ray.wait(
+            [replica.actor.close.remote() for replica in self._replicas],
+            num_returns=len(self._replicas),
+            timeout=CLOSE_S,
+        )
 
     def progress(self) -> list[Progress]:
-        """Where the replicas stand, of those that have begun."""
-        answers = ray.get([replica.actor.progress.remote() for replica in self._replicas])
-        return [answer for answer in answers if answer is not None]
+        """Where the replicas stand, of those that have begun, without what is `finished`."""
+        return [replica.latest for replica in self._replicas if replica.latest is not None]
 
-    def _submit(self) -> None:
-        most_rows = OPEN_ROWS * self._job.config.dispatch.max_in_flight
+    def _hand_out(self) -> None:
+        """Each piece goes to the replica that has the least to do for its provider."""
         for provider, waiting in self._waiting.items():
-            for replica in self._replicas:
-                while waiting and not self._draining and replica.has_room(provider, most_rows):
-                    self._hand_out(waiting.popleft(), replica)
-
-    def _hand_out(self, waiting: _Waiting, replica: _Replica) -> None:
-        replica.open_rows[waiting.piece.provider] += waiting.rows
-        self._open[replica.actor.dispatch.remote(str(waiting.piece))] = (replica, waiting)
+            while waiting and not self._draining:
+                replica = min(self._replicas, key=lambda r: r.unsettled(provider))
+                if not replica.has_room(provider, self._most_rows):
+                    break
+                piece = waiting.popleft()
+                self._open[replica.hand_out(piece)] = (replica, piece)

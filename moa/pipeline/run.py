@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,8 +21,9 @@ import ray
 import structlog
 
 from moa.config import RouteBatchConfig, config_hash, resolved
-from moa.errors import RunError
-from moa.pipeline.graph import cluster_cpus, cluster_nodes
+from moa.errors import ConfigError, Interrupted, RunError
+from moa.pipeline.failures import told_plainly
+from moa.pipeline.graph import cluster_cpus, cluster_gpus, cluster_nodes
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.nightly import route_backlog
 from moa.pipeline.progress import Events, LiveLine
@@ -52,22 +54,46 @@ def run_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Finished
 
     Raises:
         ConfigError, ArtifactError: something that the config names is missing or wrong.
-        RunError: another process works on this run, or another config began it.
-        AccountRefused: a vendor refused an account's first call.
+        RunError: another process works on this run, another config began it, or its folder, its
+            query log or its cluster failed.
+        KeyRefused: a vendor refused an account's first call.
         Interrupted: SIGINT or SIGTERM came.
     """
     job = check_job(config, environ=environ)
     for warning in job.prices.warnings:
         log.warning("prices.doubtful", why=warning)
+    if job.left_out:
+        log.warning("queries.left_out", files=len(job.left_out), examples=job.left_out[:3])
     run = RunFolder(job.run_folder)
-    with run_lock(job.run_folder, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM)):
+    with told_plainly(), _held(job.run_folder):
         run.begin(job.facts(), identity=job.identity())
         manifest = run.manifest()
         if manifest is not None:
             return Finished(manifest["summary"], manifest["report"], earlier=True)
         with _vendors(job) as standing_in, _cluster(job):
             _route(standing_in)
-        return _finish(run)
+        return _finish(run, config)
+
+
+@contextmanager
+def _held(run_folder: str) -> Iterator[None]:
+    """Hold the run; stop when another process takes it over."""
+    lost = threading.Event()
+
+    def on_lost() -> None:
+        lost.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        with run_lock(run_folder, on_lost=on_lost):
+            yield
+    except Interrupted:
+        if lost.is_set():
+            raise RunError(
+                f"{run_folder} was taken over by another process, since this one could not reach "
+                "it for long: it goes on there"
+            ) from None
+        raise
 
 
 def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
@@ -92,7 +118,7 @@ def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
                 "per million tokens"
                 for model, rates in zip(job.models, prices, strict=True)
             ),
-            *(f"  warning: {warning}" for warning in job.prices.warnings),
+            *(f"  warning: {warning}" for warning in job.warnings),
             f"accounts      {', '.join(job.accounts)}: "
             + ("not needed, calls are replayed" if config.replay else "credentials found"),
             f"backlog       {len(job.partitions):,} partitions, "
@@ -142,7 +168,13 @@ def _cluster(job: Job) -> Iterator[None]:
         with local_ray(job):
             yield
         return
-    ray.init(address=address, logging_level=logging.WARNING)
+    try:
+        ray.init(address=address, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS names {address!r}, where no cluster answers ({error}): correct it, or "
+            "unset it for a Ray of the job's own"
+        ) from None
     try:
         cpus = cluster_cpus()
         if cpus <= _actors_need(job):
@@ -156,7 +188,11 @@ def _cluster(job: Job) -> Iterator[None]:
 
 @contextmanager
 def local_ray(job: Job) -> Iterator[None]:
-    """A Ray of its own, with room for the job's actors and for two tasks beside them."""
+    """A Ray of its own, with room for the job's actors and for two tasks beside them.
+
+    Raises:
+        ConfigError: the machine has fewer GPUs than the router's replicas need.
+    """
     # Ray 2.60 logs an error on the terminal for every pool of actors of Ray Data, about nothing.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(
@@ -168,9 +204,20 @@ def local_ray(job: Job) -> Iterator[None]:
         logging_level=logging.WARNING,
     )
     try:
+        _check_gpus(job)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_gpus(job: Job) -> None:
+    """A machine does not grow: what asks for more than it has would wait for ever."""
+    router = job.config.router
+    if (need := router.replicas * router.num_gpus) > cluster_gpus():
+        raise ConfigError(
+            f"router.replicas times router.num_gpus is {need:g}, and this machine has "
+            f"{cluster_gpus():g} GPUs: lower them, or name a cluster by RAY_ADDRESS"
+        )
 
 
 def _actors_need(job: Job) -> int:
@@ -178,10 +225,10 @@ def _actors_need(job: Job) -> int:
     return job.config.router.replicas + math.ceil(dispatch.replicas * dispatch.num_cpus)
 
 
-def _finish(run: RunFolder) -> Finished:
+def _finish(run: RunFolder, config: RouteBatchConfig) -> Finished:
     """Count the outcomes, write the report, then the manifest."""
     counts, cost_usd = _count(run)
-    written = write_report(run.url)
+    written = write_report(run.url, config)
     run.finish(
         {
             "finished_at": datetime.now(UTC).isoformat(),

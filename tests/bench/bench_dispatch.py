@@ -19,9 +19,10 @@ from decimal import Decimal
 from pathlib import Path
 
 from moa.catalog import Model, load_catalog
+from moa.dispatch.budget import Budget, Purse
 from moa.dispatch.dispatcher import Dispatcher, DispatchSettings
 from moa.dispatch.journal import History, Journal
-from moa.dispatch.outcome import Assignment
+from moa.dispatch.outcome import Assignment, Choice
 from moa.dispatch.retry import RetryPolicy
 from moa.prices import PriceTable
 from moa.providers.accounts import open_provider
@@ -103,13 +104,14 @@ async def dispatched(provider: Provider, model: Model, bodies: list[str]) -> Non
         retry=RetryPolicy(6, 600),
         fallback=True,
         replicas=1,
-        budget_usd=Decimal(1000),
         seed=0,
     )
     prices = PriceTable.build([model])
-    dispatcher = Dispatcher({model.provider: provider}, [model], prices, settings)
+    dispatcher = Dispatcher(
+        {model.provider: provider}, [model], prices, settings, budget=budget_of(Decimal(1000))
+    )
     assignments = [
-        Assignment(f"q{n}", 0, n, body, (model,), "live", 50.0, 100.0, None, [], [])
+        Assignment(f"q{n}", 0, n, body, (Choice(model, 50.0, 100.0),), "live", None, [], [])
         for n, body in enumerate(bodies)
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -118,6 +120,16 @@ async def dispatched(provider: Provider, model: Model, bodies: list[str]) -> Non
         await journal.close()
     await dispatcher.drain()
     assert len(settled) == len(bodies)
+
+
+def budget_of(limit_usd: Decimal) -> Budget:
+    """Of the only dispatcher that there is."""
+    purse = Purse(limit_usd, holders=1)
+
+    async def lease(least_usd: Decimal) -> Decimal:
+        return purse.lease(least_usd)
+
+    return Budget(lease)
 
 
 def requests(count: int, word: str) -> list[str]:

@@ -1,43 +1,81 @@
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.dispatch.budget import Budget
+from moa.dispatch.budget import Budget, Purse
 
-CENTS = st.integers(0, 500).map(lambda n: Decimal(n) / 100)
-
-
-def test_without_a_limit_everything_is_granted() -> None:
-    budget = Budget(None)
-
-    assert budget.reserve(Decimal(10**9))
+CENTS = st.integers(0, 300).map(lambda cents: Decimal(cents) / 100)
 
 
-@given(st.lists(st.tuples(CENTS, CENTS), max_size=40))
-def test_spending_exceeds_the_limit_at_most_by_the_errors_of_the_estimates(
-    calls: list[tuple[Decimal, Decimal]],
+def holders(purse: Purse, number: int) -> list[Budget]:
+    async def lease(least_usd: Decimal) -> Decimal:
+        await asyncio.sleep(0)  # as over a wire: others go on meanwhile
+        return purse.lease(least_usd)
+
+    return [Budget(lease) for _ in range(number)]
+
+
+@given(
+    calls=st.lists(st.tuples(st.integers(0, 2), CENTS, CENTS), max_size=60),
+    limit_usd=CENTS.map(lambda usd: usd * 10),
+)
+def test_reservations_of_all_holders_never_exceed_the_limit(
+    calls: list[tuple[int, Decimal, Decimal]], limit_usd: Decimal
 ) -> None:
-    budget = Budget(Decimal(10))
+    budgets = holders(Purse(limit_usd, 3), 3)
 
-    error_usd = Decimal(0)
-    for expected_usd, actual_usd in calls:
-        if budget.reserve(expected_usd):
-            budget.settle(expected_usd, actual_usd)
-            error_usd += max(Decimal(0), actual_usd - expected_usd)
+    async def spend(holder: int, expected_usd: Decimal, actual_usd: Decimal) -> Decimal:
+        if not await budgets[holder].reserve(expected_usd):
+            return Decimal(0)
+        await asyncio.sleep(0)
+        cost_usd = min(expected_usd, actual_usd)
+        budgets[holder].settle(expected_usd, cost_usd)
+        return cost_usd
 
-    assert budget.reserved_usd == 0
-    assert budget.spent_usd <= 10 + error_usd
+    async def spend_all() -> Decimal:
+        return sum(await asyncio.gather(*[spend(*call) for call in calls]), Decimal(0))
+
+    assert asyncio.run(spend_all()) <= limit_usd
 
 
-def test_what_is_reserved_cannot_be_reserved_again() -> None:
-    budget = Budget(Decimal(1))
+async def test_a_call_that_cost_more_than_expected_is_taken_off_the_rest() -> None:
+    (budget,) = holders(Purse(Decimal(10), 1), 1)
 
-    first = budget.reserve(Decimal("0.7"))
-    second = budget.reserve(Decimal("0.7"))
-    budget.settle(Decimal("0.7"), Decimal("0.1"))
-    third = budget.reserve(Decimal("0.7"))
+    assert await budget.reserve(Decimal(2))
+    budget.settle(Decimal(2), Decimal(9))
 
-    assert (first, second, third) == (True, False, True)
+    assert not await budget.reserve(Decimal(2))
+    assert await budget.reserve(Decimal(1))
+
+
+async def test_nearly_all_of_a_budget_can_be_spent_by_many_holders() -> None:
+    budgets = holders(Purse(Decimal(100), 4), 4)
+    cent = Decimal("0.01")
+
+    spent_usd = Decimal(0)
+    for n in range(20_000):
+        if await budgets[n % 4].reserve(cent):
+            budgets[n % 4].settle(cent, cent)
+            spent_usd += cent
+
+    assert 99 <= spent_usd <= 100
+
+
+async def test_a_dead_holder_takes_little_with_it() -> None:
+    purse = Purse(Decimal(100), 2)
+    dead, alive = holders(purse, 2)
+    await dead.reserve(Decimal("0.01"))
+
+    spent_usd = Decimal(0)
+    while await alive.reserve(Decimal("0.1")):
+        spent_usd += Decimal("0.1")
+
+    assert 95 <= spent_usd <= 100
+
+
+async def test_without_a_limit_everything_is_allowed() -> None:
+    assert await Budget().reserve(Decimal("1e12"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -14,11 +15,12 @@ from typing import Protocol
 import pytest
 
 from moa.catalog import Limits, Model, load_catalog
+from moa.dispatch.budget import Budget, Purse
 from moa.dispatch.dispatcher import Dispatcher, DispatchSettings
 from moa.dispatch.journal import History, Journal, recover
-from moa.dispatch.outcome import Assignment, Settled
+from moa.dispatch.outcome import Assignment, Choice, Settled
 from moa.dispatch.retry import RetryPolicy
-from moa.errors import AccountRefused
+from moa.errors import KeyRefused
 from moa.prices import PriceTable
 from moa.providers.accounts import open_provider
 from moa.replay.process import ReplayServer
@@ -36,10 +38,18 @@ SETTINGS = DispatchSettings(
     retry=RetryPolicy(6, 60),
     fallback=True,
     replicas=1,
-    budget_usd=None,
     seed=1,
 )
 SYNTHETIC = {"synthetic": True}
+
+
+def budget_of(limit_usd: Decimal) -> Budget:
+    purse = Purse(limit_usd, holders=1)
+
+    async def lease(least_usd: Decimal) -> Decimal:
+        return purse.lease(least_usd)
+
+    return Budget(lease)
 
 
 async def calls_reach(server: ReplayServer, number: int) -> None:
@@ -52,7 +62,8 @@ def assignment(n: int, *models: Model) -> Assignment:
     chat = ChatRequest.model_validate(
         {"messages": [{"role": "user", "content": f"What is {n} + {n}?"}]}
     )
-    return Assignment(f"q{n}", 0, n, chat.canonical(), models, "live", 10.0, 50.0, None, ["t"], [])
+    choices = tuple(Choice(model, 10.0, 50.0) for model in models)
+    return Assignment(f"q{n}", 0, n, chat.canonical(), choices, "live", None, ["t"], [])
 
 
 class Night:
@@ -71,7 +82,11 @@ class Night:
 
 class Open(Protocol):
     def __call__(
-        self, *models: Model, settings: DispatchSettings = SETTINGS
+        self,
+        *models: Model,
+        settings: DispatchSettings = SETTINGS,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> AbstractAsyncContextManager[Night]: ...
 
 
@@ -81,7 +96,10 @@ def open_night(provider_server: ReplayServer, tmp_path: Path) -> Open:
 
     @asynccontextmanager
     async def open_night(
-        *models: Model, settings: DispatchSettings = SETTINGS
+        *models: Model,
+        settings: DispatchSettings = SETTINGS,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Night]:
         providers = {}
         for name in {model.provider for model in models}:
@@ -91,7 +109,8 @@ def open_night(provider_server: ReplayServer, tmp_path: Path) -> Open:
                 environ={account.api_key_env or "": "key"},
                 base_url=provider_server.base_url(account.wire),
             )
-        dispatcher = Dispatcher(providers, models, PriceTable.build(models), settings)
+        prices = PriceTable.build(models)
+        dispatcher = Dispatcher(providers, models, prices, settings, budget=budget, clock=clock)
         night = Night(dispatcher, tmp_path / f"piece.{next(tries):03d}.jsonl")
         try:
             yield night
@@ -222,14 +241,15 @@ async def test_draining_keeps_what_was_out_and_leaves_the_rest(
     assert not +history.unknown
 
 
+@pytest.mark.parametrize("model", [MINI, HAIKU, FLASH], ids=lambda model: model.provider)
 async def test_a_key_that_was_never_good_costs_one_call(
-    provider_server: ReplayServer, open_night: Open
+    provider_server: ReplayServer, open_night: Open, model: Model
 ) -> None:
     provider_server.set_script({**SYNTHETIC, "refused_keys": ["key"]})
 
-    async with open_night(MINI) as night:
-        with pytest.raises(AccountRefused, match="account 'openai' refused its first call"):
-            await night.answer([assignment(n, MINI) for n in range(50)])
+    async with open_night(model) as night:
+        with pytest.raises(KeyRefused, match=f"account '{model.provider}' refused its first call"):
+            await night.answer([assignment(n, model) for n in range(50)])
 
     assert len(provider_server.ledger()) == 1
 
@@ -241,7 +261,7 @@ async def test_no_call_is_begun_that_would_go_over_the_budget(
     asked = [assignment(n, MINI) for n in range(100)]
     budget_usd = Decimal("0.001")
 
-    async with open_night(MINI, settings=replace(SETTINGS, budget_usd=budget_usd)) as night:
+    async with open_night(MINI, budget=budget_of(budget_usd)) as night:
         settled = await night.answer(asked)
 
     spent = sum(o.cost_usd for o, _ in settled)
@@ -278,3 +298,107 @@ async def test_a_model_has_no_more_calls_under_way_than_its_server_can_take(
 
     assert len(settled) == 30
     assert provider_server.summary()["in_flight_max"] == 3
+
+
+async def test_a_bad_key_is_told_though_the_first_call_met_another_failure(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(
+        {**SYNTHETIC, "refused_keys": ["key"], "sequences": {"openai": [{"kind": "reset"}]}}
+    )
+
+    async with open_night(MINI, HAIKU) as night:
+        with pytest.raises(KeyRefused):
+            await night.answer([assignment(n, MINI, HAIKU) for n in range(50)])
+
+    assert len(provider_server.ledger()) <= 3  # one at a time, at either account
+
+
+async def test_a_vendor_that_comes_back_is_asked_again(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    skipped_s = [0.0]
+    outage = {"provider": "openai", "to_s": 600, "step": {"status": 503}}
+    provider_server.set_script({**SYNTHETIC, "outages": [outage]})
+
+    async with open_night(MINI, HAIKU, clock=lambda: time.monotonic() + skipped_s[0]) as night:
+        during = await night.answer([assignment(n, MINI, HAIKU) for n in range(40)])
+        provider_server.set_script(SYNTHETIC)
+        skipped_s[0] += 61  # the longest pause of a breaker
+        probe = await night.answer([assignment(100, MINI, HAIKU)])
+        after = await night.answer([assignment(n, MINI, HAIKU) for n in range(101, 121)])
+
+    assert {outcome.model for outcome, _ in during} == {HAIKU.id}
+    assert {outcome.model for outcome, _ in probe + after} == {MINI.id}
+
+
+async def test_a_spent_quota_holds_up_nobody_who_can_go_elsewhere(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    tomorrow = {"status": 429, "retry_after_s": 4000}
+    provider_server.set_script({**SYNTHETIC, "sequences": {"openai": [tomorrow]}})
+
+    async with open_night(MINI, HAIKU) as night:
+        both = [assignment(n, MINI, HAIKU) for n in range(20)]
+        settled = await asyncio.wait_for(night.answer(both), timeout=20)
+        ((stuck, _),) = await asyncio.wait_for(night.answer([assignment(30, MINI)]), timeout=5)
+
+    calls = Counter(e["provider"] for e in provider_server.ledger())
+    assert {outcome.model for outcome, _ in settled} == {HAIKU.id}
+    assert calls == {"openai": 1, "anthropic": 20}
+    assert stuck.reason == "rate_limited"  # nobody waits an hour without a word
+
+
+async def test_a_journal_that_cannot_be_written_stops_the_dispatcher_and_loses_no_answer(
+    provider_server: ReplayServer, open_night: Open, tmp_path: Path
+) -> None:
+    provider_server.set_script({**SYNTHETIC, "latency": {"median_s": 0.3}})
+    broken = Journal(FileSink(tmp_path / "broken.001.jsonl"))
+    await broken.close()
+
+    async with open_night(MINI, HAIKU) as night:
+        sound = asyncio.create_task(night.answer([assignment(n, MINI) for n in range(100)]))
+        await calls_reach(provider_server, 10)
+        with pytest.raises(OSError, match="Bad file"):
+            await night.dispatcher.answer([assignment(200, HAIKU)], broken, History())
+        settled = await asyncio.wait_for(sound, timeout=10)
+
+    history = recover([read_when_closed(night.path)])
+    assert 10 <= len(settled) == len(history.outcomes) < 100
+    assert not +history.unknown
+
+
+async def test_an_answer_that_was_lost_is_listed_and_taken_off_the_budget(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    lost = [{"kind": "cut_json"}, {"kind": "reset", "after": 0.5}, {"status": 503}]
+    provider_server.set_script({**SYNTHETIC, "sequences": {"openai": lost}})
+    one_usd = PriceTable.build([MINI]).cost_usd(MINI.id, "live", input_tokens=10, output_tokens=50)
+
+    async with open_night(MINI, budget=budget_of(one_usd * 100)) as night:
+        ((outcome, _),) = await night.answer([assignment(1, MINI)])
+        settled = await night.answer([assignment(n, MINI) for n in range(2, 400)])
+
+    answered = sum(o.status == "answered" for o, _ in settled)
+    assert outcome.status == "answered"
+    assert outcome.attempts == 4
+    assert outcome.lost_answers == 2
+    assert answered < 398
+
+
+async def test_a_restart_knows_what_was_tried_before(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script({**SYNTHETIC, "sequences": {"openai": [{"kind": "cut_json"}]}})
+    asked = [assignment(1, MINI)]
+    async with open_night(MINI) as night:
+        await night.answer(asked)
+    lines = night.path.read_bytes().splitlines(keepends=True)
+    cut = b"".join(line for line in lines if b'"e":"answered"' not in line)
+
+    async with open_night(MINI) as night:
+        ((outcome, _),) = await night.answer(asked, recover([cut]))
+
+    assert outcome.lost_answers == 1
+    assert outcome.unknown_calls == 1  # the one whose answer was cut out of the journal
+    assert outcome.attempts == 3

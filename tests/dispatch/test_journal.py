@@ -23,7 +23,7 @@ def answer(row: int, text: str = "Paris") -> Outcome:
 
 
 def letter(row: int) -> DeadLetter:
-    attempt = Attempt("openai/gpt-4o", NOON, "TransientError", 503, "overloaded")
+    attempt = Attempt("openai/gpt-4o", NOON, "TransientError", 503, True, "overloaded")
     return DeadLetter(f"q{row}", 0, row, "vendor_failed", "503", (attempt,), "{}", None, [])
 
 
@@ -35,16 +35,20 @@ async def test_what_was_written_is_recovered(tmp_path: Path) -> None:
     for row in range(4):
         await journal.sent(row, "openai/gpt-4o")
     journal.answered(answer(0))
-    journal.failed(1, Attempt("openai/gpt-4o", NOON, "RateLimited", 429, "later"))
+    journal.failed(1, Attempt("openai/gpt-4o", NOON, "RateLimited", 429, False, "later"))
     journal.failed(3, dead.attempts[0])
-    journal.dead(dead.outcome(first_model=None, attempts=1, unknown_calls=0), dead)
+    journal.dead(dead.outcome(attempts=1), dead)
     await journal.close()
     history = recover([read_when_closed(path)])
 
     assert history.outcomes[0] == answer(0)
     assert history.letters == {3: dead}
     assert +history.unknown == {2: 1}
-    assert history.failed == {1: 1, 3: 1}
+    assert history.attempts == {
+        1: [Attempt("openai/gpt-4o", NOON, "RateLimited", 429, False, "later")],
+        3: [*dead.attempts],
+    }
+    assert history.spent_usd == answer(0).cost_usd
 
 
 @given(cut=st.integers(0, 2000))

@@ -25,6 +25,7 @@ ACCOUNT = load_catalog("jobs/configs/demo_catalog.toml").accounts["openai"]
 PART = PartName(2, 10, 20)
 PIECE = PieceName(PART, "openai")
 MODELS = {MODEL.id: MODEL}
+TWINS = [{"query_id": f"twin{n}", "tags": [f"t{n}"], "reference": None} for n in (1, 2)]
 
 
 def write_part(run: RunFolder) -> None:
@@ -39,7 +40,7 @@ def write_part(run: RunFolder) -> None:
                 **place, **expected, "request": ChatRequest.model_validate(chat).canonical(),
                 "abilities": [], "tags": ["t"], "expected_input_tokens": [9.0],
                 "expected_output_tokens": [9.0],
-                "followers": ["twin1", "twin2"] if row == 14 else [],
+                "followers": TWINS if row == 14 else [],
             }
         )  # fmt: skip
         decisions.append(
@@ -68,7 +69,7 @@ async def dispatcher(provider_server: ReplayServer) -> AsyncIterator[Dispatcher]
     environ = {"OPENAI_API_KEY": "k"}
     url = provider_server.base_url("openai")
     provider = open_provider(ACCOUNT, environ=environ, base_url=url)
-    settings = DispatchSettings(4, 5, RetryPolicy(3, 30), True, 1, None, 0)
+    settings = DispatchSettings(4, 5, RetryPolicy(3, 30), True, 1, 0)
     dispatcher = Dispatcher({"openai": provider}, [MODEL], PriceTable.build([MODEL]), settings)
     yield dispatcher
     await dispatcher.close()
@@ -93,6 +94,7 @@ async def test_a_piece_ends_as_its_outcomes_and_leaves_no_journal(
     assert rows.keys() == {"q10", "q12", "q14", "q16", "q18", "twin1", "twin2"}
     assert rows["twin1"]["completion"] == rows["q14"]["completion"]
     assert rows["twin1"]["same_as"] == "q14"
+    assert (rows["q14"]["tags"], rows["twin2"]["tags"]) == (["t"], ["t2"])
     assert rows["twin1"]["cost_usd"] == 0 < rows["q14"]["cost_usd"]
     assert list(run.read_journals(PIECE)) == []
     assert len(provider_server.ledger()) == 5
@@ -116,6 +118,30 @@ async def test_what_a_journal_holds_is_not_asked_again(
     assert provider_server.summary()["calls_per_query_max"] == 1
     for outcome, _ in first:
         assert completions[pa.scalar(outcome.query_id)].as_py() == outcome.completion
+
+
+async def test_a_piece_whose_actor_died_before_it_could_say_so_is_not_asked_again(
+    run: RunFolder, dispatcher: Dispatcher, provider_server: ReplayServer
+) -> None:
+    said = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+
+    again = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+
+    assert again == said
+    assert again.finished
+    assert (again.queries, again.dead) == (5, 0)
+    assert len(provider_server.ledger()) == 5
+
+
+async def test_a_finished_piece_is_counted_by_somebody_else(
+    run: RunFolder, dispatcher: Dispatcher
+) -> None:
+    result = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+
+    progress = dispatcher.progress()
+    assert result.cost_usd > 0
+    assert (progress.done, progress.dead, progress.spent_usd) == (0, 0, 0)
+    assert progress.unsettled == {"openai": 0}
 
 
 async def test_a_piece_that_was_drained_is_not_finished(

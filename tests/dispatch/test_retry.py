@@ -43,9 +43,12 @@ def test_backoff_stays_below_a_doubling_ceiling(attempt: int, seed: int) -> None
     assert 0 <= wait_s <= 0.5 * 2 ** (attempt - 1)
 
 
+@pytest.mark.parametrize("kind", [RateLimited, TransientError])
 @given(retry_after_s=st.floats(0, 500), seed=st.integers())
-def test_a_vendors_later_is_never_undercut(retry_after_s: float, seed: int) -> None:
-    error = RateLimited("slow down", retry_after_s=retry_after_s)
+def test_a_vendors_later_is_never_undercut(
+    kind: type[TransientError], retry_after_s: float, seed: int
+) -> None:
+    error = kind("slow down", retry_after_s=retry_after_s)
 
     wait_s = POLICY.wait_s(error, attempt=1, elapsed_s=0, random=Random(seed))
 

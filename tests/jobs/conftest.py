@@ -44,6 +44,11 @@ class Start:
             self.bury()
         self.process.communicate()
 
+    def kill_one(self, name: str) -> None:
+        """End one of the processes that it has started by SIGKILL: an actor of this class."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        next(one for one in family if f"ray::{name}" in one.cmdline()[0]).kill()
+
     def ended_within(self, seconds: float) -> bool:
         """Whether it is over, or ends while it is waited for."""
         with suppress(subprocess.TimeoutExpired):

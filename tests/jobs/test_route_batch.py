@@ -76,7 +76,12 @@ def test_what_made_the_results_stands_beside_them(finished: JobUnderTest) -> Non
     assert bill.schema.equals(COST_REPORT)
     assert f"report: {finished.folder}/report/report.html" in finished.said
     assert (finished.folder / "report" / "report.html").stat().st_size > 20_000
-    assert not list((finished.folder / "journal").iterdir())
+    assert not (finished.folder / "journal").exists()
+    assert set(json.loads((finished.folder / "manifest.json").read_text())["files"]) == {
+        str(path.relative_to(finished.folder))
+        for path in finished.folder.rglob("*")
+        if path.is_file() and path.name not in ("lock", "manifest.json")
+    }
 
 
 def test_a_finished_run_says_so_and_calls_nobody(finished: JobUnderTest) -> None:
@@ -134,7 +139,7 @@ def test_killed_at_random_points_it_ends_as_if_undisturbed(
     job: JobUnderTest, finished: JobUnderTest
 ) -> None:
     job.server.set_script({"latency": {"median_s": 0.4, "sigma": 0.5}})
-    random = Random()
+    random = Random(20_261_125)
     kills = (False, True, False)
 
     for whole_family in kills:
@@ -148,6 +153,47 @@ def test_killed_at_random_points_it_ends_as_if_undisturbed(
 
     assert the_same(job.folder, finished.folder)
     assert_only_repeats_what_was_out(outcomes(job.folder), job, kills=len(kills))
+
+
+def test_a_dispatch_actor_that_is_killed_is_followed_by_another(
+    job: JobUnderTest, finished: JobUnderTest
+) -> None:
+    job.server.set_script({"latency": {"median_s": 0.3, "sigma": 0.5}})
+    kills = 3
+
+    start = job.start("dispatch.max_in_flight=8", "dispatch.replicas=2")
+    for kill in range(kills):
+        while len(job.server.ledger()) < 60 * (kill + 1):
+            assert not start.ended_within(0.05)
+        start.kill_one("DispatchReplica")
+    status, _, said = start.wait()
+
+    assert status == 0, said[-4000:]
+    assert the_same(job.folder, finished.folder)
+    assert_only_repeats_what_was_out(outcomes(job.folder), job, kills=kills)
+
+
+def test_a_budget_holds_over_replicas_and_kills(job: JobUnderTest) -> None:
+    job.server.set_script({"latency": {"median_s": 0.2}})
+    budget_usd, in_flight = Decimal("0.1"), 4
+    override = ["dispatch.replicas=2", f"dispatch.max_in_flight={in_flight}"]
+    override.append(f"dispatch.budget_usd={budget_usd}")
+
+    start = job.start(*override)
+    while len(job.server.ledger()) < 30:
+        assert not start.ended_within(0.05)
+    start.kill_one("DispatchReplica")
+    while len(job.server.ledger()) < 50:
+        assert not start.ended_within(0.05)
+    start.kill(family=True)
+    job.run(*override)
+
+    found = outcomes(job.folder)
+    spent_usd = sum(found["cost_usd"].to_pylist())
+    dearest_usd = max(found["cost_usd"].to_pylist())
+    reasons = Counter(found["reason"].to_pylist())
+    assert reasons.keys() == {None, "budget_spent"}
+    assert budget_usd / 2 < spent_usd <= budget_usd + 2 * 3 * in_flight * dearest_usd
 
 
 def test_ctrl_c_drains_and_the_next_start_goes_on(job: JobUnderTest) -> None:

@@ -1,0 +1,97 @@
+"""What is checked before the first call."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moa.config import load_config
+from moa.errors import ConfigError
+from moa.pipeline.job import Job, check_job
+
+DEMO = "jobs/configs/demo.toml"
+CATALOG = "jobs/configs/demo_catalog.toml"
+
+
+def checked(*overrides: str) -> Job:
+    return check_job(load_config(DEMO, overrides), environ={})
+
+
+def test_the_demo_is_in_order(tmp_path: Path) -> None:
+    job = checked(f"run.folder={tmp_path}/runs")
+
+    assert job.pool == tuple(load_config(DEMO).pool)
+    assert job.warnings == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("run.folder=/etc/passwd", "/etc/passwd is none"),
+        ("run.folder=/etc/passwd/runs", "/etc/passwd is none"),
+        ("run.folder=s3://", "no bucket"),
+        ("run.folder=gs:///runs", "no bucket"),
+        ("report.graded_outcomes=nowhere.parquet", "graded_outcomes: nowhere.parquet is not there"),
+        ("report.graded_outcomes=README.md", "graded_outcomes: README.md"),
+        (
+            "report.graded_outcomes=moa/recordings/demo_backlog.parquet",
+            "columns .*'model'.* are missing",
+        ),
+        ("replay.recordings=nowhere", "nowhere/completions.parquet: no such file"),
+        ("replay.script.latencies=1", "latencies: unknown key; did you mean latency"),
+        ("prices.as_of=2999-01-01", "prices.as_of is 2999-01-01"),
+    ],
+)
+def test_what_would_fail_later_is_refused_now(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        checked(override)
+
+
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
+    shut = Path("/proc/self")  # nobody makes folders there, root neither
+
+    with pytest.raises(ConfigError, match="run.folder|cannot be written"):
+        checked(f"run.folder={shut}/runs")
+
+
+def test_tomorrows_prices_may_be_asked_for() -> None:
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+
+    assert checked(f"prices.as_of={tomorrow}").prices.as_of == tomorrow
+
+
+def test_prices_from_before_the_list_began_are_doubted() -> None:
+    job = checked("prices.as_of=1990-01-01")
+
+    assert job.prices.as_of == date(1990, 1, 1)
+    assert any("has no price of 1990-01-01" in line for line in job.warnings)
+
+
+def test_files_that_are_left_out_are_a_warning(tmp_path: Path) -> None:
+    table = pa.table({"query_id": ["a"], "prompt": ["Hi"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for name in ("b.csv", "c.csv", "d.csv", "e.csv"):
+        (tmp_path / name).write_text("x")
+
+    job = checked(f"queries.path={tmp_path}")
+
+    (line,) = job.warnings
+    assert "4 files are left out" in line
+    assert "b.csv" in line
+    assert "e.csv" not in line
+
+
+def test_an_ability_that_no_call_can_ask_for_is_refused(tmp_path: Path) -> None:
+    before = 'abilities = ["images", "stop", "temperature", "tools", "top_p"]'
+    text = Path(CATALOG).read_text()
+    assert before in text
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(text.replace(before, 'abilities = ["logprobs", "stop"]', 1))
+
+    with pytest.raises(ConfigError, match=r"claude-3.5-sonnet.*logprobs.*anthropic wire.*it has"):
+        checked(f"catalog={catalog}")
