@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from moa.errors import ConfigError
-from moa.toml_file import Section, read_toml
+from moa.toml_file import Section, day, read_toml
 
 Wire = Literal["openai", "anthropic", "gemini"]
 Lane = Literal["live", "flex", "batch"]
@@ -115,12 +115,16 @@ class Catalog:
 
 
 _VARIABLE = r"^[A-Z_][A-Z0-9_]*$"
+_DEAREST = 1_000_000
+"""USD per million tokens: whoever writes more has mistaken the unit."""
 
 
 class _AccountEntry(Section):
     wire: Wire = Field(description="openai (any compatible server too), anthropic or gemini")
     base_url: str | None = Field(
-        default=None, pattern=r"^https?://", description="Where the API is; http:// or https://"
+        default=None,
+        pattern=r"^https?://[^/\s]\S*$",
+        description="Where the API is: http://HOST… or https://HOST…",
     )
     api_key_env: str | None = Field(
         default=None,
@@ -147,13 +151,25 @@ class _LimitsEntry(Section):
 
 
 class _RatesEntry(Section):
-    input_usd_per_mtok: Decimal = Field(ge=0, description="USD per million input tokens; ≥ 0")
-    output_usd_per_mtok: Decimal = Field(ge=0, description="USD per million output tokens; ≥ 0")
+    input_usd_per_mtok: Decimal = Field(
+        strict=False, ge=0, le=_DEAREST, description="USD per million input tokens; 0 to 1,000,000"
+    )
+    output_usd_per_mtok: Decimal = Field(
+        strict=False, ge=0, le=_DEAREST, description="USD per million output tokens; 0 to 1,000,000"
+    )
     cached_input_usd_per_mtok: Decimal | None = Field(
-        default=None, ge=0, description="By default as input; ≥ 0"
+        default=None,
+        strict=False,
+        ge=0,
+        le=_DEAREST,
+        description="By default as input; 0 to 1,000,000",
     )
     cache_write_usd_per_mtok: Decimal | None = Field(
-        default=None, ge=0, description="By default as input; ≥ 0"
+        default=None,
+        strict=False,
+        ge=0,
+        le=_DEAREST,
+        description="By default as input; 0 to 1,000,000",
     )
 
     def rates(self, above_input_tokens: int = -1) -> Rates:
@@ -181,6 +197,17 @@ class _PriceEntry(_RatesEntry):
     source: str = Field(min_length=1, description="Where this price stands: an address, a contract")
     valid_from: date | None = Field(default=None, description="Since when, as YYYY-MM-DD")
 
+    _day = field_validator("valid_from", mode="before")(day)
+
+    @field_validator("long_context")
+    @classmethod
+    def _each_once(cls, tiers: list[_LongContextEntry]) -> list[_LongContextEntry]:
+        starts = [tier.above_input_tokens for tier in tiers]
+        twice = sorted({start for start in starts if starts.count(start) > 1})
+        if twice:
+            raise ValueError(f"two rates above {twice[0]:,} input tokens: leave one")
+        return tiers
+
     def price(self, lane: Lane) -> AgreedPrice:
         """As the rest of the project knows it."""
         longer = sorted(self.long_context, key=lambda entry: entry.above_input_tokens)
@@ -201,6 +228,15 @@ class _ModelEntry(Section):
     prices: dict[Lane, _PriceEntry] = Field(
         default_factory=dict, description="Agreed prices by lane (live, flex, batch)"
     )
+
+    @model_validator(mode="after")
+    def _fits_its_window(self) -> _ModelEntry:
+        if self.max_output_tokens > self.context_window:
+            raise ValueError(
+                f"max_output_tokens {self.max_output_tokens:,} is more than context_window "
+                f"{self.context_window:,}, which holds prompt and output: correct one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _priced(self) -> _ModelEntry:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, Field, JsonValue, field_validator, model_validator
 
-from moa.toml_file import Section, describe_keys, read_toml
+from moa.toml_file import Section, day, describe_keys, read_toml
 
 
 class RunConfig(Section):
@@ -56,15 +56,24 @@ class QueryLogConfig(Section):
         description="Rows that are scored, decided and handed to dispatch together; 1 to 1,000,000",
     )
 
+    @field_validator("path")
+    @classmethod
+    def _somewhere(cls, path: str | list[str]) -> str | list[str]:
+        if not path or not all(one.strip() for one in ([path] if isinstance(path, str) else path)):
+            raise ValueError("an empty path names no file: give one, or leave it out of the list")
+        return path
+
 
 class PricesConfig(Section):
     """Which day's prices the decisions and the bill use."""
 
     as_of: date | None = Field(
         default=None,
-        description="Day whose list prices count, as YYYY-MM-DD; by default the day (UTC) on which "
-        "the run first starts, kept in its folder",
+        description="Day whose list prices count, as YYYY-MM-DD, tomorrow at the latest; by "
+        "default the day (UTC) on which the run first starts, kept in its folder",
     )
+
+    _day = field_validator("as_of", mode="before")(day)
 
 
 class RouterConfig(Section):
@@ -78,6 +87,7 @@ class RouterConfig(Section):
         default=0, ge=0, description="GPUs of one replica; below 1 they share one; ≥ 0"
     )
     usd_per_hour: Decimal = Field(
+        strict=False,
         ge=0,
         description="What the machine of one replica costs, in USD per hour; the report takes it "
         "off the saving; ≥ 0, and 0 must be written",
@@ -89,6 +99,7 @@ class PolicyConfig(Section):
 
     willingness_to_pay: Decimal | None = Field(
         default=None,
+        strict=False,
         ge=0,
         description="USD per unit of grade: what a certainly right instead of a certainly wrong "
         "answer is worth; 0 picks the cheapest; ≥ 0. Either this or quality_floor",
@@ -156,6 +167,7 @@ class DispatchConfig(Section):
     )
     budget_usd: Decimal | None = Field(
         default=None,
+        strict=False,
         gt=0,
         description="No call is begun whose expected cost would go over this, in USD; > 0; by "
         "default there is no limit",

@@ -43,6 +43,8 @@ class ListPrice(NamedTuple):
     """The list has no price for this lane; `rates` are those of a live call."""
     varies_by_hour: bool
     """There are other prices at other hours; `rates` are the dearest of the day."""
+    before_the_list: bool
+    """All prices of the list begin after that day; `rates` are those of the first."""
 
 
 def list_price(model: Model, lane: Lane, day: date) -> ListPrice:
@@ -70,6 +72,7 @@ def list_price(model: Model, lane: Lane, day: date) -> ListPrice:
         source=f"{LIST_NAME}: {page}" if page else LIST_NAME,
         variant_missing=missing,
         varies_by_hour=any(price != dearest for price in listed),
+        before_the_list=_begins_after(info, day),
     )
 
 
@@ -155,6 +158,12 @@ def _validity(info: ModelInfo, lane: Lane, day: date) -> tuple[date | None, date
     past = [start for start in starts if start <= day]
     future = [start for start in starts if start > day]
     return max(past, default=None), min(future, default=None)
+
+
+def _begins_after(info: ModelInfo, day: date) -> bool:
+    prices = info.prices if isinstance(info.prices, list) else []
+    starts = [p.constraint for p in prices if isinstance(p.constraint, StartDateConstraint)]
+    return bool(prices) and len(starts) == len(prices) and min(s.start_date for s in starts) > day
 
 
 def how_to_override(model_id: str, lane: str) -> str:

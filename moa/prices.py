@@ -26,6 +26,8 @@ USD_STEP = Decimal("1E-12")
 """`moa.schema.USD` holds twelve decimals."""
 SOON = timedelta(days=2)
 """A price that changes within this time of the table's day is warned of."""
+LONG_AGO = timedelta(days=365)
+"""A list price without a date is not believed to have held so long before today."""
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +51,8 @@ class Price:
     """The price list has no price for this lane; `rates` are those of a live call."""
     varies_by_hour: bool = False
     """The list has other prices at other hours; `rates` are the dearest of the day."""
+    doubts: tuple[str, ...] = ()
+    """Why the price may not be the one that was meant, as sentences."""
 
     def rates_for(self, input_tokens: int) -> Rates:
         """The rates of a prompt of so many tokens."""
@@ -216,7 +220,42 @@ def _price(model: Model, lane: Lane, day: date, agreed: Sequence[AgreedPrice]) -
         return _agreed(model, lane, day, by_lane[lane])
     if not model.price_provider and "live" in by_lane:
         return _agreed(model, lane, day, by_lane["live"], missing=True)
-    return Price(model.id, lane, day, *list_price(model, lane, day))
+    starts = [one.valid_from for one in agreed if one.lane == lane and one.valid_from is not None]
+    if not model.price_provider and starts:
+        raise ConfigError(
+            f"{model.id}: the agreed price of its {lane} lane begins on {min(starts)}, and prices "
+            f"of {day} are asked for: correct valid_from or prices.as_of, or give price_provider "
+            "to look the earlier price up"
+        )
+    return _listed(model, lane, day, agreed_from=min(starts, default=None))
+
+
+def _listed(model: Model, lane: Lane, day: date, *, agreed_from: date | None) -> Price:
+    """The list's price, and what is doubtful about it on that day."""
+    listed = list_price(model, lane, day)
+    name = f"{model.id}, {lane} lane"
+    doubts = []
+    if agreed_from is not None:
+        doubts.append(
+            f"{name}: the agreed price begins on {agreed_from}; on {day} the list price counts"
+        )
+    undated = listed.valid_from is None and day <= datetime.now(UTC).date() - LONG_AGO
+    if listed.before_the_list or undated:
+        doubts.append(
+            f"{name}: {listed.source} has no price of {day}; the first price that it has counts"
+        )
+    return Price(
+        model=model.id,
+        lane=lane,
+        as_of=day,
+        rates=listed.rates,
+        valid_from=listed.valid_from,
+        valid_until=listed.valid_until,
+        source=listed.source,
+        variant_missing=listed.variant_missing,
+        varies_by_hour=listed.varies_by_hour,
+        doubts=tuple(doubts),
+    )
 
 
 def _agreed(
@@ -253,7 +292,7 @@ def _version(prices: Mapping[tuple[str, str], Price]) -> str:
 
 def _warnings(price: Price) -> list[str]:
     name = f"{price.model}, {price.lane} lane"
-    lines = []
+    lines = list(price.doubts)
     if price.variant_missing:
         lines.append(f"{_missing(price)}; the {price.lane} lane is refused for it")
     if price.varies_by_hour:

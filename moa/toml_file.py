@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from datetime import date, datetime, time
 from pathlib import Path
 from types import NoneType, UnionType
@@ -19,9 +21,25 @@ from moa.errors import ConfigError
 
 
 class Section(BaseModel):
-    """A table of a TOML file; unknown keys are refused."""
+    """A table of a TOML file; unknown keys are refused, and so is text in place of a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+def day(value: object) -> object:
+    """For a field that is a `date`: as TOML has it, or as text; no moment, no number.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str):
+        with suppress(ValueError):
+            found = date.fromisoformat(value)
+            if found.isoformat() == value:  # and not one of ISO 8601's other forms
+                return found
+    elif value is None or (isinstance(value, date) and not isinstance(value, datetime)):
+        return value
+    raise ValueError("should be a day, as YYYY-MM-DD")
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -78,24 +96,49 @@ def check(
     Raises:
         ConfigError: as `read_toml`.
     """
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        problems = _merged(_problem(kind, details, told) for details in error.errors())
+    problems = [
+        f"{'.'.join(keys)}: holds a NUL or bytes that are no UTF-8: leave them out"
+        for keys, text in _texts(document)
+        if "\0" in text or _SURROGATE.search(text)
+    ]
+    if not problems:
+        try:
+            return kind.model_validate(document)
+        except ValidationError as error:
+            problems = _merged(_problem(kind, details, told) for details in error.errors())
     one = len(problems) == 1
     heading = f"{where}: {len(problems)} problem{'' if one else 's'}"
     raise ConfigError("\n  ".join([heading, *problems]))
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python makes of bytes on a command line that are no UTF-8."""
+
+
+def _texts(document: object) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every text of a document, however deep, with the keys that lead to it."""
+    waiting: list[tuple[tuple[str, ...], object]] = [((), document)]
+    while waiting:
+        keys, value = waiting.pop()
+        if isinstance(value, str):
+            yield keys, value
+        elif isinstance(value, Mapping):
+            waiting += [((*keys[-9:], str(key)), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(keys, inner) for inner in value]
+
+
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file (relative paths start at {Path.cwd()})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL in the path
+        raise ConfigError(f"{str(path)!r}: cannot be read: {error}") from error
 
 
 class _Override(NamedTuple):
@@ -124,7 +167,7 @@ def _value(text: str, annotation: object) -> object:
     """`run.id=2026-11-24` is text where text is wanted, though TOML reads it as a date."""
     try:
         document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     value = document.pop("value")
     plain = isinstance(value, (bool, int, float, datetime, date, time))

@@ -139,6 +139,15 @@ def test_the_version_changes_with_the_content_and_not_with_the_layout(tmp_path: 
         ('models."openai/small"', 'models."small"', "write it as account/name"),
         ("accounts.openai", 'accounts."open.ai"', "accounts.open.ai: files of a run"),
         ('price_provider = "openai"', "", "no price: give price_provider"),
+        ("context_window = 128_000", "context_window = 16_383", "max_output_tokens 16,384 is more"),
+        (
+            'api_key_env = "OPENAI',
+            'base_url = "http://"\napi_key_env = "OPENAI',
+            "base_url = 'http",
+        ),
+        ('api_key_env = "OPENAI', 'base_url = "ftp://x"\napi_key_env = "OPENAI', "base_url = 'ftp"),
+        ("context_window = 128_000", 'context_window = "128_000"', "should be a valid integer"),
+        ("rpm = 500", "rpm = true", "limits.rpm = True"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, find: str, put: str, said: str) -> None:
@@ -155,13 +164,32 @@ def test_a_secret_in_place_of_its_name_is_not_repeated(tmp_path: Path) -> None:
     assert secret not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("find", "put", "said"),
+    [
+        ("= 9_000", "= 5_000", "two rates above 5,000 input tokens"),
+        ("output_usd_per_mtok = 0.18", "output_usd_per_mtok = 1_000_001", "0 to 1,000,000"),
+        ("output_usd_per_mtok = 0.18", "output_usd_per_mtok = true", "output_usd_per_mtok = True"),
+        ('source = "measured"', 'source = "x"\nvalid_from = 20261124', "a day, as YYYY-MM-DD"),
+        ('source = "measured"', 'source = "x"\nvalid_from = 2026-11-24T00:00:00', "a day, as"),
+    ],
+)
+def test_an_agreed_price_that_cannot_be_meant_is_refused(
+    tmp_path: Path, find: str, put: str, said: str
+) -> None:
+    assert find in OWN
+
+    with pytest.raises(ConfigError, match=said):
+        load_catalog(catalog_file(tmp_path, OWN.replace(find, put)))
+
+
 def test_an_agreed_price_without_a_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"prices.live.source: missing"):
         load_catalog(catalog_file(tmp_path, OWN.replace('source = "measured"', "")))
 
 
 def test_the_abilities_of_a_catalog_are_those_that_a_request_can_ask_for() -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     asking = {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, image]}],
         "temperature": 0.5,

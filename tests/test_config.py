@@ -110,8 +110,19 @@ def test_a_policy_has_exactly_one_criterion(smallest: Path, policy: str, said: s
         "dispatch.total_timeout_s=0",
         "queries.part_rows=0",
         "queries.format=csv",
+        "queries.path=",
+        "queries.path=[]",
+        'queries.path=["a.parquet", " "]',
+        "queries.dedupe=1",
+        "dispatch.max_in_flight=true",
+        "dispatch.max_in_flight='6'",
+        "dispatch.total_timeout_s='6'",
+        "router.usd_per_hour=true",
         "log.style=xml",
         "prices.as_of=yesterday",
+        "prices.as_of=20261124",
+        "prices.as_of=2026-11-24T00:00:00",
+        "prices.as_of='20261124'",
     ],
 )
 def test_a_value_out_of_its_range_is_refused_by_its_key(smallest: Path, override: str) -> None:
@@ -123,6 +134,14 @@ def test_a_value_out_of_its_range_is_refused_by_its_key(smallest: Path, override
     heading, line = str(refusal.value).splitlines()
     assert heading.endswith("1 problem")
     assert line.strip().startswith(key)
+
+
+@pytest.mark.parametrize("override", ["run.folder=a\0b", "queries.path=['a', 'caf\udce9']"])
+def test_what_no_file_can_be_called_is_refused_by_its_key(smallest: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="NUL or bytes that are no UTF-8") as refusal:
+        load_config(smallest, [override])
+
+    assert override.partition("=")[0] in str(refusal.value)
 
 
 def test_a_typing_error_is_answered_with_the_key_that_was_meant(smallest: Path) -> None:

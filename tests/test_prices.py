@@ -197,6 +197,28 @@ def test_an_agreed_price_goes_before_the_list_from_its_day_on() -> None:
     assert from_then.rates[0].input == 1
 
 
+def test_an_agreed_price_that_begins_later_is_told_where_the_list_counts_meanwhile() -> None:
+    model = listed("openai", "gpt-4o", agreed("live", "1", valid_from=date(2026, 12, 1)))
+
+    (line,) = PriceTable.build([model], as_of=DAY).warnings
+
+    assert "agreed price begins on 2026-12-01; on 2026-11-24 the list price counts" in line
+
+
+def test_an_agreed_price_that_begins_later_is_refused_where_there_is_no_list() -> None:
+    model = listed("", "qwen", agreed("live", "1", valid_from=date(2026, 12, 1)))
+
+    with pytest.raises(ConfigError, match=r"begins on 2026-12-01, and prices of 2026-11-24"):
+        PriceTable.build([model], as_of=DAY)
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "gpt-6.1-terra"])
+def test_a_day_before_the_list_began_is_warned_of(name: str) -> None:
+    table = PriceTable.build([listed("openai", name)], as_of=date(2019, 1, 1))
+
+    assert any("has no price of 2019-01-01" in line for line in table.warnings)
+
+
 def test_an_override_goes_before_the_catalogs_own_price() -> None:
     model = listed("openai", "gpt-4o", agreed("live", "1"))
 

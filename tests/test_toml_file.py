@@ -167,6 +167,24 @@ def test_broken_toml_is_named_with_its_line(tmp_path: Path) -> None:
         read_toml(Car, written(tmp_path, "seats = 1\nname = = 2\n"))
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "car.toml"
+    path.write_text(GOOD, encoding="utf-8-sig")
+
+    assert read_toml(Car, path).name == "a"
+
+
+@pytest.mark.parametrize("text", [f"name = {'[' * 3000}", f"{GOOD}\n[spare{'.a' * 3000}]"])
+def test_toml_that_is_nested_too_deeply_is_refused_in_words(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        read_toml(Car, written(tmp_path, text))
+
+
+def test_a_path_with_a_nul_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_toml(Car, "a\0b")
+
+
 def test_a_long_value_is_cut_in_the_message(tmp_path: Path) -> None:
     lines = refused(tmp_path, GOOD, f"seats={'x' * 1000}")
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from moa.catalog import Account, Catalog, Model, load_catalog
-from moa.config import RouteBatchConfig, config_hash, resolved
-from moa.errors import ConfigError
+from moa.config import ReplayConfig, RouteBatchConfig, config_hash, resolved
+from moa.errors import ConfigError, SchemaError
 from moa.pipeline.provenance import git_commit, versions
 from moa.prices import PriceTable
-from moa.providers.accounts import check_credentials
+from moa.providers.accounts import ABILITIES, check_credentials
+from moa.replay.recordings import Recordings
+from moa.replay.script import parse_script
 from moa.router.router import Router
-from moa.storage.object_store import Folder
-from moa.storage.query_log import Partition, find_partitions
+from moa.schema import GRADED_OUTCOMES, agree
+from moa.storage.object_store import Folder, filesystem_of
+from moa.storage.query_log import FORMATS, Partition, find_backlog
 from moa.storage.run_folder import RunFolder
 
 
@@ -35,6 +42,8 @@ class Job:
     best_constant_why: str
     run_folder: str
     partitions: tuple[Partition, ...]
+    left_out: tuple[str, ...] = ()
+    """Files where the query log is that are not read."""
     base_urls: Mapping[str, str] = field(default_factory=dict)
     """Account → where the replay server stands in for it; empty in a real run."""
 
@@ -42,6 +51,18 @@ class Job:
     def pool(self) -> tuple[str, ...]:
         """The catalog ids, in pool order."""
         return tuple(model.id for model in self.models)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know before the first call; one sentence each."""
+        if not self.left_out:
+            return self.prices.warnings
+        examples = ", ".join(self.left_out[:3]) + (", …" if len(self.left_out) > 3 else "")
+        left_out = (
+            f"queries.path: {len(self.left_out)} files are left out, empty or of another "
+            f"extension than {', '.join(FORMATS)}: {examples}"
+        )
+        return (*self.prices.warnings, left_out)
 
     @property
     def default_model(self) -> str:
@@ -78,23 +99,29 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
 
     Raises:
         ConfigError: a model that the catalog or the router does not know, a missing key or price,
-            a query log that cannot be read.
+            a query log or known grades that cannot be read, a run folder that cannot be written.
         ArtifactError: the router is damaged.
     """
     catalog = load_catalog(config.catalog)
     models = tuple(_model(catalog, name, config.catalog) for name in config.pool)
     accounts = {model.provider: catalog.accounts[model.provider] for model in models}
+    _check_abilities(models, accounts)
     if config.replay is None:
         for account in accounts.values():
             check_credentials(account, environ)
+    else:
+        _check_replay(config.replay)
     router = Router.load(config.router.artifact)
     pool = tuple(model.id for model in models)
     router.check_pool(pool)
     best_constant = router.best_constant(pool)
     _check_default(config.policy.default_model, pool)
     _check_shares(models, config.dispatch.replicas)
+    filesystem_of(config.run.folder)  # refuses one that has a scheme and nothing else
     run_folder = f"{config.run.folder.rstrip('/')}/{config.run.id}"
     Folder(run_folder).check()
+    _check_grades(config.report.graded_outcomes)
+    backlog = find_backlog(config.queries)
     return Job(
         config=config,
         accounts=accounts,
@@ -104,16 +131,58 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
         best_constant=best_constant.model,
         best_constant_why=best_constant.why,
         run_folder=run_folder,
-        partitions=tuple(find_partitions(config.queries)),
+        partitions=backlog.partitions,
+        left_out=backlog.left_out,
     )
 
 
 def _price_date(config: RouteBatchConfig, run_folder: str) -> date | None:
     """A run that goes on overnight keeps the prices of its first day."""
-    if config.prices.as_of is not None:
-        return config.prices.as_of
+    day = config.prices.as_of
+    if day is not None:
+        tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+        if day > tomorrow:
+            raise ConfigError(
+                f"prices.as_of is {day}, and nobody knows the prices of a day after {tomorrow}: "
+                "name an earlier day, or leave it out"
+            )
+        return day
     first = RunFolder(run_folder).first_start()
     return None if first is None else date.fromisoformat(first["price_date"])
+
+
+def _check_abilities(models: Sequence[Model], accounts: Mapping[str, Account]) -> None:
+    """A catalog may say less of a model than its wire can express, never more."""
+    for model in models:
+        wire = accounts[model.provider].wire
+        beyond = sorted(model.abilities - ABILITIES[wire])
+        if beyond:
+            raise ConfigError(
+                f"{model.id}: the catalog says that it can do {', '.join(beyond)}, which calls "
+                f"over the {wire} wire cannot ask for; it has "
+                f"{', '.join(sorted(ABILITIES[wire]))}: take the rest out of its abilities"
+            )
+
+
+def _check_replay(replay: ReplayConfig) -> None:
+    """What the replay server would refuse when it starts."""
+    Recordings.load(Path(replay.recordings))
+    parse_script(replay.script)
+
+
+def _check_grades(path: str | None) -> None:
+    """The report comes last: that it lacks something must not be found then."""
+    if path is None:
+        return
+    filesystem, name = filesystem_of(path)
+    remedy = "correct it, or leave it out"
+    try:
+        found = pq.ParquetDataset(name, filesystem=filesystem).schema
+        agree(found.empty_table(), GRADED_OUTCOMES, where=path)
+    except FileNotFoundError:
+        raise ConfigError(f"report.graded_outcomes: {path} is not there; {remedy}") from None
+    except (OSError, pa.ArrowException, SchemaError) as error:
+        raise ConfigError(f"report.graded_outcomes: {path}: {error}; {remedy}") from None
 
 
 def _check_default(default_model: str | None, pool: tuple[str, ...]) -> None:

@@ -182,7 +182,8 @@ def _criterion(
     if policy.willingness_to_pay is not None:
         value = float(policy.willingness_to_pay) * grade - cost
         return [cost, -value], np.full(len(grade), BEST_VALUE)
-    reaches = (grade >= np.float64(policy.quality_floor or 0)) & can
+    # Grades come in single precision, in which 0.7 is a little less than 0.7.
+    reaches = (grade.astype(np.float32) >= np.float32(policy.quality_floor or 0)) & can
     wins = np.where(reaches, cost, -grade)
     ties = np.where(reaches, -grade, cost)
     rule = np.where(reaches.any(axis=1), CHEAPEST_ABOVE_FLOOR, BEST_BELOW_FLOOR)

@@ -92,12 +92,14 @@ class Folder:
         """The folder's path where it is on a local disk."""
 
     def check(self) -> None:
-        """Check that the folder can be used: that its bucket is there and may be looked into.
+        """Check that the folder can be used: a local one that it is there or can be made, and may
+        be written to; one in a bucket that the bucket is there and may be looked into.
 
         Raises:
             ConfigError: it cannot.
         """
         if self.local is not None:
+            _check_local(self.local)
             return
         bucket = self._root.partition("/")[0]
         try:
@@ -180,6 +182,17 @@ class Folder:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+def _check_local(folder: Path) -> None:
+    nearest = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    if not nearest.is_dir():
+        raise ConfigError(f"{folder} cannot be a folder: {nearest} is none. Name another one")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{folder} cannot be written: {nearest} does not allow it. Change its permissions, or "
+            "name another one"
+        )
 
 
 def _store_of(url: str) -> _Store:

@@ -55,7 +55,7 @@ def test_what_would_fail_later_is_refused_now(override: str, said: str) -> None:
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     shut = Path("/proc/self")  # nobody makes folders there, root neither
 
-    with pytest.raises(ConfigError, match="run.folder|cannot be written"):
+    with pytest.raises(ConfigError, match="cannot be written: /proc/self"):
         checked(f"run.folder={shut}/runs")
 
 
@@ -87,11 +87,9 @@ def test_files_that_are_left_out_are_a_warning(tmp_path: Path) -> None:
 
 
 def test_an_ability_that_no_call_can_ask_for_is_refused(tmp_path: Path) -> None:
-    before = 'abilities = ["images", "stop", "temperature", "tools", "top_p"]'
     text = Path(CATALOG).read_text()
-    assert before in text
     catalog = tmp_path / "catalog.toml"
-    catalog.write_text(text.replace(before, 'abilities = ["logprobs", "stop"]', 1))
+    catalog.write_text(text.replace('wire = "openai"', 'wire = "anthropic"'))
 
-    with pytest.raises(ConfigError, match=r"claude-3.5-sonnet.*logprobs.*anthropic wire.*it has"):
+    with pytest.raises(ConfigError, match=r"openai/gpt-4o: .*logprobs.*anthropic wire.*it has"):
         checked(f"catalog={catalog}")

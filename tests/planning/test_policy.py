@@ -90,8 +90,8 @@ def decided(
     )
 
 
-def value(usd: float, **other: float) -> PolicyConfig:
-    return PolicyConfig(willingness_to_pay=Decimal(str(usd)), **other)
+def value(usd: float, *, max_novelty: float = 1) -> PolicyConfig:
+    return PolicyConfig(willingness_to_pay=Decimal(str(usd)), max_novelty=max_novelty)
 
 
 def floor(grade: float) -> PolicyConfig:
@@ -119,6 +119,15 @@ def test_the_cheapest_that_reaches_the_floor_wins() -> None:
     assert decisions.chosen.tolist() == [1]
     assert decisions.fallbacks.tolist() == [[0, 2]]
     assert decisions.rule.tolist() == [CHEAPEST_ABOVE_FLOOR]
+
+
+@pytest.mark.parametrize("grade", [0.3, 0.7, 0.9])
+def test_a_grade_in_single_precision_reaches_the_floor_that_it_was_rounded_from(
+    grade: float,
+) -> None:
+    query = Query(grade=[0.95, float(np.float32(grade)), 0.1], cost=[0.004, 0.003, 0.001])
+
+    assert decided([query], floor(grade)).chosen.tolist() == [1]
 
 
 def test_when_none_reaches_the_floor_the_best_is_taken_and_the_rule_says_so() -> None:
