@@ -17,12 +17,15 @@ help:
 	@echo "make check   lint, types, spelling"
 	@echo "make bench   the benchmarks (tests/bench)"
 	@echo "make router  train the embedded router again: gives the shipped bytes"
+	@echo "make clean   remove the environment and what tools leave behind; runs/ stays"
 
-$(VENV)/bin/python:
+# A stamp, not $(VENV)/bin/python: an interrupted `venv` leaves that behind without pip.
+$(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; set PYTHON=… to a Python 3.11 or newer"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (once; a few minutes with wheels to download)"
 	$(INSTALL) -e .
 	@touch $@
@@ -35,7 +38,7 @@ $(VENV)/.dev: $(VENV)/.core
 RUN ?= demo-$(shell date -u +%Y%m%d-%H%M%S)
 
 demo: $(VENV)/.core
-	$(BIN)/python jobs/route_batch.py --config jobs/configs/demo.toml --set run.id=$(RUN)
+	$(BIN)/python jobs/route_batch.py --config jobs/configs/demo.toml --set run.id='$(RUN)'
 
 # One test opens the report in a browser. Without root none can be installed: it is left out then.
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
@@ -59,4 +62,4 @@ router: $(VENV)/.dev
 	$(BIN)/python jobs/train_router.py --config jobs/configs/train_router.toml
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

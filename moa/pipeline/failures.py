@@ -10,7 +10,6 @@ from ray.exceptions import RayError, RayTaskError
 
 from moa.errors import MoaError, RunError
 
-
 RAYS_ADVICE = "\nFailed to apply UDF"
 """How that begins what Ray Data appends to the message of whatever a stage raised."""
 

@@ -51,6 +51,8 @@ class Progress(NamedTuple):
     """Whether the router is still at work."""
     earlier: int
     """Done by earlier starts."""
+    draining: bool = False
+    """Nothing new is sent any more."""
 
 
 def route_backlog(job: Job, tell: Callable[[Progress], None]) -> None:
@@ -131,8 +133,6 @@ class _Nightly:
     def _drain(self) -> None:
         """Send nothing new, and keep what comes back; a second Ctrl-C ends it."""
         self._dispatch.begin_to_drain()
-        out = sum(replica.in_flight for replica in self._dispatch.progress())
-        log.info("run.draining", calls_out=out, remedy="Ctrl-C again ends it at once")
         while not self._dispatch.idle:
             left = self._dispatch.pieces_out
             try:
@@ -183,7 +183,10 @@ class _Nightly:
         spent_usd = sum((r.spent_usd for r in replicas), finished.cost_usd)
         return Progress(
             queries=self._queries,
-            done=earlier.queries + self._buried + finished.queries + sum(r.done for r in replicas),
+            done=min(
+                self._queries,
+                earlier.queries + self._buried + finished.queries + sum(r.done for r in replicas),
+            ),
             dead=earlier.dead + self._buried + finished.dead + sum(r.dead for r in replicas),
             in_flight=sum(r.in_flight for r in replicas),
             waiting=sum(r.waiting for r in replicas),
@@ -191,6 +194,7 @@ class _Nightly:
             spent_usd=earlier.cost_usd + spent_usd,
             deciding=self._deciding,
             earlier=earlier.queries,
+            draining=self._dispatch.draining,
         )
 
 

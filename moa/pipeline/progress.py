@@ -12,6 +12,8 @@ from moa.pipeline.nightly import Progress
 
 LINE_EVERY_S = 0.5
 EVENT_EVERY_S = 10.0
+FEWEST_FOR_A_PACE = 0.02
+"""Share of the queries; the first seconds of a run say nothing of its pace."""
 
 log = structlog.get_logger()
 
@@ -61,7 +63,8 @@ class _Pace:
         self._every_s = every_s
         self._clock = clock
         self._told_at = -every_s
-        self._finished = False
+        self._turn = (False, False)
+        """Whether the run has ended, whether it drains: told at once when it changes."""
         self._began_at: float | None = None
         self.per_s = 0.0
 
@@ -72,17 +75,20 @@ class _Pace:
             self._began_at = now
         if self._began_at is not None and now > self._began_at:
             self.per_s = fresh / (now - self._began_at)
-        just_finished = progress.done >= progress.queries and not self._finished
-        if now - self._told_at < self._every_s and not just_finished:
+        turn = (progress.done >= progress.queries, progress.draining)
+        if now - self._told_at < self._every_s and turn == self._turn:
             return False
         self._told_at = now
-        self._finished |= just_finished
+        self._turn = turn
         return True
 
 
 def left_s(progress: Progress, per_s: float) -> int | None:
-    """Seconds until the end at this pace; `None` while there is none."""
-    return round((progress.queries - progress.done) / per_s) if per_s else None
+    """Seconds until the end at this pace; `None` while there is none to speak of."""
+    fresh = progress.done - progress.earlier
+    if not per_s or fresh < FEWEST_FOR_A_PACE * (progress.queries - progress.earlier):
+        return None
+    return round((progress.queries - progress.done) / per_s)
 
 
 def line(progress: Progress, per_s: float) -> str:
@@ -94,13 +100,21 @@ def line(progress: Progress, per_s: float) -> str:
         f"{progress.in_flight:,} in flight",
         f"{per_s:,.0f}/s",
         f"${progress.spent_usd:,.4f}",
-        f"{_duration(left)} left" if left is not None else "deciding",
+        _rest(progress, left),
     ]
     if progress.dead:
         parts.append(f"{progress.dead:,} dead letters")
     if progress.retried:
         parts.append(f"{progress.retried:,} retries")
     return "  ".join(parts)
+
+
+def _rest(progress: Progress, left: int | None) -> str:
+    if progress.draining:
+        return "stopping: waiting for what is out; Ctrl-C again ends it at once"
+    if left is not None:
+        return f"{_duration(left)} left"
+    return "deciding" if progress.deciding else "starting"
 
 
 def _duration(seconds: int) -> str:

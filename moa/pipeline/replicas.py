@@ -230,6 +230,11 @@ class Dispatch:
         return len(self._open)
 
     @property
+    def draining(self) -> bool:
+        """Nothing new is sent any more."""
+        return self._draining
+
+    @property
     def idle(self) -> bool:
         """Nothing waits and nothing is out."""
         return not self._open and (self._draining or not any(self._waiting.values()))

@@ -65,6 +65,23 @@ def test_what_earlier_starts_did_does_not_count_as_pace(clock: FakeClock) -> Non
     assert "0:00:10 left" in out.getvalue()
 
 
+def test_a_stop_is_told_at_once_and_says_what_is_waited_for(clock: FakeClock) -> None:
+    out = io.StringIO()
+    tell = LiveLine(out, clock=clock)
+
+    tell(START._replace(done=100, in_flight=12))
+    tell(START._replace(done=100, in_flight=12, draining=True))
+
+    last = out.getvalue().split("\x1b[2K")[-1]
+    assert "12 in flight" in last
+    assert "Ctrl-C again" in last
+    assert len(last) < 120
+
+
+def test_the_first_answers_are_no_pace() -> None:
+    assert left_s(START._replace(done=5), per_s=0.5) is None
+
+
 def test_without_a_pace_there_is_no_time_left() -> None:
     assert left_s(START, 0.0) is None
     assert "deciding" in line(START, 0.0)

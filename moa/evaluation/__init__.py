@@ -1,1 +1,0 @@
-"""How good a router is, against what could be had without one."""
