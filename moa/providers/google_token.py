@@ -74,7 +74,7 @@ def _renew(credentials: Credentials | None, path: str | None) -> Credentials:
         refresh: Any = credentials.refresh  # untyped
         refresh(request)
     except Exception as error:  # besides its own errors google.auth raises what a body makes it
-        raise _failure(error, request.status) from None
+        raise failure(error, request.status) from None
     return credentials
 
 
@@ -93,7 +93,7 @@ class _Request:
         return response
 
 
-def _failure(error: Exception, status: int | None) -> ProviderError:
+def failure(error: Exception, status: int | None) -> ProviderError:
     """What a failed refresh means: only what the token server says of us refuses the key."""
     from google.auth import exceptions
 

@@ -32,6 +32,37 @@ def test_what_is_missing_is_named(account: Account, variable: str) -> None:
     check_credentials(account, {variable: "something"})
 
 
+@pytest.mark.parametrize(
+    "account",
+    [
+        Account("openai", "openai", api_key_env="KEY"),
+        Account("anthropic", "anthropic", api_key_env="KEY"),
+        Account("gemini", "gemini", api_key_env="KEY"),
+    ],
+)
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-\x00", "sk-\u201csecret\u201d"])
+def test_a_key_that_no_header_can_carry_is_named_by_its_variable(
+    account: Account, key: str
+) -> None:
+    with pytest.raises(ConfigError, match="KEY holds") as caught:
+        check_credentials(account, {"KEY": key})
+
+    assert "sk-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        Account("openai", "openai", api_key_env="KEY"),
+        Account("anthropic", "anthropic", api_key_env="KEY"),
+        Account("gemini", "gemini", api_key_env="KEY"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_found_before_the_first_call(account: Account) -> None:
+    with pytest.raises(ConfigError, match="HTTPS_PROXY="):
+        check_credentials(account, {"KEY": "k", "HTTPS_PROXY": "socks5://127.0.0.1:1080"})
+
+
 def test_a_server_of_ones_own_needs_no_key() -> None:
     account = Account("ours", "openai", base_url="http://gpu-1:8000/v1")
 

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +18,7 @@ from moa.providers.faults import (
     error_document,
     kind_of,
     retry_after_s,
+    unescaped,
     without_quotations,
 )
 from tests.providers.dialects import a_chat
@@ -35,6 +40,64 @@ def test_no_run_of_the_prompt_is_left(
     for piece in detail.split("[...]"):
         for at in range(len(piece) - QUOTED_RUN + 1):
             assert piece[at : at + QUOTED_RUN] not in prompt
+
+
+@given(
+    prompt=st.text(min_size=40, max_size=90),
+    ends=st.tuples(st.integers(0, 40), st.integers(0, 90)),
+    forms=st.lists(st.sampled_from([json.dumps, repr, lambda t: orjson.dumps(t).decode()])),
+)
+def test_no_escaped_run_of_the_request_is_left(
+    prompt: str, ends: tuple[int, int], forms: list[Callable[[str], str]]
+) -> None:
+    chat = a_chat(tools=[{"function": {"name": "f", "description": f"f {prompt}"}}])
+    quoted = prompt[slice(*sorted(ends))]
+    for form in forms:
+        quoted = form(quoted)
+
+    detail = Fault(InvalidRequest, 400, f"Bad: {quoted}").error(chat, "").detail
+
+    said = detail.removeprefix("HTTP 400: ")
+    for piece in said.removeprefix("Bad: ").split("[...]"):
+        for at in range(len(piece) - QUOTED_RUN + 1):
+            assert piece[at : at + QUOTED_RUN] not in unescaped(prompt)
+
+
+@given(st.text(), st.integers(0, 3))
+def test_what_was_escaped_reads_like_what_was_not(text: str, times: int) -> None:
+    escaped = text
+    for _ in range(times):
+        escaped = json.dumps(escaped)[1:-1]
+
+    whole = "." + text + "."  # a backslash at the end would meet the quotation mark
+
+    assert unescaped("." + escaped + ".") == unescaped(whole)
+
+
+def test_an_image_is_not_quoted() -> None:
+    words = f"cannot read {'iVBORw0KGgo' * 20}: not a PNG"
+
+    assert Fault(InvalidRequest, 400, words).error(a_chat(), "").detail == (
+        "HTTP 400: cannot read [...]: not a PNG"
+    )
+
+
+@pytest.mark.parametrize("code", ["a b", "x" * 65, "Tell me: why?", "c\u00f6de", "a\nb"])
+def test_a_code_looks_like_a_code(code: str) -> None:
+    error = Fault(InvalidRequest, 400, "No.", code).error(a_chat(), "")
+
+    assert (error.code, error.detail) == ("", "HTTP 400: No.")
+
+
+def test_an_error_costs_little_however_long_the_request() -> None:
+    words = "".join(chr(97 + n % 26) for n in range(0, 900, 3))
+    chat = a_chat(messages=[{"role": "user", "content": "the capital of France " * 10_000}])
+    began = time.process_time()
+
+    for _ in range(20):
+        Fault(InvalidRequest, 400, words).error(chat, "")
+
+    assert (time.process_time() - began) / 20 < 0.02
 
 
 def test_words_of_the_vendors_own_are_left() -> None:
@@ -83,7 +146,7 @@ def test_any_body_is_an_error_document(body: bytes) -> None:
     assert isinstance(error_document(body), dict)
 
 
-@given(st.integers(300, 599))
+@given(st.integers(201, 599))
 def test_any_status_has_a_kind(status: int) -> None:
     assert Fault(kind_of(status), status, "").error(a_chat(), "").status == status
 

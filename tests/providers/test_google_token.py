@@ -8,14 +8,15 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth import exceptions
 
 from moa.catalog import Account
 from moa.errors import KeyRefused, TransientError
 from moa.providers.accounts import open_provider
-from moa.providers.google_token import GoogleToken
+from moa.providers.google_token import GoogleToken, failure
 from moa.providers.provider import Request
 from tests.providers.dialects import GeminiDialect, a_chat
-from tests.providers.vendor_server import VendorServer, answer
+from tests.providers.vendor_server import Scripted, VendorServer, answer
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +120,94 @@ async def test_a_refused_service_account_refuses_the_account(
         await GoogleToken(str(credentials_file)).headers()
 
 
+async def test_a_token_server_that_fails_may_come_back(
+    vendor_server: VendorServer, credentials_file: Path
+) -> None:
+    """At once, because google.auth itself tries three times over three seconds."""
+    statuses = [500, 502, 503, 429]
+    vendor_server.script_by_path(
+        {f"/{status}": Scripted(status=status, body=b"<html>Sorry</html>") for status in statuses}
+    )
+    paths = [
+        changed(credentials_file, f"{n}.json", token_uri=f"{vendor_server.base_url}/{n}")
+        for n in statuses
+    ]
+
+    errors = await asyncio.gather(
+        *[GoogleToken(str(path)).headers() for path in paths], return_exceptions=True
+    )
+
+    assert [type(error) for error in errors] == [TransientError] * 4
+    assert {error.code for error in errors if isinstance(error, TransientError)} == {"token"}
+
+
+async def test_a_token_server_that_answers_something_else_may_come_back(
+    vendor_server: VendorServer, credentials_file: Path
+) -> None:
+    vendor_server.script(Scripted(body=b"<html>Log in to the network</html>"))
+
+    with pytest.raises(TransientError, match="no Google token"):
+        await GoogleToken(str(credentials_file)).headers()
+
+
+def test_a_metadata_server_that_is_away_may_come_back() -> None:
+    """google.auth wraps what it meets there, and tries for 15 seconds."""
+    wrapped = exceptions.RefreshError("no metadata")  # type: ignore[no-untyped-call]
+    wrapped.__cause__ = exceptions.TransportError("503")  # type: ignore[no-untyped-call]
+
+    assert isinstance(failure(wrapped, None), TransientError)
+    assert isinstance(failure(wrapped.__cause__, None), TransientError)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"private_key": "-----BEGIN PRIVATE KEY-----\nbroken\n-----END PRIVATE KEY-----\n"},
+        {"private_key": 7},
+        {"type": "authorized_user", "refresh_token": None},
+    ],
+)
+async def test_a_broken_credentials_file_refuses_the_account(
+    monkeypatch: pytest.MonkeyPatch, credentials_file: Path, document: dict[str, object]
+) -> None:
+    path = str(changed(credentials_file, **document))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", path)
+
+    with pytest.raises(KeyRefused, match="no Google token") as caught:
+        await GoogleToken(path).headers()
+
+    assert "PRIVATE KEY" not in str(caught.value)
+
+
+async def test_waiting_for_a_token_is_part_of_the_calls_time(
+    vendor_server: VendorServer, credentials_file: Path
+) -> None:
+    vendor_server.script(Scripted(body=b"{}", hang=True))
+    account = Account("vertex", "gemini", vendor_server.base_url, location="europe-west4")
+    environ = {
+        "GOOGLE_CLOUD_PROJECT": "our-project",
+        "GOOGLE_APPLICATION_CREDENTIALS": str(credentials_file),
+    }
+    provider = open_provider(account, environ=environ)
+
+    with pytest.raises(TransientError) as caught:
+        await provider.complete(Request("q1", a_chat(), GeminiDialect().model), timeout_s=0.3)
+
+    await provider.close()
+    assert caught.value.code == "token"
+    assert not caught.value.maybe_billed
+
+
 async def test_a_missing_token_server_may_come_back(credentials_file: Path) -> None:
-    path = moved(credentials_file, "http://127.0.0.1:1/token")
+    path = changed(credentials_file, token_uri="http://127.0.0.1:1/token")
 
     with pytest.raises(TransientError, match="no Google token"):
         await GoogleToken(str(path)).headers()
 
 
-def moved(credentials_file: Path, token_uri: str) -> Path:
-    """The same service account with its tokens elsewhere."""
+def changed(credentials_file: Path, name: str = "changed.json", /, **fields: object) -> Path:
+    """The same service account with other fields."""
     document = orjson.loads(credentials_file.read_bytes())
-    path = credentials_file.with_name("elsewhere.json")
-    path.write_bytes(orjson.dumps({**document, "token_uri": token_uri}))
+    path = credentials_file.with_name(name)
+    path.write_bytes(orjson.dumps({**document, **fields}))
     return path

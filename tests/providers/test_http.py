@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from yarl import URL
 
-from moa.errors import TransientError
-from moa.providers.http import Transport, header_lines, proxy_for
+from moa.errors import ConfigError, KeyRefused, TransientError
+from moa.providers.http import Transport, base_url, header_lines, proxy_for
 from tests.providers.vendor_server import Scripted, VendorServer
 
 
@@ -119,6 +121,103 @@ def test_the_environments_proxy_is_heeded(
     url: str, environ: dict[str, str], proxy: str | None
 ) -> None:
     assert proxy_for(URL(url), environ) == proxy
+
+
+@pytest.mark.parametrize(
+    ("value", "proxy"),
+    [("proxy.example:3128", "http://proxy.example:3128"), ("https://p:1", "https://p:1")],
+)
+def test_a_proxy_without_a_scheme_is_an_http_proxy(value: str, proxy: str) -> None:
+    assert proxy_for(URL("https://api.example.com"), {"HTTPS_PROXY": value}) == proxy
+
+
+@pytest.mark.parametrize("value", ["socks5://user:secret@p:1080", "http://", "http://p:port"])
+def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"ALL_PROXY=.*http://host:port") as caught:
+        proxy_for(URL("https://api.example.com"), {"ALL_PROXY": value})
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [407, 403])
+async def test_a_proxy_that_refuses_us_refuses_the_account(
+    vendor_server: VendorServer, status: int
+) -> None:
+    async with answering(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n") as proxy:
+        transport = Transport({}, proxy=proxy)
+
+        with pytest.raises(KeyRefused, match="proxy") as caught:
+            await transport.post(URL("https://api.example.com"), b"{}", timeout_s=10)
+
+        await transport.close()
+    assert caught.value.status == status
+
+
+async def test_a_proxy_that_fails_may_be_tried_again() -> None:
+    async with answering("HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n") as proxy:
+        transport = Transport({}, proxy=proxy)
+
+        with pytest.raises(TransientError, match="proxy") as caught:
+            await transport.post(URL("https://api.example.com"), b"{}", timeout_s=10)
+
+        await transport.close()
+    assert not caught.value.maybe_billed
+
+
+async def test_time_that_is_up_before_there_is_a_connection_is_not_billed() -> None:
+    async with answering("") as proxy:
+        transport = Transport({}, proxy=proxy)
+
+        with pytest.raises(TransientError) as caught:
+            await transport.post(URL("https://api.example.com"), b"{}", timeout_s=0.2)
+
+        await transport.close()
+    assert caught.value.code == "connect"
+    assert not caught.value.maybe_billed
+
+
+async def test_time_that_is_up_after_the_request_has_left_may_be_billed(
+    vendor_server: VendorServer,
+) -> None:
+    vendor_server.script(Scripted(body=b"{}", hang=True))
+    transport = Transport({})
+
+    with pytest.raises(TransientError) as caught:
+        await transport.post(URL(vendor_server.base_url), b"{}", timeout_s=0.2)
+
+    await transport.close()
+    assert caught.value.code == "timeout"
+    assert caught.value.maybe_billed
+
+
+@asynccontextmanager
+async def answering(said: str) -> AsyncIterator[str]:
+    """The address of a proxy that says this to whatever it is asked, once."""
+    over = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said.encode())
+        await reader.read()  # until whoever asked has left
+        writer.close()
+        await writer.wait_closed()
+        over.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.wait_for(over.wait(), 10)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://user:secret@api.example.com", "https://x.example/v1?key=secret", "https://x/#secret"],
+)
+def test_a_base_url_holds_no_secret(url: str) -> None:
+    with pytest.raises(ConfigError, match="has more than host and path") as caught:
+        base_url(url, where="account 'a'")
+
+    assert "secret" not in str(caught.value)
 
 
 def test_header_lines_are_read_as_the_sdks_do() -> None:

@@ -54,9 +54,14 @@ class VendorServer:
         """Set when a client leaves before its answer has ended."""
         self.base_url = ""
         self._script: deque[Scripted] = deque()
+        self._by_path: dict[str, Scripted] = {}
 
     def script(self, *answers: Scripted) -> None:
         self._script = deque(answers)
+
+    def script_by_path(self, answers: dict[str, Scripted]) -> None:
+        """The same answer to each call of a path, whatever comes when."""
+        self._by_path = answers
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 << 20)
@@ -79,7 +84,9 @@ class VendorServer:
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.requests.append(Received(request.path_qs, headers, document, peer))
         self.reached.set()
-        scripted = self._script.popleft() if len(self._script) > 1 else self._script[0]
+        scripted = self._by_path.get(request.path) or (
+            self._script.popleft() if len(self._script) > 1 else self._script[0]
+        )
         try:
             return await self._answer(request, scripted)
         except (asyncio.CancelledError, ConnectionResetError):
