@@ -87,6 +87,47 @@ def test_an_image_is_an_ability() -> None:
     assert request.text() == "?"
 
 
+@pytest.mark.parametrize("url", ["https://x.example/a.png", "http://x.example/a.png", "gs://b/a"])
+def test_an_image_elsewhere_is_one_more_ability(url: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": url}}
+
+    request = chat(messages=[{"role": "user", "content": [image]}])
+
+    assert request.abilities() == ["image_urls", "images"]
+
+
+def test_a_vendors_turn_is_taken_into_a_history_without_what_is_the_vendors() -> None:
+    theirs = {
+        "role": "assistant",
+        "content": "Paris",
+        "refusal": None,
+        "annotations": [{"type": "url_citation"}],
+        "audio": None,
+        "function_call": None,
+        "reasoning_content": "Hm.",
+    }
+    user = {"role": "user", "content": "Hi"}
+
+    request = chat(messages=[user, theirs, user])
+
+    plain = chat(messages=[user, {"role": "assistant", "content": "Paris"}, user])
+    assert request == plain
+
+
+def test_the_words_of_a_refusal_are_what_was_said() -> None:
+    theirs = {"role": "assistant", "content": None, "refusal": "I can't."}
+    user = {"role": "user", "content": "Hi"}
+
+    request = chat(messages=[user, theirs, user])
+
+    assert request.messages[1].text == "I can't."
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+def test_every_effort_can_be_asked_for(effort: str) -> None:
+    assert chat(reasoning_effort=effort).abilities() == ["reasoning_effort"]
+
+
 def test_several_turns_are_marked_in_the_text_that_the_router_reads() -> None:
     request = chat(
         messages=[{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}]
@@ -102,6 +143,17 @@ def test_several_turns_are_marked_in_the_text_that_the_router_reads() -> None:
         {"messages": [{"role": "user", "content": ""}]},
         {"messages": [{"role": "assistant", "content": "Hi"}]},
         {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]},
+        {"messages": [{"role": "user", "content": []}]},
+        {"messages": [{"role": "user", "content": "Hi"}], "top_logprobs": 2},
+        {"messages": [{"role": "user", "content": "Hi"}], "top_logprobs": 0, "logprobs": False},
+        {"messages": [{"role": "user", "content": "Hi", "reasoning_content": "Hm."}]},
+        {
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "", "function_call": {"name": "f"}},
+            ]
+        },
         {"messages": [{"role": "tool", "content": "4"}]},
         {"messages": [{"role": "user", "content": "Hi"}], "model": "gpt-4o"},
         {"messages": [{"role": "user", "content": "Hi"}], "temperature": 3},

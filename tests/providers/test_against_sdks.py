@@ -26,6 +26,7 @@ from tests.providers.dialects import (
     GeminiDialect,
     OpenAIDialect,
     a_chat,
+    a_model,
 )
 from tests.providers.vendor_server import Scripted, VendorServer, answer
 
@@ -56,6 +57,11 @@ TALK: list[dict[str, Any]] = [
     {"role": "user", "content": [{"type": "text", "text": "And here?"}, IMAGE]},
 ]
 
+LINK = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+LINKED: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "text", "text": "What is it?"}, LINK]}
+]
+
 OPENAI_CALLS: dict[str, dict[str, Any]] = {
     "plain": {"messages": [{"role": "user", "content": "Hello, \u00e9 \u4f60"}]},
     "sampling": {
@@ -84,9 +90,28 @@ OPENAI_CALLS: dict[str, dict[str, Any]] = {
         },
     },
     "json": {"messages": TALK[:2], "response_format": {"type": "json_object"}},
+    "link": {"messages": LINKED},
 }
 
 ANTHROPIC_CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "link": (
+        {"messages": LINKED},
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "What is it?"},
+                        {
+                            "type": "image",
+                            "source": {"type": "url", "url": "https://example.com/a.png"},
+                        },
+                    ],
+                }
+            ],
+            "max_tokens": 8_000,
+        },
+    ),
     "plain": (
         {"messages": [{"role": "user", "content": "Hello, \u00e9 \u4f60"}]},
         {"messages": [{"role": "user", "content": "Hello, \u00e9 \u4f60"}], "max_tokens": 8_000},
@@ -393,6 +418,62 @@ async def test_vertex_sees_the_same_request(vendor_server: VendorServer, stream:
     theirs, mine = vendor_server.requests
     assert mine.body == levelled(theirs.body)
     assert mine.path == theirs.path
+
+
+@pytest.mark.parametrize(
+    "api_name",
+    [
+        "google/gemini-3-flash",
+        "publishers/google/models/gemini-3-flash",
+        "projects/theirs/locations/us-central1/endpoints/7",
+    ],
+)
+async def test_vertex_is_asked_for_the_same_model(
+    vendor_server: VendorServer, api_name: str
+) -> None:
+    dialect = GeminiDialect()
+    vendor_server.script(dialect.ok("Paris"))
+    account = Account("vertex", "gemini", project_env="PROJECT_OF_TEST", location="europe-west4")
+    client = genai.Client(
+        vertexai=True,
+        project="our-project",
+        location="europe-west4",
+        credentials=Credentials(token="x"),  # type: ignore[no-untyped-call]
+        http_options={"base_url": vendor_server.base_url},
+    )
+    await client.aio.models.generate_content(model=api_name, contents="Hi")
+    await client.aio.aclose()
+
+    environ = {"PROJECT_OF_TEST": "our-project"}
+    provider = open_provider(account, environ=environ, base_url=vendor_server.base_url)
+    request = Request("q1", a_chat(), a_model("gemini", api_name))
+    await provider.complete(request, timeout_s=10)
+    await provider.close()
+
+    theirs, mine = vendor_server.requests
+    assert mine.path == theirs.path
+
+
+async def test_vertex_with_a_key_is_called_as_the_sdk_does(
+    monkeypatch: pytest.MonkeyPatch, vendor_server: VendorServer
+) -> None:
+    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
+    dialect = GeminiDialect()
+    vendor_server.script(dialect.ok("Paris"))
+    client = genai.Client(
+        vertexai=True, api_key=KEY, http_options={"base_url": vendor_server.base_url}
+    )
+    await client.aio.models.generate_content(model="gemini-3-flash", contents="Hi")
+    await client.aio.aclose()
+
+    account = Account("vertex", "gemini", api_key_env="KEY", location="global")
+    provider = open_provider(account, environ={"KEY": KEY}, base_url=vendor_server.base_url)
+    await provider.complete(Request("q1", a_chat(), dialect.model), timeout_s=10)
+    await provider.close()
+
+    theirs, mine = vendor_server.requests
+    assert mine.path == theirs.path
+    assert mine.headers["x-goog-api-key"] == theirs.headers["x-goog-api-key"] == KEY
 
 
 async def test_we_read_what_the_openai_client_reads(vendor_server: VendorServer) -> None:

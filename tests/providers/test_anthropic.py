@@ -195,6 +195,12 @@ async def test_sampling_goes_out_under_the_version_that_has_it(
         ("claude-opus-5-5", "high", {"type": "adaptive"}, {"effort": "high"}),
         ("claude-opus-4-6", "low", {"type": "adaptive"}, {"effort": "low"}),
         ("claude-opus-5-5", "minimal", None, {"effort": "low"}),
+        ("claude-opus-5-5", "none", None, {"effort": "low"}),
+        ("claude-opus-5-5", "xhigh", {"type": "adaptive"}, {"effort": "xhigh"}),
+        ("claude-opus-5-5", "max", {"type": "adaptive"}, {"effort": "max"}),
+        ("claude-opus-4-6", "xhigh", {"type": "adaptive"}, {"effort": "max"}),
+        ("claude-haiku-4-5", "max", {"type": "enabled", "budget_tokens": 7_999}, None),
+        ("claude-haiku-4-5", "none", None, None),
         ("claude-haiku-4-5", "low", {"type": "enabled", "budget_tokens": 1_024}, None),
         ("claude-haiku-4-5-20251001", "high", {"type": "enabled", "budget_tokens": 7_999}, None),
         ("claude-3-7-sonnet-20250219", "low", {"type": "enabled", "budget_tokens": 1_024}, None),
@@ -212,6 +218,79 @@ async def test_reasoning_effort_is_put_in_the_generations_own_way(
 
     assert body.get("thinking") == thinking
     assert body.get("output_config") == output_config
+
+
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+ROUND = [
+    {"role": "user", "content": "Hi"},
+    {
+        "role": "assistant",
+        "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "1", "content": "4"},
+]
+
+
+@pytest.mark.parametrize(
+    ("api_name", "fields", "words"),
+    [
+        ("claude-opus-5-5", {"tools": TOOLS, "tool_choice": "required"}, "demands a call"),
+        (
+            "claude-haiku-4-5",
+            {"tools": TOOLS, "tool_choice": {"function": {"name": "f"}}},
+            "demands a call",
+        ),
+        ("claude-haiku-4-5", {"temperature": 0.5}, "temperature"),
+        ("claude-haiku-4-5", {"top_p": 0.5}, "top_p"),
+        ("claude-haiku-4-5", {"tools": TOOLS, "messages": ROUND}, "ends with a tool's result"),
+    ],
+)
+async def test_what_goes_not_together_with_thinking_is_refused_before_the_call(
+    vendor_server: VendorServer, api_name: str, fields: dict[str, Any], words: str
+) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        await call(vendor_server, api_name, reasoning_effort="high", **fields)
+
+    assert caught.value.code == "unable"
+    assert not vendor_server.requests
+
+
+@pytest.mark.parametrize(
+    ("api_name", "fields"),
+    [
+        ("claude-opus-5-5", {"tools": TOOLS, "messages": ROUND}),
+        ("claude-haiku-4-5", {"temperature": 1, "top_p": 0.95}),
+        (
+            "claude-haiku-4-5",
+            {
+                "messages": [
+                    *ROUND,
+                    {"role": "assistant", "content": "4."},
+                    {"role": "user", "content": "And 5?"},
+                ]
+            },
+        ),
+    ],
+)
+async def test_what_goes_together_with_thinking_is_sent(
+    vendor_server: VendorServer, api_name: str, fields: dict[str, Any]
+) -> None:
+    body = await sent(vendor_server, api_name, reasoning_effort="high", **fields)
+
+    assert "thinking" in body
+
+
+async def test_without_thinking_all_goes_together(vendor_server: VendorServer) -> None:
+    fields: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required", "messages": ROUND}
+
+    body = await sent(
+        vendor_server, "claude-haiku-4-5", reasoning_effort="none", temperature=0.5, **fields
+    )
+
+    assert body["tool_choice"] == {"type": "any"}
+    assert "thinking" not in body
 
 
 async def test_a_limit_too_small_to_think_in_is_refused(vendor_server: VendorServer) -> None:

@@ -5,6 +5,9 @@ from typing import Any
 
 import orjson
 import pytest
+from google import genai
+from google.genai._transformers import t_model
+from google.oauth2.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +22,7 @@ from moa.errors import (
     TransientError,
 )
 from moa.providers.accounts import open_provider
-from moa.providers.gemini import GeminiAssembly, models_root
+from moa.providers.gemini import GeminiAssembly, models_root, vertex_path
 from moa.providers.gemini_request import alternating_contents
 from moa.providers.provider import Answer, Completion, Request
 from tests.providers.dialects import GeminiDialect, a_chat, a_model
@@ -107,6 +110,14 @@ async def test_the_flex_lane_is_a_service_tier(vendor_server: VendorServer) -> N
     [
         ("gemini-3-flash", "minimal", {"thinkingLevel": "MINIMAL"}),
         ("gemini-3.5-pro", "high", {"thinkingLevel": "HIGH"}),
+        ("gemini-3-flash", "none", {"thinkingLevel": "MINIMAL"}),
+        ("gemini-3-flash", "max", {"thinkingLevel": "HIGH"}),
+        ("gemini-3-pro-preview", "medium", {"thinkingLevel": "HIGH"}),
+        ("gemini-3.5-pro", "minimal", {"thinkingLevel": "LOW"}),
+        ("gemini-4-argon", "minimal", {"thinkingLevel": "MINIMAL"}),
+        ("gemini-2.5-flash", "none", {"thinkingBudget": 0}),
+        ("gemini-2.5-pro", "none", {"thinkingBudget": 1_024}),
+        ("gemini-2.5-pro", "xhigh", {"thinkingBudget": 24_576}),
         ("gemini-2.5-flash", "low", {"thinkingBudget": 1_024}),
         ("gemini-2.5-pro", "high", {"thinkingBudget": 24_576}),
     ],
@@ -193,6 +204,16 @@ async def test_logged_tool_calls_are_vouched_for_where_the_model_asks_for_it(
         {"tool_choice": "required"},
         {"messages": [{"role": "user", "name": "ann", "content": "Hi"}]},
         {"messages": [{"role": "tool", "tool_call_id": "9", "content": "1"}]},
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+                    ],
+                }
+            ]
+        },
     ],
 )
 async def test_what_it_cannot_do_is_refused_not_dropped(
@@ -204,7 +225,82 @@ async def test_what_it_cannot_do_is_refused_not_dropped(
     assert not vendor_server.requests
 
 
-@pytest.mark.parametrize("reason", ["SAFETY", "PROHIBITED_CONTENT", "RECITATION", "BLOCKLIST"])
+async def test_an_image_by_its_url_is_refused_in_clear_words(vendor_server: VendorServer) -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+
+    with pytest.raises(InvalidRequest, match="an image is given by its URL") as caught:
+        await call(vendor_server, messages=[{"role": "user", "content": [image]}])
+
+    assert caught.value.code == "unable"
+
+
+def made(call_id: str, name: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": "{}"}}
+
+
+def result(call_id: str, content: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+async def test_tool_results_come_in_the_order_of_their_calls(vendor_server: VendorServer) -> None:
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "tool_calls": [made("a", "f"), made("b", "g")]},
+        result("b", "second"),
+        {"role": "user", "content": "Well?"},
+        result("a", "first"),
+    ]
+
+    body = await sent(vendor_server, messages=messages)
+
+    one, two, text = body["contents"][2]["parts"]
+    assert one["functionResponse"] == {"id": "a", "name": "f", "response": {"output": "first"}}
+    assert two["functionResponse"] == {"id": "b", "name": "g", "response": {"output": "second"}}
+    assert text == {"text": "Well?"}
+    calls = [part["functionCall"] for part in body["contents"][1]["parts"]]
+    assert [call["id"] for call in calls] == ["a", "b"]
+
+
+async def test_an_id_used_again_belongs_to_the_turn_before_it(vendor_server: VendorServer) -> None:
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "tool_calls": [made("call-0", "f")]},
+        result("call-0", "1"),
+        {"role": "assistant", "tool_calls": [made("call-0", "g"), made("call-0", "h")]},
+        result("call-0", "2"),
+        result("call-0", "3"),
+    ]
+
+    body = await sent(vendor_server, messages=messages)
+
+    answers = [body["contents"][place]["parts"] for place in (2, 4)]
+    names = [[part["functionResponse"]["name"] for part in parts] for parts in answers]
+    assert names == [["f"], ["g", "h"]]
+
+
+async def test_a_call_without_any_id_gets_one_of_its_own(vendor_server: VendorServer) -> None:
+    call_part = {"functionCall": {"name": "f", "args": {}}}
+    document = DIALECT.document([call_part, call_part], "STOP")
+    del document["responseId"]
+    vendor_server.script(answer(document))
+
+    completions = [(await call(vendor_server, tools=TOOLS)).completion for _ in range(2)]
+
+    ids = [made["id"] for c in completions for made in orjson.loads(c.tool_calls or "[]")]
+    assert len(set(ids)) == 4
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "SAFETY",
+        "IMAGE_PROHIBITED_CONTENT",
+        "IMAGE_RECITATION",
+        "PROHIBITED_CONTENT",
+        "RECITATION",
+        "BLOCKLIST",
+    ],
+)
 async def test_a_stopped_answer_is_a_refusal(vendor_server: VendorServer, reason: str) -> None:
     vendor_server.script(answer(DIALECT.document([{"text": "Well"}], reason)))
 
@@ -293,6 +389,9 @@ DAY = quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier")
         (an_error(403, "PERMISSION_DENIED"), KeyRefused),
         (an_error(403, "PERMISSION_DENIED", reason("BILLING_DISABLED")), AccountRefused),
         (an_error(503, "UNAVAILABLE"), TransientError),
+        (answer({"error": {"code": 429, "details": "soon"}}, status=429), RateLimited),
+        (answer({"error": {"details": [{"violations": ["x"]}]}}, status=429), RateLimited),
+        (answer({"error": {"details": [{"violations": {"a": 1}}]}}, status=429), RateLimited),
         (answer([{"error": {"code": 500, "message": "No."}}], status=500), TransientError),
     ],
 )
@@ -347,6 +446,64 @@ def test_a_streams_thoughts_and_words_are_kept_apart() -> None:
     whole = orjson.loads(assembly.body())["candidates"][0]["content"]["parts"]
     assert whole == [{"text": "Hmm", "thought": True}, {"text": "Paris"}]
     assert not assembly.finished
+
+
+def test_streamed_log_probabilities_are_put_together() -> None:
+    assembly = GeminiAssembly()
+    for text in ("Par", "is"):
+        document = DIALECT.document([{"text": text}], None)
+        chosen = {"token": text, "logProbability": -0.1}
+        document["candidates"][0]["logprobsResult"] = {
+            "chosenCandidates": [chosen],
+            "topCandidates": [{"candidates": [chosen]}],
+        }
+        assembly.add(orjson.dumps(document))
+    assembly.add(orjson.dumps(DIALECT.document([{"text": ""}], "STOP")))
+
+    result = orjson.loads(assembly.body())["candidates"][0]["logprobsResult"]
+
+    assert [chosen["token"] for chosen in result["chosenCandidates"]] == ["Par", "is"]
+    assert [top["candidates"][0]["token"] for top in result["topCandidates"]] == ["Par", "is"]
+
+
+@pytest.mark.parametrize("empty", [{}, {"thought": True}])
+def test_an_empty_part_of_a_stream_is_nothing(empty: dict[str, Any]) -> None:
+    assembly = GeminiAssembly()
+    parts = [empty, empty, {"text": "Paris"}]
+
+    texts = [assembly.add(orjson.dumps(DIALECT.document([part], None))) for part in parts]
+
+    assert texts == ["", "", "Paris"]
+
+
+@pytest.mark.parametrize(
+    ("api_name", "path"),
+    [
+        ("gemini-3-flash", "publishers/google/models/gemini-3-flash"),
+        ("google/gemini-3-flash", "publishers/google/models/gemini-3-flash"),
+        ("meta/llama-5", "publishers/meta/models/llama-5"),
+        ("publishers/google/models/g", "publishers/google/models/g"),
+        ("projects/p/locations/l/endpoints/7", "projects/p/locations/l/endpoints/7"),
+        ("models/g", "models/g"),
+    ],
+)
+def test_a_models_path_on_vertex_is_the_sdks(api_name: str, path: str) -> None:
+    client = genai.Client(
+        vertexai=True,
+        project="p",
+        location="l",
+        credentials=Credentials(token="x"),  # type: ignore[no-untyped-call]
+    )
+
+    assert vertex_path(api_name) == path == t_model(client._api_client, api_name)
+
+
+def test_express_mode_names_no_project() -> None:
+    account = Account("vertex", "gemini", api_key_env="KEY", location="global")
+
+    root = models_root(account, {"KEY": "k"}, None)
+
+    assert (root.host, root.path) == ("aiplatform.googleapis.com", "/v1beta1")
 
 
 @pytest.mark.parametrize(

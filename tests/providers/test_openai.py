@@ -21,8 +21,9 @@ from moa.errors import (
 )
 from moa.providers.accounts import open_provider
 from moa.providers.openai import OpenAIAssembly, OpenAIWire, seconds
+from moa.providers.openai_request import request_document
 from moa.providers.provider import Answer, Completion, Request
-from tests.providers.dialects import OpenAIDialect, a_chat
+from tests.providers.dialects import OpenAIDialect, a_chat, a_model
 from tests.providers.provider_contract import ProviderContract
 from tests.providers.vendor_server import Scripted, VendorServer, answer
 
@@ -111,6 +112,9 @@ async def test_a_lane_that_the_vendor_has_not_is_refused(vendor_server: VendorSe
         (an_error(429, 429, "TooManyRequests"), RateLimited),
         (answer({"object": "error", "message": "No.", "code": 400}, status=400), InvalidRequest),
         (answer({"detail": [{"msg": "No.", "input": "secret"}]}, status=422), InvalidRequest),
+        (answer({"error": {"message": "No.", "code": 400}}, status=502), TransientError),
+        (answer({"error": None, "message": "No.", "code": "x"}, status=500), TransientError),
+        (an_error(429, ["rate", "limit"]), RateLimited),
         (Scripted(status=502, body=b"<html>Bad gateway</html>"), TransientError),
         (Scripted(status=307, headers={"location": "http://127.0.0.1:1/"}), KeyRefused),
         (Scripted(status=202, body=b"{}"), TransientError),
@@ -203,6 +207,10 @@ async def test_an_answer_without_usage_is_not_taken_and_not_bought_again(
     assert error.code == "usage_missing"
 
 
+def with_usage(**usage: object) -> dict[str, Any]:
+    return {**DIALECT.document({"content": "Paris"}, "stop"), "usage": usage}
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -213,6 +221,15 @@ async def test_an_answer_without_usage_is_not_taken_and_not_bought_again(
         {"choices": [{"message": "Paris"}]},
         {"choices": [{"message": {"content": 7}, "finish_reason": "stop"}], "usage": {}},
         {"choices": [{"message": {"content": "Paris"}, "finish_reason": "error"}]},
+        with_usage(prompt_tokens=9, completion_tokens="1"),
+        with_usage(prompt_tokens=9, completion_tokens=9.5),
+        with_usage(prompt_tokens=-9, completion_tokens=1),
+        with_usage(prompt_tokens=True, completion_tokens=1),
+        {**DIALECT.document({"content": "Paris"}, "stop"), "id": 5},
+        DIALECT.document({"tool_calls": [{"id": "1", "type": "custom", "custom": {}}]}, "stop"),
+        DIALECT.document(
+            {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"a": 1}}}]}, "stop"
+        ),
     ],
 )
 async def test_garbage_is_no_completion(vendor_server: VendorServer, document: object) -> None:
@@ -300,6 +317,112 @@ async def test_a_streamed_tool_call_is_put_together(vendor_server: VendorServer)
     (tool_call,) = orjson.loads(delta.completion.tool_calls or "[]")
     assert tool_call["id"] == "call_1"
     assert tool_call["function"] == {"name": "weather", "arguments": '{"city":"Paris"}'}
+
+
+async def streamed(server: VendorServer, *events: bytes) -> Completion:
+    server.script(Scripted(events=events))
+    provider = open_provider(DIALECT.account, environ=DIALECT.environ, base_url=server.base_url)
+    try:
+        request = Request("q1", a_chat(), DIALECT.model)
+        deltas = [delta async for delta in provider.stream(request, timeout_s=10)]
+        assert deltas[-1].completion is not None
+        return deltas[-1].completion
+    finally:
+        await provider.close()
+
+
+async def test_a_chunk_whose_error_is_null_is_no_error(vendor_server: VendorServer) -> None:
+    choice = {"index": 0, "delta": {"content": "Paris"}, "finish_reason": None}
+    first = DIALECT.chunk([choice], error=None)
+
+    completion = await streamed(vendor_server, first, *DIALECT.stream()[1:])
+
+    assert completion.text == "Paris"
+
+
+async def test_tool_calls_without_an_index_are_told_apart_by_their_ids(
+    vendor_server: VendorServer,
+) -> None:
+    def piece(call_id: str | None, **function: str) -> bytes:
+        return DIALECT.delta({"tool_calls": [{"id": call_id, "function": function}]})
+
+    completion = await streamed(
+        vendor_server,
+        piece("a", name="f", arguments='{"x"'),
+        piece(None, arguments=":1}"),
+        piece("b", name="g", arguments="{}"),
+        *DIALECT.stream()[1:],
+    )
+
+    calls = orjson.loads(completion.tool_calls or "[]")
+    assert [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in calls] == [
+        ("a", "f", '{"x":1}'),
+        ("b", "g", "{}"),
+    ]
+
+
+async def test_the_usage_may_come_with_the_last_words(vendor_server: VendorServer) -> None:
+    choice = {"index": 0, "delta": {"content": "Paris"}, "finish_reason": "stop"}
+
+    completion = await streamed(vendor_server, DIALECT.chunk([choice], usage=DIALECT.usage))
+
+    assert completion.usage.input_tokens == 20
+
+
+async def test_a_stream_that_ends_without_usage_on_purpose_is_not_bought_again(
+    vendor_server: VendorServer,
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await streamed(vendor_server, *DIALECT.stream("Paris")[:-2], b"data: [DONE]\n\n")
+
+    assert caught.value.code == "usage_missing"
+
+
+async def test_streamed_log_probabilities_are_put_together(vendor_server: VendorServer) -> None:
+    tokens: list[dict[str, Any]] = [
+        {"token": text, "logprob": -0.1, "bytes": None, "top_logprobs": []}
+        for text in ("Pa", "ris")
+    ]
+    chunks = [
+        DIALECT.chunk(
+            [{"index": 0, "delta": {"content": t["token"]}, "logprobs": {"content": [t]}}]
+        )
+        for t in tokens
+    ]
+
+    completion = await streamed(vendor_server, *chunks, *DIALECT.stream()[1:])
+
+    assert orjson.loads(completion.logprobs or "{}")["content"] == tokens
+
+
+@pytest.mark.parametrize(
+    ("api_name", "effort", "sent"),
+    [
+        ("o3-mini", "none", "low"),
+        ("o4-mini", "max", "high"),
+        ("gpt-5-mini", "none", "minimal"),
+        ("gpt-5.1", "minimal", "low"),
+        ("gpt-5.2", "max", "xhigh"),
+        ("openai/gpt-5.4", "none", "none"),
+        ("gpt-6.1-sol", "max", "max"),
+        ("qwen3-32b", "minimal", "minimal"),
+    ],
+)
+def test_an_effort_goes_to_the_nearest_that_the_generation_has(
+    api_name: str, effort: str, sent: str
+) -> None:
+    request = Request("q1", a_chat(reasoning_effort=effort), a_model("openai", api_name))
+
+    assert request_document(request, "openai")["reasoning_effort"] == sent
+
+
+async def test_an_images_url_goes_out_as_it_is(vendor_server: VendorServer) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+    image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png", "detail": "low"}}
+
+    await call(vendor_server, messages=[{"role": "user", "content": [image]}])
+
+    assert vendor_server.requests[0].body["messages"][0]["content"] == [image]
 
 
 async def test_a_stream_asks_for_its_usage(vendor_server: VendorServer) -> None:
