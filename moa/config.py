@@ -38,7 +38,8 @@ class QueryLogConfig(Section):
     """Where the backlog is, and how it names things."""
 
     path: str | list[str] = Field(
-        description="File, folder or glob, or a list of them: local, s3://… or gs://…"
+        description="File, folder or glob (`*` inside a folder, `**` across folders), or a list of "
+        "them: local, s3://… or gs://…"
     )
     format: Literal["parquet", "openai_batch"] | None = Field(
         default=None, description="Of the files; by default known by their extension"

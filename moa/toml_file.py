@@ -229,6 +229,7 @@ def _problem(kind: type[BaseModel], details: ErrorDetails, told: Set[tuple[str, 
     if details["type"] == "missing":
         return _Problem(name, "missing, and it has no default", meaning)
     message = details["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    message = message.replace(" after validation", "")
     # What stands in place of a variable's name may be the key itself.
     hidden = isinstance(details["input"], dict) or name.endswith("_env")
     shown = "" if hidden else f" = {_shown(details['input'])}"

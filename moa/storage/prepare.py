@@ -260,7 +260,7 @@ def _validated(query_id: str | None, request: dict[str, Any]) -> Row:
         canonical = chat.canonical()
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return _bad(query_id, MALFORMED, "; ".join(problems))
+        return _bad(query_id, MALFORMED, "; ".join(problems).replace(" after validation", ""))
     except (RecursionError, orjson.JSONEncodeError):
         return _bad(query_id, MALFORMED, "its JSON is nested too deeply")
     defect = None if query_id is not None else _NO_ID_DEFECT

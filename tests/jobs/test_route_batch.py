@@ -223,16 +223,22 @@ def test_bad_rows_are_dead_letters_and_the_rest_is_answered(
     rows[4]["allowed_models"] = ["openai/gpt-2"]
     rows[5]["query_id"] = rows[6]["query_id"]
     rows[7] = dict(rows[8])
-    pq.write_table(pa.Table.from_pylist(rows, schema=good.schema), tmp_path / "backlog.parquet")
+    rows[9]["allowed_models"] = ["openai/gpt-4o", None]
+    rows[10]["query_id"] = " "
+    for row in rows:
+        row["max_output_tokens"] = None
+    rows[11]["max_output_tokens"] = 3_000_000_000
+    schema = good.schema.append(pa.field("max_output_tokens", pa.int64()))
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "backlog.parquet")
 
     job.run()
 
     found = outcomes(job.folder)
     letters = pq.read_table(job.folder / "dead_letters")
     assert found.num_rows == 19  # row 7 is row 8 again: answered once
-    assert Counter(found["status"].to_pylist()) == {"answered": 16, "dead_letter": 3}
+    assert Counter(found["status"].to_pylist()) == {"answered": 13, "dead_letter": 6}
     assert letters.schema.equals(DEAD_LETTERS)
-    assert letters.num_rows == 3
+    assert letters.num_rows == 6
     assert all(letters["detail"].to_pylist())
 
 
