@@ -6,6 +6,7 @@ whole way, and a floor that any learned backbone has to beat.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ SURFACE = (
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _LOG1P = np.log1p(np.arange(MOST_BYTES + 1)).astype(np.float32)
 """By table: what a vector unit makes of the last elements of an array may differ from the rest."""
+_PROBE = "How many r's are in “Strawberry”?\n\tlet x = 3.14 * (y[2] - 1)^2".encode()
 _LOWER = np.arange(256, dtype=np.uint8)
 _LOWER[65:91] += 32
 
@@ -54,8 +56,18 @@ class HashingBackbone:
 
     @property
     def spec(self) -> Mapping[str, JsonValue]:
-        """See `Backbone.spec`."""
-        return {"kind": "hashing", "buckets": self.buckets}
+        """See `Backbone.spec`. The digest is of what the numbers mean: a router that was trained on
+        other n-grams, hashes or kinds of bytes is not this backbone's.
+        """
+        return {"kind": "hashing", "buckets": self.buckets, "digest": self._digest()}
+
+    def _digest(self) -> str:
+        """Of the constants, and of the counts of some text, which are whole numbers and so alike
+        on every machine; 16 hex digits."""
+        text = np.frombuffer(_PROBE, np.uint8)
+        counts = self._ngram_counts(_LOWER[text], np.zeros(len(text), np.intp), 1)
+        constants = repr((NGRAMS, MOST_BYTES, SURFACE, int(_PRIME))).encode()
+        return hashlib.sha256(constants + counts.tobytes()).hexdigest()[:16]
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """See `Backbone.embed`. The n-gram part has length 1, of a text below 3 bytes 0."""

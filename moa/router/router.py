@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa.errors import ConfigError
-from moa.router.artifact import Artifact, open_backbone, read_artifact
+from moa.router.artifact import Artifact, check_tensors, open_backbone, read_artifact
 from moa.router.backbone import Embeddings
 from moa.router.calibration import Curve
 from moa.router.heads import Heads
@@ -47,7 +47,11 @@ class BestConstant(NamedTuple):
 
 
 class Router:
-    """A trained router. Equal texts get equal scores, whatever is scored beside them."""
+    """A trained router. Equal texts get equal scores, whatever is scored beside them.
+
+    Raises:
+        ArtifactError: the artifact's backbone is not known, or its tensors do not fit.
+    """
 
     def __init__(self, artifact: Artifact) -> None:
         description, tensors = artifact.description, artifact.tensors
@@ -55,6 +59,7 @@ class Router:
         self.models = tuple(description.models)
         self.training = description.training
         self._backbone = open_backbone(description.backbone)
+        check_tensors(artifact, width=self._backbone.width)
         self._tokens_per_feature = np.array(description.tokens_per_feature)
         self._heads = _heads(tensors)
         self._curves = [
@@ -137,11 +142,23 @@ class Router:
             for n in range(len(pool))
         ]
         best = min(range(len(pool)), key=lambda n: (-lead[n], pool[n]))
-        queries = int((known[:, best] & known[:, reference]).sum())
-        against = "every other model" if best == reference else pool[reference]
-        return BestConstant(
-            pool[best], f"higher mean grade than {against} on up to {queries:,} training queries"
-        )
+        common = {pool[n]: int((known[:, n] & known[:, best]).sum()) for n in range(len(pool))}
+        if len(pool) == 1:
+            why = f"the only model; graded on {common[pool[best]]:,} training queries"
+        elif best != reference:
+            why = (
+                f"its mean grade is {lead[best]:.3f} above that of {pool[reference]} on "
+                f"{common[pool[reference]]:,} training queries that both have answered, more than "
+                "any other model's"
+            )
+        else:
+            rivals = [model for model in sorted(pool) if model != pool[best]]
+            each = ", ".join(f"{model} on {common[model]:,}" for model in rivals)
+            why = (
+                "no other model has a higher mean grade than it on the training queries that both "
+                f"have answered: {each}"
+            )
+        return BestConstant(pool[best], why)
 
 
 def prompt_features(texts: Sequence[str]) -> NDArray[np.float64]:

@@ -32,14 +32,14 @@ class Point(NamedTuple):
 
 
 def single_models(data: Dataset, prices: PriceTable) -> list[Point]:
-    """Each model alone, on the queries that it has answered."""
+    """Each model alone, on the queries where its grade and tokens are known."""
     cost = recorded_cost_usd(data, prices)
-    known = ~np.isnan(data.grade)
+    known = ~np.isnan(data.grade + cost)
     return [
         Point(
             model,
             int(known[:, n].sum()),
-            float(np.nanmean(data.grade[:, n])),
+            float(data.grade[known[:, n], n].mean()) if known[:, n].any() else np.nan,
             float(cost[known[:, n], n].sum()),
         )
         for n, model in enumerate(data.models)
@@ -53,8 +53,12 @@ def routed(
     expected_grade: Floats,
     expected_output_tokens: Floats,
 ) -> list[Point]:
-    """The policy at each value of `GRID`, choosing among the models that have answered a query."""
-    known = ~np.isnan(data.grade)
+    """The policy at each value of `GRID`, choosing among the models whose grade and tokens on a
+    query are known; queries without such a model are left out."""
+    known = ~np.isnan(data.grade + recorded_cost_usd(data, prices))
+    some = np.asarray(known.any(axis=1))
+    data, known = data.only(some), known[some]
+    expected_grade, expected_output_tokens = expected_grade[some], expected_output_tokens[some]
     cost = recorded_cost_usd(data, prices)
     input_tokens = np.nan_to_num(data.input_tokens)
     expected_cost = prices.expected_cost_usd(
@@ -89,6 +93,7 @@ def routed(
 
 
 def recorded_cost_usd(data: Dataset, prices: PriceTable) -> Floats:
-    """What each recorded answer costs at the table's prices, shape (n, m); 0 without one."""
+    """What each recorded answer costs at the table's prices, shape (n, m); NaN without tokens."""
     tokens_in, tokens_out = np.nan_to_num(data.input_tokens), np.nan_to_num(data.output_tokens)
-    return prices.expected_cost_usd(data.models, LIVE, tokens_in, tokens_out)
+    cost = prices.expected_cost_usd(data.models, LIVE, tokens_in, tokens_out)
+    return np.where(np.isnan(data.input_tokens + data.output_tokens), np.nan, cost)

@@ -37,7 +37,7 @@ class Dataset:
     sources: tuple[str, ...]
     """Of each query, shape (n,)."""
     groups: tuple[str, ...]
-    """Near-duplicates share one; shape (n,)."""
+    """Queries with the same normalised prompt share one; shape (n,)."""
 
     def folds(self, count: int) -> NDArray[np.intp]:
         """A fold of each query, below `count`: by its group's hash, so that it never changes."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from moa.errors import ConfigError
 from moa.router.artifact import write_artifact
 from moa.router.backbone import Embeddings
 from moa.router.calibration import Curve, fit_curve
@@ -37,10 +38,18 @@ class TrainRouterConfig(Section):
     grade_l2: float = Field(default=1.0, gt=0, description="Pull of the grade heads towards 0")
     tokens_l2: float = Field(default=1.0, gt=0, description="Pull of the token heads towards 0")
     folds: int = Field(default=5, ge=2, le=20, description="Of the cross-validation; 2 to 20")
-    source_weights: dict[str, float] = Field(
+    source_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="Source of queries → weight in the fit, where it is not 1; ≥ 0",
     )
+
+    @field_validator("models")
+    @classmethod
+    def _each_once(cls, models: list[str]) -> list[str]:
+        twice = sorted({name for name in models if models.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} named more than once: name each model once")
+        return models
 
 
 class Trained(NamedTuple):
@@ -63,12 +72,14 @@ def train_router(config: TrainRouterConfig) -> Trained:
     """Train on the `train` split and write the artifact. Equal data gives equal bytes.
 
     Raises:
-        ConfigError: the recordings are not there, or a model has no graded outcome.
+        ConfigError: the recordings are not there, weigh a source that they have not, or leave a
+            model without enough to be fitted on.
     """
     data = read_dataset(Path(config.recordings), config.models, split="train")
+    _check(data, config)
     backbone = HashingBackbone(config.buckets)
     embeddings = backbone.embed(data.texts)
-    weight = np.array([config.source_weights.get(source, 1.0) for source in data.sources])
+    weight = _weight(data, config)
     out_of_fold = _out_of_fold(data, embeddings, weight, config)
     everything = np.ones(len(data.texts), bool)
     curves = [
@@ -81,7 +92,10 @@ def train_router(config: TrainRouterConfig) -> Trained:
     expected_tokens = tokens_of(out_of_fold.log_tokens, factor, most)
     sources = sorted(set(data.sources))
     novelty = fit_novelty(
-        embeddings, np.array([sources.index(s) for s in data.sources]), config.buckets
+        embeddings,
+        np.array([sources.index(source) for source in data.sources]),
+        data.folds(config.folds),
+        config.buckets,
     )
     tensors: dict[str, NDArray[Any]] = {
         "heads.grade": _short(fitted.grade),
@@ -103,6 +117,33 @@ def train_router(config: TrainRouterConfig) -> Trained:
     return Trained(version, data, expected_grade, expected_tokens)
 
 
+def _check(data: Dataset, config: TrainRouterConfig) -> None:
+    """Whether every model can be fitted, for each fold on what the other folds have of it."""
+    unknown = sorted(config.source_weights.keys() - set(data.sources))
+    if unknown:
+        raise ConfigError(
+            f"source_weights: the recordings have no source {', '.join(unknown)}; they have "
+            f"{', '.join(sorted(set(data.sources)))}"
+        )
+    weight, folds = _weight(data, config), data.folds(config.folds)
+    for name, values in (("grade", data.grade), ("output_tokens", data.output_tokens)):
+        for column, model in enumerate(data.models):
+            known = np.isfinite(values[:, column]) & (weight > 0)
+            if len(np.unique(folds[known])) < 2:
+                raise ConfigError(
+                    f"{config.recordings}: {model} has {name} on {known.sum()} training queries "
+                    "whose source has a weight, too few to learn from and to check by: add "
+                    "graded outcomes of it, or leave it out of models"
+                )
+    if not np.isfinite(data.input_tokens).any():
+        raise ConfigError(f"{config.recordings}: no graded outcome has input_tokens")
+
+
+def _weight(data: Dataset, config: TrainRouterConfig) -> Floats:
+    """Of each query in the fit, shape (n,)."""
+    return np.array([config.source_weights.get(source, 1.0) for source in data.sources])
+
+
 def _fit(
     data: Dataset, embeddings: Embeddings, weight: Floats, config: TrainRouterConfig
 ) -> _Fitted:
@@ -114,8 +155,11 @@ def _fit(
         grade.append(
             fit_log_odds(features, data.grade[known, model], weight[known], l2=config.grade_l2)
         )
-        counted = np.log1p(np.nan_to_num(data.output_tokens[known, model]))
-        tokens.append(fit_mean(features, counted, weight[known], l2=config.tokens_l2))
+        counted = np.isfinite(data.output_tokens[known, model])
+        length = np.log1p(data.output_tokens[known[counted], model])
+        tokens.append(
+            fit_mean(features[counted], length, weight[known[counted]], l2=config.tokens_l2)
+        )
     return _Fitted(np.stack(grade, axis=1), np.stack(tokens, axis=1))
 
 

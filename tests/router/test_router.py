@@ -4,18 +4,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.errors import ArtifactError, ConfigError
-from moa.router.artifact import read_artifact
-from moa.router.router import Router
+from moa.router import hashing_backbone
+from moa.router.artifact import read_artifact, write_artifact
+from moa.router.router import GRADE_STEPS, NO_GRADE, Router
 from moa.storage.object_store import Folder
 
 ROUTER = Router.load("moa/router/embedded")
+ROUTER_GRADES = read_artifact("moa/router/embedded").tensors["training.grades"]
 POOL = ("openai/gpt-4o-mini", "google/gemini-1.5-pro", "openai/gpt-4o")
+UNLIKE = [
+    "Napisz długi wiersz o jesieni nad Wisłą",
+    "Write a SQL query that returns the ten customers with most orders",
+    "Hi, how are you?",
+    "Write a cover letter for a job as a nurse in a children's hospital.",
+    "Implement an LRU cache in Rust with tests.",
+    "Draft a polite reply to a customer who complains about a late delivery",
+    "请帮我写一封辞职信",
+]
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), max_size=100)
 
 
@@ -49,10 +61,13 @@ def test_a_query_unlike_all_training_is_novel() -> None:
     backlog = pq.read_table("moa/recordings/demo_backlog.parquet", columns=["prompt"])
 
     like = ROUTER.score(backlog["prompt"].to_pylist(), POOL).novelty
-    unlike = ROUTER.score(["Napisz długi wiersz o jesieni nad Wisłą"], POOL).novelty
+    unlike = ROUTER.score(UNLIKE, POOL).novelty
 
-    assert np.median(like) < 0.7
-    assert unlike[0] > 0.95
+    shares = np.histogram(like, 10, (0, 1))[0] / len(like)
+    assert shares.min() > 0.05
+    assert shares.max() < 0.15
+    assert (like > 0.95).mean() < 0.1
+    assert unlike.min() > 0.95
 
 
 def test_a_pool_with_an_unknown_model_is_refused() -> None:
@@ -62,11 +77,25 @@ def test_a_pool_with_an_unknown_model_is_refused() -> None:
         ROUTER.check_pool([*POOL, "openai/gpt-9"])
 
 
+def test_a_best_constant_that_few_queries_speak_for_says_how_many(tmp_path: Path) -> None:
+    grades = ROUTER_GRADES.copy()
+    mini = ROUTER.models.index("openai/gpt-4o-mini")
+    grades[grades[:, mini] != NO_GRADE, mini] = GRADE_STEPS
+    rewrite(tmp_path, tensors={"training.grades": grades})
+
+    best = Router.load(str(tmp_path)).best_constant(ROUTER.models)
+
+    assert best.model == "openai/gpt-4o-mini"
+    assert "above that of openai/gpt-4o on 1,800 training queries that both" in best.why
+
+
 def test_the_best_constant_is_compared_on_common_queries() -> None:
     best = ROUTER.best_constant(ROUTER.models)
 
     # gpt-4o-mini has the higher mean, 0.790 against 0.732, on the easier queries it was asked.
     assert best.model == "openai/gpt-4o"
+    assert "openai/gpt-4o-mini on 1,800" in best.why
+    assert "google/gemini-1.5-pro on 12,155" in best.why
     assert ROUTER.best_constant(["openai/gpt-4o-mini"]).model == "openai/gpt-4o-mini"
 
 
@@ -75,6 +104,77 @@ def copied(folder: Path) -> Path:
     for path in source.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     return folder
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """Write an artifact whose hashes agree, with parts of its description changed."""
+    artifact = read_artifact(str(copied(folder)))
+    description = artifact.description.model_dump(exclude={"sha256"})
+    tensors = {**artifact.tensors, **changes.pop("tensors", {})}  # type: ignore[dict-item]
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    write_artifact(folder, {**description, **changes}, kept)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    """Change the description alone."""
+    document = orjson.loads((copied(folder) / "artifact.json").read_bytes())
+    kept = {k: v for k, v in {**document, **changes}.items() if v is not None}
+    (folder / "artifact.json").write_bytes(orjson.dumps(kept))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: edit(f, sha256={}), "hash of weights.safetensors"),
+        (lambda f: edit(f, sha256={"other": "0"}), "hash of weights.safetensors"),
+        (lambda f: edit(f, format=None), "format"),
+        (lambda f: edit(f, models=["openai/gpt-4o"] * 6), "named more than once"),
+        (lambda f: edit(f, tokens_per_feature=[1.0]), "tokens_per_feature"),
+        (lambda f: edit(f, models=["openai/gpt-4o"]), r"calibration\.1\.grade is no part of a r"),
+        (
+            lambda f: edit(f, backbone={"kind": "hashing", "buckets": 1024, "digest": "0" * 16}),
+            "trained on a backbone .* train again",
+        ),
+        (lambda f: edit(f, backbone={"kind": "hashing", "buckets": 1024}), "train again"),
+        (lambda f: rewrite(f, tensors={"heads.grade": None}), r"heads\.grade is missing"),
+        (
+            lambda f: rewrite(f, tensors={"heads.grade": np.zeros((3, 6), np.float16)}),
+            r"heads\.grade is float16 \(3, 6\) where float16 \(1036, 6\) is needed",
+        ),
+        (
+            lambda f: rewrite(f, tensors={"heads.most_tokens": np.ones(6, np.float32)}),
+            "float32",
+        ),
+        (
+            lambda f: rewrite(f, tensors={"heads.token_factor": np.full(6, np.nan)}),
+            "no numbers",
+        ),
+        (
+            lambda f: rewrite(f, tensors={"novelty.similarity": np.zeros((201, 2))}),
+            r"novelty\.similarity",
+        ),
+    ],
+)
+def test_an_artifact_that_does_not_fit_is_refused_with_the_reason(
+    tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    damage(tmp_path)
+
+    with pytest.raises(ArtifactError, match=said):
+        Router.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("NGRAMS", (3, 4)), ("MOST_BYTES", 100), ("SURFACE", (b"?",)), ("_PRIME", np.uint64(7))],
+)
+def test_a_backbone_that_has_changed_refuses_what_was_trained_on_the_old_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    monkeypatch.setattr(hashing_backbone, name, value)
+
+    with pytest.raises(ArtifactError, match="train again"):
+        Router.load("moa/router/embedded")
 
 
 def flip(path: Path) -> None:

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
+from moa.catalog import AgreedPrice, Limits, Model, Rates
 from moa.errors import ConfigError
+from moa.prices import PriceTable
 from moa.router.router import Router
 from moa.schema import GRADED_OUTCOMES
 from moa.toml_file import read_toml
+from moa.training.comparison import routed, single_models
 from moa.training.dataset import read_dataset
 from moa.training.linear import fit_log_odds, fit_mean
 from moa.training.train import TrainRouterConfig, calibration_error, train_router
@@ -100,7 +106,7 @@ def test_nothing_is_learnt_from_the_demo_split(recordings: Path) -> None:
     assert before.version == after.version
 
 
-def test_near_duplicates_are_in_one_fold(recordings: Path) -> None:
+def test_queries_with_one_normalised_prompt_are_in_one_fold(recordings: Path) -> None:
     data = read_dataset(recordings, ["v/good"], split="train")
 
     folds = data.folds(5)
@@ -114,6 +120,89 @@ def test_a_missing_grade_is_missing(recordings: Path) -> None:
 
     assert np.isnan(data.grade[1, 1])
     assert np.isnan(data.grade[:, 1]).sum() == 200
+
+
+def change(recordings: Path, name: str, values: list[Any]) -> None:
+    path = recordings / "graded_outcomes.parquet"
+    table = pq.read_table(path)
+    column = pa.array(values, table.schema.field(name).type)
+    pq.write_table(table.set_column(table.column_names.index(name), name, column), path)
+
+
+def test_a_missing_count_of_tokens_is_not_an_empty_answer(recordings: Path) -> None:
+    table = pq.read_table(recordings / "graded_outcomes.parquet")
+    tokens = table["output_tokens"].to_pylist()
+    change(recordings, "output_tokens", [t if n % 6 < 3 else None for n, t in enumerate(tokens)])
+
+    train_router(config(recordings))
+
+    demo = read_dataset(recordings, ["v/good"], split="demo")
+    scores = Router.load(str(recordings / "artifact")).score(demo.texts, ["v/good"])
+    long = np.array([len(text) > 100 for text in demo.texts])
+    assert scores.expected_output_tokens[long].mean() == pytest.approx(200, rel=0.1)
+    assert scores.expected_output_tokens[~long].mean() == pytest.approx(10, rel=0.25)
+
+
+def test_an_answer_without_tokens_is_not_a_free_one(recordings: Path) -> None:
+    table = pq.read_table(recordings / "graded_outcomes.parquet")
+    tokens = table["output_tokens"].to_pylist()
+    change(recordings, "output_tokens", [None if n % 4 == 0 else t for n, t in enumerate(tokens)])
+    data = read_dataset(recordings, ["v/good", "v/cheap"], split="train")
+    each = Decimal(10)
+    models = [
+        Model(
+            id=name, provider="v", api_name=name, context_window=10**6, max_output_tokens=10**5,
+            abilities=frozenset(), limits=Limits(), price_provider="", price_ref="",
+            prices=(AgreedPrice("live", (Rates(each, each, each, each),), "a contract"),),
+        )
+        for name in data.models
+    ]  # fmt: skip
+    prices = PriceTable.build(models)
+    known = np.isfinite(data.grade + data.output_tokens)
+
+    alone = single_models(data, prices)
+    points = routed(data, models, prices, np.nan_to_num(data.grade), np.ones_like(data.grade))
+
+    assert [point.queries for point in alone] == known.sum(axis=0).tolist()
+    assert {point.queries for point in points} == {int(known.any(axis=1).sum())}
+    assert all(np.isfinite(point.cost_usd) and point.cost_usd > 0 for point in points)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"models": ["v/good", "v/good"]}, "v/good named more than once"),
+        ({"source_weights": {"s": -1}}, "greater than or equal to 0"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(
+    recordings: Path, fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        config(recordings, **fields)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"nowhere": 1.0}, "have no source nowhere; they have s"),
+        ({"s": 0.0}, "v/good has grade on 0 training queries"),
+    ],
+)
+def test_weights_that_leave_nothing_to_learn_from_are_refused(
+    recordings: Path, weights: dict[str, float], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train_router(config(recordings, source_weights=weights))
+
+
+def test_a_model_without_any_count_of_tokens_is_refused(recordings: Path) -> None:
+    table = pq.read_table(recordings / "graded_outcomes.parquet")
+    both = zip(table["model"].to_pylist(), table["output_tokens"].to_pylist(), strict=True)
+    change(recordings, "output_tokens", [None if m == "v/cheap" else t for m, t in both])
+
+    with pytest.raises(ConfigError, match="v/cheap has output_tokens on 0 training queries"):
+        train_router(config(recordings))
 
 
 @pytest.mark.parametrize(
