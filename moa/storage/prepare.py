@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import JsonValue, ValidationError
+from pydantic_core import from_json
 
 from moa.request import MOST_OUTPUT_TOKENS, ChatRequest
 from moa.schema import PREPARED_QUERIES, agree
@@ -258,10 +259,12 @@ def _validated(query_id: str | None, request: dict[str, Any]) -> Row:
     try:
         chat = ChatRequest.model_validate(_without_nulls(request))
         canonical = chat.canonical()
+        if chat.tools or chat.response_format:
+            from_json(canonical)  # as those who send it will read it: 200 levels at most
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return _bad(query_id, MALFORMED, "; ".join(problems).replace(" after validation", ""))
-    except (RecursionError, orjson.JSONEncodeError):
+    except (RecursionError, orjson.JSONEncodeError, ValueError):
         return _bad(query_id, MALFORMED, "its JSON is nested too deeply")
     defect = None if query_id is not None else _NO_ID_DEFECT
     return Row(

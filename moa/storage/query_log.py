@@ -38,6 +38,8 @@ _BUFFER_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _FOREIGN = {b"PAR1": "Parquet", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}
 """How files begin that are no text, whatever they are called."""
+_UNREADABLE = (OSError, pa.ArrowException, ValueError)
+"""What pyarrow raises of a damaged file; `ValueError` where a column's name is no UTF-8."""
 _REMEDY = "Write the file anew, or leave it out of queries.path"
 
 
@@ -126,7 +128,7 @@ def read_partition(
             numbers = pa.array(range(row, row + table.num_rows), pa.int64())
             yield table.append_column("row", numbers)
             row += table.num_rows
-    except (OSError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         group = "" if partition.row_group is None else f", row group {partition.row_group}"
         raise ConfigError(
             f"{partition.url}{group}: cannot be read after row {row:,}: {_one_line(error)}. "
@@ -217,7 +219,7 @@ def _groups(url: str, log: QueryLogConfig) -> list[tuple[int | None, int | None]
             metadata = footer.metadata
     except pa.ArrowInvalid as error:
         raise ConfigError(f"{url} is no Parquet file: {_one_line(error)}. {_REMEDY}") from None
-    except (OSError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{url}: cannot be read: {_one_line(error)}. {_REMEDY}") from None
     sizes = [(g, metadata.row_group(g).num_rows) for g in range(metadata.num_row_groups)]
     return [(group, rows) for group, rows in sizes if rows]
@@ -233,7 +235,7 @@ def _check_lines(url: str, filesystem: fs.FileSystem, path: str, log: QueryLogCo
     try:
         with _open_lines(filesystem, path) as stream:
             start = stream.read(_BUFFER_BYTES)
-    except (OSError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{url}: cannot be read: {_one_line(error)}. {_REMEDY}") from None
     foreign = next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), None)
     if foreign is None and b"\0" in start:

@@ -205,6 +205,17 @@ def test_what_a_prompt_has_besides_its_text_is_counted() -> None:
     assert 3000 < agent < 3050
 
 
+@pytest.mark.parametrize("depth", [10, 150, 190, 210, 249, 260, 900])
+def test_what_is_nested_too_deeply_to_be_sent_is_a_defect(depth: int) -> None:
+    schema = '{"a":' * depth + "1" + "}" * depth
+    tools = f'[{{"function":{{"name":"f","parameters":{schema}}}}}]'
+
+    (row,) = rows_of(raw(prompt=["Hi"], tools=[tools]))
+
+    assert (row.defect is None) == (depth < 200)
+    assert row.defect or ChatRequest.model_validate_json(row.request)
+
+
 @given(st.lists(st.none() | st.sampled_from(["", " ", "a", "b "]), min_size=1))
 def test_the_ids_are_those_of_the_rows(ids: list[str | None]) -> None:
     lines = [line(one) for one in ids]

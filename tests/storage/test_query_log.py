@@ -253,6 +253,15 @@ def test_damage_further_on_is_told_with_its_place(tmp_path: Path, name: str) -> 
         list(read_partition(partition, config, batch_rows=1000))
 
 
+def test_a_column_whose_name_is_no_utf8_is_told_with_its_file(tmp_path: Path) -> None:
+    pq.write_table(FIVE, tmp_path / "a.parquet", store_schema=False)
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content.replace(b"prompt", b"pr\xffmpt"))
+
+    with pytest.raises(ConfigError, match=r"a.parquet: cannot be read: .*utf-8"):
+        find_partitions(log(tmp_path))
+
+
 def test_columns_are_not_mapped_of_a_format_that_has_none(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"custom_id": "a"}')
 
