@@ -18,7 +18,7 @@ import uvloop
 from moa.errors import ConfigError
 from moa.replay.ledger import Ledger
 from moa.replay.recordings import SHIPPED, Recordings
-from moa.replay.script import Script, parse_script
+from moa.replay.script import Script, parse_script_json
 from moa.replay.server import ReplayHandler, serve
 
 
@@ -35,11 +35,18 @@ def main() -> None:
     try:
         script = Script()
         if arguments.script is not None:
-            script = parse_script(orjson.loads(arguments.script.read_bytes()))
+            script = parse_script_json(_read(arguments.script))
         recordings = Recordings.load(arguments.recordings)
     except ConfigError as error:
         sys.exit(f"moa.replay: {error}")
     uvloop.run(_serve(arguments, recordings, script))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--script {path}: {error.strerror}") from None
 
 
 async def _serve(arguments: argparse.Namespace, recordings: Recordings, script: Script) -> None:

@@ -38,6 +38,7 @@ from moa.replay.wire import (
     last_user_text,
     pieces,
     sse,
+    whole_number,
 )
 
 _MESSAGES = Target()
@@ -100,7 +101,13 @@ class AnthropicReplay:
         if prompt is None:
             return Trouble(400, "messages: at least one user message with text is required")
         stream = document.get("stream") is True
-        return Asked(model=str(document["model"]), prompt=prompt, stream=stream, target=target)
+        return Asked(
+            model=str(document["model"]),
+            prompt=prompt,
+            stream=stream,
+            target=target,
+            most_output_tokens=whole_number(document["max_tokens"]),
+        )
 
     def unknown_model(self, model: str) -> Trouble:
         """See `ReplayWire.unknown_model`."""

@@ -35,6 +35,7 @@ from moa.replay.wire import (
     last_user_text,
     pieces,
     sse,
+    whole_number,
 )
 
 _PATH = re.compile(
@@ -124,7 +125,16 @@ class GeminiReplay:
         if prompt is None:
             said = "* GenerateContentRequest.contents: contents is not specified"
             return Trouble(400, said)
-        return Asked(target.model or "", prompt, target.stream, target)
+        config = document.get("generationConfig")
+        return Asked(
+            model=target.model or "",
+            prompt=prompt,
+            stream=target.stream,
+            target=target,
+            most_output_tokens=whole_number(
+                config.get("maxOutputTokens") if isinstance(config, dict) else None
+            ),
+        )
 
     def unknown_model(self, model: str) -> Trouble:
         """See `ReplayWire.unknown_model`."""

@@ -36,6 +36,7 @@ from moa.replay.wire import (
     last_user_text,
     pieces,
     sse,
+    whole_number,
 )
 
 _CHAT = Target()
@@ -110,14 +111,19 @@ class OpenAIReplay:
             return Trouble(
                 400, "Missing required parameter: 'messages'.", code="missing_required_parameter"
             )
-        options = document.get("stream_options") or {}
+        options = document.get("stream_options")
+        if options is not None and not isinstance(options, dict):
+            return Trouble(400, "Invalid type for 'stream_options': expected an object.")
         return Asked(
             model=model,
             prompt=prompt,
             stream=document.get("stream") is True,
             target=target,
-            stream_usage=options.get("include_usage") is True,
+            stream_usage=(options or {}).get("include_usage") is True,
             service_tier=document.get("service_tier"),
+            most_output_tokens=whole_number(
+                document.get("max_completion_tokens", document.get("max_tokens"))
+            ),
         )
 
     def unknown_model(self, model: str) -> Trouble:

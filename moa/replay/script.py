@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
+import orjson
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from moa.catalog import Wire
+from moa.errors import ConfigError
 from moa.replay.wire import Quota
 from moa.toml_file import Section, check
 
@@ -203,3 +205,18 @@ def parse_script(document: Mapping[str, object]) -> Script:
         ConfigError: with every problem on a line of its own.
     """
     return check(Script, document, where="the replay script")
+
+
+def parse_script_json(text: bytes) -> Script:
+    """Check a script given as bytes of JSON.
+
+    Raises:
+        ConfigError: it is no JSON object, or with every problem on a line of its own.
+    """
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"the replay script is no JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError('the replay script is no JSON object, such as {"seed": 7}')
+    return parse_script(document)

@@ -41,6 +41,8 @@ class Asked:
     stream_usage: bool = True
     """OpenAI tells the usage of a stream only when asked to."""
     service_tier: str | None = None
+    most_output_tokens: int | None = None
+    """An answer that was longer when it was recorded is cut there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,11 @@ def document_of(body: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def whole_number(value: object) -> int | None:
+    """A count of at least 1; `None` when it is none."""
+    return value if type(value) is int and value >= 1 else None
 
 
 def last_user_text(turns: object, content: str) -> str | None:
