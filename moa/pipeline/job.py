@@ -22,8 +22,9 @@ from moa.replay.recordings import Recordings
 from moa.replay.script import parse_script
 from moa.router.router import Router
 from moa.schema import GRADED_OUTCOMES, agree
+from moa.storage.log_files import FORMATS
 from moa.storage.object_store import Folder, filesystem_of
-from moa.storage.query_log import FORMATS, Partition, find_backlog
+from moa.storage.query_log import Partition, find_backlog
 from moa.storage.run_folder import RunFolder
 
 

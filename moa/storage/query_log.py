@@ -7,7 +7,6 @@ paths. What a row means is `moa.storage.prepare`'s to say.
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +20,9 @@ from pyarrow import fs
 from moa.config import QueryLogConfig
 from moa.errors import ConfigError
 from moa.storage.log_columns import COLUMNS, REQUIRED_ONE_OF, fits, wanted
+from moa.storage.log_files import FORMATS, extension, files_at
 from moa.storage.object_store import filesystem_of
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".jsonl": "openai_batch",
-    ".jsonl.gz": "openai_batch",
-}
-"""By extension."""
 LINE = "line"
 """The column of a table that was read from JSONL: one request as it stands in the file."""
 BATCH_BYTES = 8 << 20
@@ -83,7 +77,7 @@ def find_backlog(log: QueryLogConfig) -> Backlog:
     left_out: set[str] = set()
     try:
         for path in paths:
-            taken, left = _files(path, log)
+            taken, left = files_at(path, log.format)
             files |= taken
             left_out.update(left)
     except OSError as error:
@@ -140,64 +134,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def _files(path: str, log: QueryLogConfig) -> tuple[dict[str, fs.FileInfo], list[str]]:
-    """The files behind one entry of `queries.path` by their URLs, and the URLs of those left out.
-
-    A name with `*`, `?` or `[` in it is tried as it stands before it is a pattern.
-    """
-    filesystem, place = filesystem_of(path)
-    prefix = path.partition("://")[0] + "://" if "://" in path else ""
-    taken: list[fs.FileInfo] = []
-    left_out: list[fs.FileInfo] = []
-    (info,) = filesystem.get_file_info([place])
-    found: list[fs.FileInfo] = []
-    if info.type == fs.FileType.File:
-        taken = [info]
-    elif info.type == fs.FileType.NotFound and any(mark in place for mark in "*?["):
-        base = place[: min(place.index(m) for m in "*?[" if m in place)].rpartition("/")[0]
-        pattern = place.split("/")
-        found = [one for one in _below(filesystem, base) if _matches(one.path.split("/"), pattern)]
-    else:
-        found = _below(filesystem, place)
-    for one in found:
-        known = log.format or _extension(one.path)
-        (taken if one.size and known else left_out).append(one)
-    if not taken:
-        left = f" but {len(left_out)} of other kinds (see queries.format)" if left_out else ""
-        raise ConfigError(
-            f"queries.path: no file at {path}{left}. Give a Parquet or JSONL file, a folder of "
-            "them, or a glob"
-        )
-    return {prefix + one.path: one for one in taken}, [prefix + one.path for one in left_out]
-
-
-def _matches(names: list[str], patterns: list[str]) -> bool:
-    """As a shell has it: `*` stays inside a folder, `**` is any number of folders."""
-    if not patterns:
-        return not names
-    first, rest = patterns[0], patterns[1:]
-    if first == "**":
-        return any(_matches(names[n:], rest) for n in range(len(names))) or not rest
-    return bool(names) and fnmatch.fnmatchcase(names[0], first) and _matches(names[1:], rest)
-
-
-def _below(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
-    """Files below a folder, without those that other tools hide there (`_SUCCESS`, `.crc`)."""
-    selector = fs.FileSelector(folder, recursive=True, allow_not_found=True)
-    return [
-        info
-        for info in filesystem.get_file_info(selector)
-        if info.type == fs.FileType.File
-        and not any(part.startswith(("_", ".")) for part in info.path[len(folder) :].split("/"))
-    ]
-
-
-def _extension(name: str) -> str | None:
-    return next((ending for ending in FORMATS if name.endswith(ending)), None)
-
-
 def _format(url: str, log: QueryLogConfig) -> str:
-    ending = _extension(url)
+    ending = extension(url)
     if log.format is None and ending is None:
         raise ConfigError(
             f"{url}: its name does not say what it is ({', '.join(FORMATS)}): set queries.format "

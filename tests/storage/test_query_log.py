@@ -12,7 +12,7 @@ import pytest
 from moa.config import QueryLogConfig
 from moa.errors import ConfigError
 from moa.storage.object_store import Folder
-from moa.storage.query_log import BATCH_BYTES, LINE, find_backlog, find_partitions, read_partition
+from moa.storage.query_log import BATCH_BYTES, LINE, find_partitions, read_partition
 
 FIVE = pa.table({"query_id": list("abcde"), "prompt": ["1", "2", "3", "4", "5"]})
 
@@ -48,37 +48,6 @@ def test_a_glob_a_list_and_a_folder_find_the_same_files_once(tmp_path: Path) -> 
     assert folder[:1] == find_partitions(log(f"{tmp_path}/x/*.parquet"))
     assert folder[:1] == find_partitions(log(f"{tmp_path}/[x]/?.parquet"))
     assert len(folder) == 2
-
-
-def test_a_star_stays_inside_a_folder(tmp_path: Path) -> None:
-    for name in ("2026-11-24/log.parquet", "2026-11-24/old/log.parquet"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(FIVE, tmp_path / name)
-
-    (found,) = find_partitions(log(f"{tmp_path}/2026-*/*.parquet"))
-
-    assert found.url == f"{tmp_path}/2026-11-24/log.parquet"
-
-
-def test_a_name_that_looks_like_a_pattern_is_tried_first(tmp_path: Path) -> None:
-    for name in ("log[1].parquet", "log1.parquet"):
-        pq.write_table(FIVE, tmp_path / name)
-
-    (found,) = find_partitions(log(tmp_path / "log[1].parquet"))
-
-    assert found.url == f"{tmp_path}/log[1].parquet"
-
-
-def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
-    pq.write_table(FIVE, tmp_path / "a.parquet")
-    (tmp_path / "b.parquet.gz").write_bytes(b"x")
-    (tmp_path / "c.jsonl").write_bytes(b"")
-    (tmp_path / "_SUCCESS").write_bytes(b"done")
-
-    backlog = find_backlog(log(tmp_path))
-
-    assert [Path(p.url).name for p in backlog.partitions] == ["a.parquet"]
-    assert [Path(url).name for url in backlog.left_out] == ["b.parquet.gz", "c.jsonl"]
 
 
 def test_a_file_that_was_written_again_is_another_one(tmp_path: Path) -> None:
