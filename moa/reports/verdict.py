@@ -58,16 +58,15 @@ def _worth(report: CostReport, best: Comparison) -> list[str]:
     policy, worth = report.policy, best.net_value_usd
     if policy.quality_floor is not None and report.grade is not None:
         return [
-            f"The floor of the expected grade was {policy.quality_floor:g}; measured were "
-            f"{report.grade.value:.3f} ({report.grade.low:.3f} to {report.grade.high:.3f}) in "
-            "the mean."
+            f"The floor of the expected grade was {policy.quality_floor:g}; the mean of the "
+            f"measured ones is {report.grade.value:.3f} ({report.grade.low:.3f} to "
+            f"{report.grade.high:.3f})."
         ]
     if policy.willingness_to_pay is None or worth is None:
         return []
     return [
-        f"At {price(policy.willingness_to_pay)} for a right instead of a wrong answer, both "
-        f"together are {_sureness(worth)}: {gain(worth.value)} ({gain(worth.low)} to "
-        f"{gain(worth.high)})."
+        f"At {price(policy.willingness_to_pay)} for a right instead of a wrong answer, that is "
+        f"{_sureness(worth)}: {gain(worth.value)} ({gain(worth.low)} to {gain(worth.high)})."
     ]
 
 

@@ -364,7 +364,7 @@ def test_a_floor_is_set_beside_what_was_measured() -> None:
 
     report = report_of(outcomes, graded=graded, policy=PolicyFacts(None, 0.8, 1.0))
 
-    assert "floor of the expected grade was 0.8; measured were 0.750" in verdict(report)[-1]
+    assert "was 0.8; the mean of the measured ones is 0.750" in verdict(report)[-1]
     assert "expected to reach a grade of 0.8" in render_html(report, title="t")
 
 
