@@ -32,7 +32,6 @@ OPEN_PIECES = 8
 one slow query must not keep the others from being followed by the next piece."""
 DEATHS = 4
 """Of its replica that a piece may see in one start: what kills a fifth one is the piece."""
-CONTROL = "control"
 CLOSE_S = 10.0
 
 
@@ -57,19 +56,16 @@ class DispatchReplica:
         piece = PieceName.parse(name)
         return await dispatch_piece(piece, self._run, self._models, self._open())
 
-    @ray.method(concurrency_group=CONTROL)
     async def progress(self) -> Progress | None:
         """Where it stands; `None` before its first piece."""
         return None if self._dispatcher is None else self._dispatcher.progress()
 
-    @ray.method(concurrency_group=CONTROL)
     async def drain(self) -> None:
         """Send nothing new; return when what is out has come back."""
         self._draining = True
         if self._dispatcher is not None:
             await self._dispatcher.drain()
 
-    @ray.method(concurrency_group=CONTROL)
     async def close(self) -> None:
         """Drain, and close the connections."""
         self._draining = True
@@ -130,8 +126,9 @@ class _Replica:
             "num_cpus": job.config.dispatch.num_cpus,
             "max_restarts": -1,
             "max_task_retries": DEATHS,
-            "max_concurrency": 10_000,
-            "concurrency_groups": {CONTROL: 8},
+            # Far above the pieces that are open at once: none waits, and neither does `drain`. Not
+            # by concurrency groups: each would be a thread with an event loop of its own.
+            "max_concurrency": 1000,
         }
         self.actor: Any = ray.remote(**options)(DispatchReplica).remote(job, purse)
         self.latest: Progress | None = None
