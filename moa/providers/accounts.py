@@ -55,7 +55,8 @@ def open_provider(
             takes: OpenAI's ends in `/v1`, the others have no version.
 
     Raises:
-        ConfigError: a variable that the account needs is not set, or a base URL is none.
+        ConfigError: a variable that the account needs is not set or holds no key, or a base URL or
+            a proxy is none.
     """
     return _OPEN[account.wire](account, environ=environ, base_url=base_url)
 
@@ -67,6 +68,7 @@ def check_credentials(account: Account, environ: Mapping[str, str]) -> None:
     where GOOGLE_APPLICATION_CREDENTIALS is not set.
 
     Raises:
-        ConfigError: naming the environment variable that is missing.
+        ConfigError: naming the environment variable that is missing or wrong (a key, a proxy), or
+            the base URL.
     """
     _CHECK[account.wire](account, environ)

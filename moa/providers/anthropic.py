@@ -297,5 +297,5 @@ def seconds_until(text: str | None, now_s: float) -> float | None:
     """Seconds from `now_s` (since 1970) to an RFC 3339 time; 0 when it is past."""
     try:
         return max(0.0, datetime.fromisoformat(text or "").timestamp() - now_s)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -37,6 +37,8 @@ SEARCHED_CHARS = 64_000
 searches in 200,000 characters took 20 ms, in the loop, for each of many 429s. Its words are left
 out, its code says enough."""
 
+_REDIRECTED = "a redirect: the account's base URL is not the API's own address"
+
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """What a machine-readable code looks like; anything else may be words, and quote the prompt."""
 _ESCAPE = re.compile(r"\\+(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
@@ -101,7 +103,7 @@ class Fault:
         words = self.message.replace(key, "[key]") if key else self.message
         words = _UNBROKEN.sub("[...]", words[:LONGEST_DETAIL])
         if not words:
-            return words
+            return _REDIRECTED if 300 <= self.status < 400 else ""
         sent = chat.canonical()
         if len(sent) > SEARCHED_CHARS and issubclass(self.kind, TransientError):
             return "[its words are left out: the request is too long to be searched for them]"

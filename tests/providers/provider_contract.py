@@ -268,6 +268,15 @@ class ProviderContract:
 
         assert type(error) is kind
 
+    async def test_a_redirect_is_told_from_a_refused_key(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("error", status=308, message=""))
+
+        error = await _error(provider, ask())
+
+        assert "base URL" in error.detail
+
     async def test_a_429_says_how_long_to_wait(
         self, side: OtherSide, provider: Provider, ask: Ask
     ) -> None:

@@ -90,14 +90,14 @@ def test_a_code_looks_like_a_code(code: str) -> None:
 
 
 def test_an_error_costs_little_however_long_the_request() -> None:
-    words = "".join(chr(97 + n % 26) for n in range(0, 900, 3))
+    words = "the capital of Italy is " * 12  # nearly a quotation, at every place
     chat = a_chat(messages=[{"role": "user", "content": "the capital of France " * 10_000}])
     began = time.process_time()
 
     for _ in range(20):
         Fault(InvalidRequest, 400, words).error(chat, "")
 
-    assert (time.process_time() - began) / 20 < 0.02
+    assert (time.process_time() - began) / 20 < 0.05
 
 
 def test_words_of_the_vendors_own_are_left() -> None:

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 from yarl import URL
 
 from moa.errors import ConfigError, KeyRefused, TransientError
-from moa.providers.http import Transport, base_url, header_lines, proxy_for
+from moa.providers.http import Transport, base_url, failure, header_lines, proxy_for
 from tests.providers.vendor_server import Scripted, VendorServer
 
 
@@ -140,9 +141,7 @@ def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(value: str) -> Non
 
 
 @pytest.mark.parametrize("status", [407, 403])
-async def test_a_proxy_that_refuses_us_refuses_the_account(
-    vendor_server: VendorServer, status: int
-) -> None:
+async def test_a_proxy_that_refuses_us_refuses_the_account(status: int) -> None:
     async with answering(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n") as proxy:
         transport = Transport({}, proxy=proxy)
 
@@ -151,6 +150,13 @@ async def test_a_proxy_that_refuses_us_refuses_the_account(
 
         await transport.close()
     assert caught.value.status == status
+
+
+def test_an_address_that_cannot_be_called_refuses_the_account() -> None:
+    error = failure(aiohttp.InvalidURL("http://user:secret@"), 10, sent=False)
+
+    assert isinstance(error, KeyRefused)
+    assert "secret" not in str(error)
 
 
 async def test_a_proxy_that_fails_may_be_tried_again() -> None:
