@@ -73,6 +73,8 @@ class DispatchSettings:
 class Progress(NamedTuple):
     """Where a dispatcher stands, without what it was told to forget."""
 
+    at_s: float
+    """Since 1970."""
     done: int
     dead: int
     retried: int
@@ -143,6 +145,7 @@ class Dispatcher:
         """Where it stands."""
         lines = self._lines.values()
         return Progress(
+            at_s=time.time(),
             done=self._done,
             dead=self._dead,
             retried=self._retried,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 
 from moa.catalog import Model
-from moa.dispatch.dispatcher import Dispatcher
+from moa.dispatch.dispatcher import Dispatcher, Progress
 from moa.dispatch.journal import Journal, recover
 from moa.dispatch.outcome import (
     DEAD_LETTER,
@@ -45,6 +45,8 @@ class PieceResult(NamedTuple):
     cost_usd: Decimal = Decimal(0)
     refused: str | None = None
     """What an account said that refused its first call: the run must stop."""
+    rest: Progress | None = None
+    """Where the dispatcher stood then, without this piece."""
 
 
 async def dispatch_piece(
@@ -85,6 +87,7 @@ async def dispatch_piece(
         queries=len(settled),
         dead=sum(letter is not None for _, letter in settled),
         cost_usd=sum((outcome.cost_usd for outcome, _ in settled), Decimal(0)),
+        rest=dispatcher.progress(),
     )
 
 

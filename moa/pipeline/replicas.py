@@ -157,14 +157,10 @@ class _Replica:
         """A piece has ended, in whatever way."""
         self._pieces[waiting.piece.provider] -= 1
 
-    def forget(self, result: PieceResult) -> None:
-        """What a piece came to is counted elsewhere from now on."""
-        if self.latest is not None:
-            self.latest = self.latest._replace(
-                done=max(0, self.latest.done - result.queries),
-                dead=max(0, self.latest.dead - result.dead),
-                spent_usd=max(Decimal(0), self.latest.spent_usd - result.cost_usd),
-            )
+    def learn(self, progress: Progress | None) -> None:
+        """Take it for the latest, unless something later is known: answers overtake each other."""
+        if progress is not None and (self.latest is None or progress.at_s >= self.latest.at_s):
+            self.latest = progress
 
     def look(self) -> None:
         """Take the answer to the last question, if it is there, and ask the next one."""
@@ -172,7 +168,7 @@ class _Replica:
             done, _ = ray.wait([self._asked], timeout=0)
             if not done:
                 return
-            self.latest = ray.get(self._asked)
+            self.learn(ray.get(self._asked))
         self._handed.clear()
         self._asked = self.actor.progress.remote()
 
@@ -258,7 +254,7 @@ class Dispatch:
             replica, waiting = self._open.pop(ref)
             replica.release(waiting)
             result: PieceResult = ray.get(ref)
-            replica.forget(result)
+            replica.learn(result.rest)
             if result.finished:
                 self.finished.add(result)
             if result.refused is not None:

@@ -216,25 +216,24 @@ def _lists(told: pa.Table, counts: NDArray[np.intp]) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, structs)
 
 
-def _names(rows: pa.Table, kinds: NDArray[np.object_], looks: Sequence[Look]) -> list[str | None]:
+def _names(
+    rows: pa.Table, kinds: NDArray[np.object_], looks: Sequence[Look]
+) -> NDArray[np.object_]:
     """An id that no other row has, for the rows that cannot go under their own."""
-    names: list[str | None] = [None] * len(kinds)
-    asked = rows.to_pylist()
-    for place in np.flatnonzero((kinds == CLASH) | (kinds == RENAMED)).tolist():
-        row = asked[place]
+    names = np.full(len(kinds), None, object)
+    again = np.flatnonzero((kinds == CLASH) | (kinds == RENAMED))
+    for place, row in zip(again.tolist(), rows.take(pa.array(again)).to_pylist(), strict=True):
         suffix = generated_id(row["partition"], row["row"]) if kinds[place] == CLASH else ""
         names[place] = row["query_id"] + suffix
-    while again := _taken(names, looks):
-        for place in again:
-            names[place] = f"{names[place]}+"
+    while len(again := again[_taken(names[again], looks)]):
+        names[again] += "+"
     return names
 
 
-def _taken(names: Sequence[str | None], looks: Sequence[Look]) -> list[int]:
+def _taken(names: Iterable[str], looks: Sequence[Look]) -> NDArray[np.bool_]:
     """Which of the names are those of rows of the backlog, by their hashes."""
-    places = np.array([place for place, name in enumerate(names) if name is not None], np.intp)
-    hashed = hashes(name for name in names if name is not None)
-    taken = np.zeros(len(places), np.bool_)
+    hashed = hashes(names)
+    taken = np.zeros(len(hashed), np.bool_)
     for look in looks:
         taken |= among(hashed, look.ids)
-    return [int(place) for place in places[taken]]
+    return taken

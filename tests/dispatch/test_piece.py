@@ -127,7 +127,7 @@ async def test_a_piece_whose_actor_died_before_it_could_say_so_is_not_asked_agai
 
     again = await dispatch_piece(PIECE, run, MODELS, dispatcher)
 
-    assert again == said
+    assert again == said._replace(rest=None)
     assert again.finished
     assert (again.queries, again.dead) == (5, 0)
     assert len(provider_server.ledger()) == 5
@@ -140,7 +140,8 @@ async def test_a_finished_piece_is_counted_by_somebody_else(
 
     progress = dispatcher.progress()
     assert result.cost_usd > 0
-    assert (progress.done, progress.dead, progress.spent_usd) == (0, 0, 0)
+    assert progress.done == progress.dead == 0
+    assert progress.spent_usd == 0
     assert progress.unsettled == {"openai": 0}
 
 

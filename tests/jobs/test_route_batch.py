@@ -248,7 +248,7 @@ def test_a_key_that_was_never_good_stops_the_run_after_one_call(job: JobUnderTes
     status, _, said = job.start().wait()
 
     assert status == 2
-    assert "AccountRefused" in said
+    assert "KeyRefused: account" in said
     assert "Traceback" not in said
     assert len(job.server.ledger()) <= 3
 

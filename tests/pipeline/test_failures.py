@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 def _ray() -> Iterator[None]:
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="error", object_store_memory=128 << 20,
+        logging_level=logging.ERROR, object_store_memory=128 << 20,
     )  # fmt: skip
     yield
     ray.shutdown()

@@ -66,7 +66,8 @@ def test_a_killed_holder_is_followed_by_the_next(url: str) -> None:
 def test_of_many_that_find_a_dead_holders_lock_one_takes_it(object_store: str) -> None:
     url = f"{object_store}/run"
     Folder(url).put("lock.json", b'{"lock": "dead", "who": "process 1 on gone"}')
-    inside, refused = threading.Semaphore(0), []
+    inside = threading.Semaphore(0)
+    refused: list[str] = []
 
     def hold_for_a_while() -> None:
         try:
