@@ -50,7 +50,8 @@ def scan(partitions: Sequence[Partition], log: QueryLogConfig, each: Each = _in_
     """Count the rows of a backlog and find the duplicates among them.
 
     What is held of it all is a look: 8 bytes a row, 16 with `dedupe`. Measured on 4,000,000 rows
-    without duplicates, in resident memory at the peak: 9 bytes a row, 18 with `dedupe`.
+    without duplicates, in resident memory at the peak: 9 bytes a row, 18 with `dedupe`; each row
+    that is looked at again takes about 270 more (measured on 800,000 of 4,000,000).
 
     Raises:
         ConfigError: a file is damaged, or no file has a row.
