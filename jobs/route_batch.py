@@ -59,8 +59,8 @@ def main(
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except Interrupted as stopped:
-        print(f"{stopped}. The same command goes on.", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        print(f"{stopped or 'stopped'}. The same command goes on.", file=sys.stderr)
         sys.exit(130)
     except MoaError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

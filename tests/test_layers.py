@@ -29,7 +29,7 @@ LAYERS = (
         "moa.log",
         "moa.request",
         "moa.toml_file",
-        "moa.bootstrap",
+        "moa.intervals",
     ),
 )
 """A module may import from lower lines, and from its own package. The lowest line is one."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -61,8 +62,9 @@ async def _serve(arguments: argparse.Namespace, recordings: Recordings, script: 
     handler = ReplayHandler(recordings, script, synthetic=arguments.synthetic, ledger=ledger)
     server, port = await serve(handler, ledger, arguments.port)
     ready = orjson.dumps({"port": port, "pid": os.getpid()}).decode()
-    sys.stdout.write(ready + "\n")
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # whoever asked for it is gone: so is stdin
+        sys.stdout.write(ready + "\n")
+        sys.stdout.flush()
     await over.wait()
     server.close()
 

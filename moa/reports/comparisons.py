@@ -13,7 +13,7 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import NDArray
 
-from moa.bootstrap import Figure, Interval, Resamples
+from moa.intervals import Figure, Interval, Resamples
 from moa.reports.matched import PICO, SEED, Matched, usd
 
 FEWEST_GRADED = 30

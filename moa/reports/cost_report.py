@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from moa.bootstrap import Interval
+from moa.intervals import Interval
 from moa.reports.comparisons import FEWEST_GRADED, Compared, Comparison, compare
 from moa.reports.inputs import (
     ForecastFacts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moa.bootstrap import Interval
+from moa.intervals import Interval
 from moa.reports.comparisons import Comparison
 from moa.reports.cost_report import CostReport
 from moa.reports.inputs import PolicyFacts

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from moa.bootstrap import Interval
+from moa.intervals import Interval
 
 MINUS = "\N{MINUS SIGN}"
 

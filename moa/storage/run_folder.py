@@ -88,9 +88,9 @@ class RunFolder:
         for name, ours in identity.items():
             if kept["identity"][name] != ours:
                 raise RunError(
-                    f"{self.url} was begun with another {name} (version "
-                    f"{kept['identity'][name][:12]}, this one is {ours[:12]}): go on with what "
-                    "its config.json says, or give this run an id of its own: --set run.id=…"
+                    f"{self.url} was begun with another {name} "
+                    f"({_change(name, kept, document)}): go on with what its config.json says, or "
+                    "give this run an id of its own: --set run.id=…"
                 )
         return kept
 
@@ -248,6 +248,31 @@ class RunFolder:
     def _document(self, name: str) -> dict[str, Any] | None:
         data = self._folder.read(name)
         return None if data is None else orjson.loads(data)
+
+
+def _change(name: str, kept: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """What is other than it was: the keys of the config, else the versions."""
+    before, now = (dict(_flat("", document.get(name, {}))) for document in (kept, ours))
+    keys = sorted(key for key in before | now if before.get(key) != now.get(key))
+    if name != "config" or not keys:
+        before, now, keys = kept["identity"], ours["identity"], [name]
+    return ", ".join(
+        f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys
+    )
+
+
+def _flat(prefix: str, value: object) -> Iterator[tuple[str, object]]:
+    """Dotted keys and their values."""
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, inner in value.items():
+        yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+
+
+def _short(value: object) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _stem(name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from moa.bootstrap import Interval
+from moa.intervals import Interval
 from moa.reports.charts import MODELS, readable_on
 from moa.reports.page import render_html
 from moa.reports.wording import (

@@ -54,6 +54,19 @@ def test_a_start_that_would_decide_otherwise_is_refused(run: RunFolder, changed:
         run.begin({}, identity={**IDENTITY, changed: "another1"})
 
 
+def test_a_start_with_another_config_is_told_which_keys_differ(run: RunFolder) -> None:
+    before = {"config": {"policy": {"willingness_to_pay": "0.05"}, "run": {"seed": 0}}}
+    after = {"config": {"policy": {"quality_floor": 0.8}, "run": {"seed": 0}}}
+    run.begin(before, identity=IDENTITY)
+
+    with pytest.raises(RunError) as caught:
+        run.begin(after, identity={**IDENTITY, "config": "d" * 64})
+
+    assert "policy.willingness_to_pay was 0.05, is not given" in str(caught.value)
+    assert "policy.quality_floor was not given, is 0.8" in str(caught.value)
+    assert "seed" not in str(caught.value)
+
+
 def test_a_scan_is_kept_and_another_log_is_refused(run: RunFolder) -> None:
     follower = {"query_id": "x", "tags": ["t"], "reference": None}
     leader = {"row": 7, "kind": "leader", "query_id": None, "followers": [follower]}

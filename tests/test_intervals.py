@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moa.bootstrap import Interval, Resamples, resampled_means
+from moa.intervals import Interval, Resamples, resampled_means
 
 
 def mean(sample: np.ndarray, *, seed: int, replicates: int = 2000) -> Interval:
