@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from random import Random
 from typing import NamedTuple
@@ -16,17 +15,10 @@ from typing import NamedTuple
 from moa.catalog import Model
 from moa.dispatch.breaker import Breaker
 from moa.dispatch.budget import Budget
+from moa.dispatch.call import Call
 from moa.dispatch.journal import History, Journal
-from moa.dispatch.line import Account, Call, Line
-from moa.dispatch.outcome import (
-    ANSWERED,
-    REFUSED,
-    Assignment,
-    Attempt,
-    DeadLetter,
-    Outcome,
-    Settled,
-)
+from moa.dispatch.line import Account, Line
+from moa.dispatch.outcome import Assignment, DeadLetter, Outcome, Settled
 from moa.dispatch.quota import Quota, share
 from moa.dispatch.retry import RetryPolicy
 from moa.errors import (
@@ -284,60 +276,22 @@ class Dispatcher:
     def _answered(self, call: Call, line: Line, answer: Answer, latency_s: float) -> Decimal:
         line.breaker.answered()
         line.account.prove()
-        outcome = self._outcome(call, answer, latency_s)
-        call.journal.answered(outcome)
-        self._settle(call, outcome, None)
-        return outcome.cost_usd
-
-    def _outcome(self, call: Call, answer: Answer, latency_s: float) -> Outcome:
-        assignment, model, completion = call.assignment, call.model, answer.completion
-        usage = completion.usage
-        return Outcome(
-            query_id=assignment.query_id,
-            partition=assignment.partition,
-            row=assignment.row,
-            status=REFUSED if completion.refused else ANSWERED,
-            tags=assignment.tags,
-            model=model.id,
-            provider=model.provider,
-            lane=assignment.lane,
-            first_model=assignment.choices[0].model.id,
-            completion=completion.text,
-            tool_calls=completion.tool_calls,
-            finish_reason=completion.finish_reason,
-            response_id=completion.response_id,
-            served_model=completion.served_model,
+        usage = answer.completion.usage
+        cost_usd = self._prices.cost_usd(
+            call.model.id,
+            call.assignment.lane,
             input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
             cached_input_tokens=usage.cached_input_tokens,
             cache_write_tokens=usage.cache_write_tokens,
-            output_tokens=usage.output_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            cost_usd=self._prices.cost_usd(
-                model.id,
-                assignment.lane,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                cached_input_tokens=usage.cached_input_tokens,
-                cache_write_tokens=usage.cache_write_tokens,
-            ),
-            attempts=len(call.attempts) + call.unknown_calls + 1,
-            unknown_calls=call.unknown_calls,
-            lost_answers=call.lost_answers,
-            latency_s=latency_s,
-            finished_at=datetime.now(UTC),
         )
+        outcome = call.outcome(answer.completion, cost_usd, latency_s)
+        call.journal.answered(outcome)
+        self._settle(call, outcome, None)
+        return cost_usd
 
     def _failed(self, call: Call, line: Line, error: ProviderError) -> None:
-        attempt = Attempt(
-            call.model.id,
-            datetime.now(UTC),
-            type(error).__name__,
-            error.status,
-            error.maybe_billed,
-            error.detail,
-        )
-        call.attempts.append(attempt)
-        call.journal.failed(call.assignment.row, attempt)
+        call.journal.failed(call.assignment.row, call.failed(error))
         self._tell_line(call, line, error)
         wait_s = self._settings.retry.wait_s(
             error,
@@ -416,24 +370,7 @@ class Dispatcher:
             self._give_up(call, reason, error.detail)
 
     def _give_up(self, call: Call, reason: str, detail: str) -> None:
-        assignment = call.assignment
-        letter = DeadLetter(
-            query_id=assignment.query_id,
-            partition=assignment.partition,
-            row=assignment.row,
-            reason=reason,
-            detail=detail,
-            attempts=tuple(call.attempts),
-            request=assignment.request,
-            allowed_models=assignment.allowed_models,
-            tags=assignment.tags,
-        )
-        outcome = letter.outcome(
-            first_model=assignment.choices[0].model.id,
-            attempts=len(call.attempts) + call.unknown_calls,
-            unknown_calls=call.unknown_calls,
-            lost_answers=call.lost_answers,
-        )
+        outcome, letter = call.letter(reason, detail)
         call.journal.dead(outcome, letter)
         self._settle(call, outcome, letter)
 

@@ -5,54 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from moa.catalog import Model
 from moa.dispatch.breaker import Breaker
-from moa.dispatch.journal import Journal
-from moa.dispatch.outcome import Assignment, Attempt, Choice, Settled
+from moa.dispatch.call import Call
 from moa.dispatch.quota import Quota
 from moa.errors import AccountRefused, QuotaSpent
 from moa.providers.provider import Provider
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """A query on its way to an outcome."""
-
-    assignment: Assignment
-    journal: Journal
-    done: asyncio.Future[Settled | None]
-    """`None` when the run drains: the query is left to the next start."""
-    attempts: list[Attempt] = field(default_factory=list)
-    """Calls that failed, those of earlier starts too."""
-    unknown_calls: int = 0
-    place: int = 0
-    """Which of the assignment's choices it is at."""
-    tries: int = 0
-    """Of this model."""
-    first_try_at: float = 0.0
-
-    @property
-    def choice(self) -> Choice:
-        """What it is at."""
-        return self.assignment.choices[self.place]
-
-    @property
-    def model(self) -> Model:
-        """The model it is at."""
-        return self.choice.model
-
-    @property
-    def lost_answers(self) -> int:
-        """Calls that failed and may be billed all the same."""
-        return sum(attempt.maybe_billed for attempt in self.attempts)
-
-    def resolve(self, settled: Settled | None) -> None:
-        """Give it its end, if it has none yet."""
-        if not self.done.done():
-            self.done.set_result(settled)
 
 
 class Account:

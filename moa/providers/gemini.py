@@ -6,7 +6,6 @@ plain 400 `INVALID_ARGUMENT`, which is `InvalidRequest` here. No headers say wha
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,16 +18,13 @@ from yarl import URL
 
 from moa.catalog import Account
 from moa.errors import (
-    AccountRefused,
     ConfigError,
-    KeyRefused,
-    ProviderError,
-    QuotaSpent,
-    RateLimited,
 )
 from moa.providers import faults, http, turns
 from moa.providers.faults import Fault
+from moa.providers.gemini_faults import fault_of
 from moa.providers.gemini_request import request_document
+from moa.providers.gemini_stream import GeminiAssembly
 from moa.providers.google_token import GoogleToken
 from moa.providers.provider import Completion, Request, Usage, VendorLimits
 from moa.providers.wire import Call, WireProvider
@@ -50,14 +46,6 @@ _FINISH = {
     "IMAGE_RECITATION": "content_filter",
 }
 """Any other reason (a malformed call, `OTHER`) is a failure that another try may not meet."""
-
-_REASONS: dict[str, type[ProviderError]] = {
-    "API_KEY_INVALID": KeyRefused,  # comes as 400
-    "BILLING_DISABLED": AccountRefused,
-    "CONSUMER_SUSPENDED": AccountRefused,
-    "FAILED_PRECONDITION": AccountRefused,  # billing is off, or the region is not served
-}
-"""An `ErrorInfo`'s reason or the error's own status, where it says more than the HTTP status."""
 
 _MULTI_REGIONS = ("us", "eu")
 _NO_LIMITS = VendorLimits()
@@ -277,7 +265,9 @@ class GeminiWire:
 
     def reject(self, reply: http.Reply) -> Completion | Fault:
         """See `Wire.reject`."""
-        return _fault(reply.status, reply.body, faults.retry_after_s(reply.headers, self._clock()))
+        return fault_of(
+            reply.status, reply.body, faults.retry_after_s(reply.headers, self._clock())
+        )
 
     def limits(self, headers: Mapping[str, str]) -> VendorLimits:
         """See `Wire.limits`; Gemini says nothing."""
@@ -286,65 +276,6 @@ class GeminiWire:
     def assembly(self) -> GeminiAssembly:
         """See `Wire.assembly`."""
         return GeminiAssembly()
-
-
-class GeminiAssembly:
-    """A streamed answer; see `moa.providers.wire.Assembly`. Its end is the body's end."""
-
-    def __init__(self) -> None:
-        self.finished = False
-        self.ended = False
-        self._whole: dict[str, Any] = {}
-        self._candidate: dict[str, Any] = {}
-        self._parts: list[dict[str, Any]] = []
-        self._logprobs: dict[str, list[Any]] = {}
-
-    def add(self, event: bytes) -> str | Fault:
-        """See `Assembly.add`."""
-        document = orjson.loads(event)
-        if document.get("error") is not None:
-            return _fault(200, event, None)
-        return self._add_chunk(document)
-
-    def _add_chunk(self, chunk: dict[str, Any]) -> str:
-        candidates = chunk.pop("candidates", None) or []
-        self._whole |= chunk
-        if (chunk.get("promptFeedback") or {}).get("blockReason"):
-            self.finished = True
-        if not candidates:
-            return ""
-        content = candidates[0].pop("content", None) or {}
-        self._add_logprobs(candidates[0].pop("logprobsResult", None) or {})
-        self._candidate |= candidates[0]
-        self.finished = self.finished or bool(self._candidate.get("finishReason"))
-        return "".join([self._add_part(part) for part in content.get("parts") or ()])
-
-    def _add_part(self, part: dict[str, Any]) -> str:
-        """Keep a part; texts of one kind in a row become one."""
-        last = self._parts[-1] if self._parts else {}
-        alike = part.keys() == last.keys() and part.keys() <= {"text", "thought"}
-        if alike and "text" in part:
-            last["text"] += part["text"]
-        else:
-            self._parts.append(part)
-        return "" if part.get("thought") else part.get("text") or ""
-
-    def _add_logprobs(self, result: dict[str, Any]) -> None:
-        """Each piece brings those of its own tokens."""
-        for name in ("chosenCandidates", "topCandidates"):
-            if result.get(name):
-                self._logprobs.setdefault(name, []).extend(result[name])
-
-    def body(self) -> bytes:
-        """See `Assembly.body`."""
-        if self._logprobs:
-            self._candidate["logprobsResult"] = self._logprobs
-        if not self._candidate and not self._parts:
-            return orjson.dumps(self._whole)
-        content = {"role": "model", "parts": self._parts}
-        return orjson.dumps(
-            {**self._whole, "candidates": [{**self._candidate, "content": content}]}
-        )
 
 
 def _tool_calls(parts: list[Part], response_id: str) -> list[dict[str, Any]]:
@@ -378,37 +309,6 @@ def _logprobs(result: LogprobsResult) -> str:
         for place, chosen in enumerate(result.chosen_candidates or [])
     ]
     return orjson.dumps({"content": content, "refusal": None}).decode()
-
-
-def _fault(status: int, body: bytes, retry_after_s: float | None) -> Fault:
-    """What an error says; inside a stream (`status` 200) its code stands for the status."""
-    error = faults.error_document(body)
-    details = _objects(error.get("details"))
-    if status == 200:
-        code = error.get("code")
-        status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    name = str(error.get("status") or "")
-    reason = next((str(d["reason"]) for d in details if "reason" in d), "")
-    kind = _REASONS.get(reason) or _REASONS.get(name) or faults.kind_of(status)
-    for detail in details:
-        delay = str(detail.get("retryDelay") or "")
-        if re.fullmatch(r"\d+(\.\d+)?s", delay):
-            retry_after_s = float(delay[:-1])
-    if issubclass(kind, RateLimited) and _is_daily(details):
-        kind = QuotaSpent
-        if retry_after_s is not None and retry_after_s <= faults.LONG_WAIT_S:
-            retry_after_s = None  # it speaks of the minute, and the day is spent
-    return Fault(kind, status, str(error.get("message") or ""), reason or name, retry_after_s)
-
-
-def _is_daily(details: list[dict[str, Any]]) -> bool:
-    violations = [v for detail in details for v in _objects(detail.get("violations"))]
-    return any("PerDay" in str(violation.get("quotaId")) for violation in violations)
-
-
-def _objects(value: object) -> list[dict[str, Any]]:
-    """The objects of a list; whatever else stands in an error is no detail of it."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _remove(document: dict[str, Any], path: tuple[int | str, ...]) -> None:

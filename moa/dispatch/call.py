@@ -1,0 +1,127 @@
+"""A query on its way: which model it is at, what was tried, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from moa.catalog import Model
+from moa.dispatch.journal import Journal
+from moa.dispatch.outcome import (
+    ANSWERED,
+    REFUSED,
+    Assignment,
+    Attempt,
+    Choice,
+    DeadLetter,
+    Outcome,
+    Settled,
+)
+from moa.errors import ProviderError
+from moa.providers.provider import Completion
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A query on its way to an outcome."""
+
+    assignment: Assignment
+    journal: Journal
+    done: asyncio.Future[Settled | None]
+    """`None` when the run drains: the query is left to the next start."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """Calls that failed, those of earlier starts too."""
+    unknown_calls: int = 0
+    place: int = 0
+    """Which of the assignment's choices it is at."""
+    tries: int = 0
+    """Of this model."""
+    first_try_at: float = 0.0
+
+    @property
+    def choice(self) -> Choice:
+        """What it is at."""
+        return self.assignment.choices[self.place]
+
+    @property
+    def model(self) -> Model:
+        """The model it is at."""
+        return self.choice.model
+
+    @property
+    def lost_answers(self) -> int:
+        """Calls that failed and may be billed all the same."""
+        return sum(attempt.maybe_billed for attempt in self.attempts)
+
+    def failed(self, error: ProviderError) -> Attempt:
+        """Keep what one call ended with."""
+        attempt = Attempt(
+            self.model.id,
+            datetime.now(UTC),
+            type(error).__name__,
+            error.status,
+            error.maybe_billed,
+            error.detail,
+        )
+        self.attempts.append(attempt)
+        return attempt
+
+    def outcome(self, completion: Completion, cost_usd: Decimal, latency_s: float) -> Outcome:
+        """What an answer makes of it."""
+        assignment, model, usage = self.assignment, self.model, completion.usage
+        return Outcome(
+            query_id=assignment.query_id,
+            partition=assignment.partition,
+            row=assignment.row,
+            status=REFUSED if completion.refused else ANSWERED,
+            tags=assignment.tags,
+            model=model.id,
+            provider=model.provider,
+            lane=assignment.lane,
+            first_model=assignment.choices[0].model.id,
+            completion=completion.text,
+            tool_calls=completion.tool_calls,
+            finish_reason=completion.finish_reason,
+            response_id=completion.response_id,
+            served_model=completion.served_model,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cost_usd=cost_usd,
+            attempts=len(self.attempts) + self.unknown_calls + 1,
+            unknown_calls=self.unknown_calls,
+            lost_answers=self.lost_answers,
+            latency_s=latency_s,
+            finished_at=datetime.now(UTC),
+        )
+
+    def letter(self, reason: str, detail: str) -> tuple[Outcome, DeadLetter]:
+        """What is left of it when it is given up."""
+        assignment = self.assignment
+        letter = DeadLetter(
+            query_id=assignment.query_id,
+            partition=assignment.partition,
+            row=assignment.row,
+            reason=reason,
+            detail=detail,
+            attempts=tuple(self.attempts),
+            request=assignment.request,
+            allowed_models=assignment.allowed_models,
+            tags=assignment.tags,
+        )
+        outcome = letter.outcome(
+            first_model=assignment.choices[0].model.id,
+            attempts=len(self.attempts) + self.unknown_calls,
+            unknown_calls=self.unknown_calls,
+            lost_answers=self.lost_answers,
+        )
+        return outcome, letter
+
+    def resolve(self, settled: Settled | None) -> None:
+        """Give it its end, if it has none yet."""
+        if not self.done.done():
+            self.done.set_result(settled)
