@@ -23,8 +23,8 @@ from moa.errors import (
 )
 from moa.providers.accounts import open_provider
 from moa.providers.gemini import models_root, vertex_path
-from moa.providers.gemini_stream import GeminiAssembly
 from moa.providers.gemini_request import alternating_contents
+from moa.providers.gemini_stream import GeminiAssembly
 from moa.providers.provider import Answer, Completion, Request
 from tests.providers.dialects import GeminiDialect, a_chat, a_model
 from tests.providers.provider_contract import ProviderContract
