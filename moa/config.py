@@ -170,8 +170,8 @@ class DispatchConfig(Section):
         default=None,
         strict=False,
         gt=0,
-        description="No call is begun whose expected cost would go over this, in USD; > 0; by "
-        "default there is no limit",
+        description="No call is begun whose expected cost would go over this, in USD; queries that "
+        "it does not cover become dead letters; > 0; by default there is no limit",
     )
 
 

@@ -108,8 +108,7 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
     accounts = {model.provider: catalog.accounts[model.provider] for model in models}
     _check_abilities(models, accounts)
     if config.replay is None:
-        for account in accounts.values():
-            check_credentials(account, environ)
+        _check_accounts(accounts, environ)
     else:
         _check_replay(config.replay)
     router = Router.load(config.router.artifact)
@@ -192,6 +191,18 @@ def _check_default(default_model: str | None, pool: tuple[str, ...]) -> None:
             f"policy.default_model {default_model!r} is not in the pool {list(pool)}: "
             "add it, or name one of the pool"
         )
+
+
+def _check_accounts(accounts: Mapping[str, Account], environ: Mapping[str, str]) -> None:
+    """All that is missing at once: nobody wants to be told of one key a start."""
+    missing = []
+    for account in accounts.values():
+        try:
+            check_credentials(account, environ)
+        except ConfigError as error:
+            missing.append(str(error))
+    if missing:
+        raise ConfigError("\n  ".join(missing))
 
 
 def _check_shares(models: Sequence[Model], replicas: int) -> None:

@@ -72,6 +72,7 @@ def summary_lines(report: CostReport) -> list[str]:
             f"  {one.model or 'no answer':30} {one.sums.queries:>10,} queries {usd:>14}"
             for one, usd in zip(report.spend, bill, strict=True)
         ),
+        *(f"dead letters: {one.queries:,} {one.reason}: {one.detail}" for one in report.reasons),
         *verdict(report),
         *(["replayed: no vendor was called, nothing was paid"] if report.replayed else []),
     ]

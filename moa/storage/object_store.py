@@ -56,7 +56,7 @@ def filesystem_of(url: str) -> tuple[fs.FileSystem, str]:
     the vendor's own tools do.
 
     Raises:
-        ConfigError: another scheme.
+        ConfigError: another scheme, or the bucket's region cannot be found out.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -78,7 +78,13 @@ def _remote(scheme: str, bucket: str, endpoint: str | None) -> fs.FileSystem:
     if scheme == "s3" and endpoint:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         return fs.S3FileSystem(endpoint_override=endpoint, region=region or "us-east-1")
-    return fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
+    try:
+        return fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
+    except OSError as error:  # S3: its region is asked for
+        raise ConfigError(
+            f"{scheme}://{bucket} cannot be reached: {' '.join(str(error).split())}. Correct the "
+            "address, or the region and the credentials in the environment"
+        ) from None
 
 
 class Folder:

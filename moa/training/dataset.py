@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from moa.errors import ConfigError
+from moa.errors import ConfigError, SchemaError
+from moa.schema import GRADED_OUTCOMES, agree
 
 Floats = NDArray[np.float64]
 
@@ -68,16 +69,16 @@ def read_dataset(folder: Path, models: Sequence[str], *, split: str) -> Dataset:
     """The queries of one split that at least one of the models has a grade on.
 
     Args:
-        folder: with `queries.parquet` and `graded_outcomes.parquet`, as in `moa/recordings`.
+        folder: with `queries.parquet`, see `read_queries`, and `graded_outcomes.parquet`, which is
+            `GRADED_OUTCOMES`; as in `moa/recordings`.
         models: catalog ids.
         split: `train` or `demo`.
 
     Raises:
-        ConfigError: a file is missing, or a model has no graded outcome.
+        ConfigError: a file or a column is missing, or a model has no graded outcome.
     """
-    queries = _read(folder / "queries.parquet").filter(pc.field("split") == split)
-    graded = _read(folder / "graded_outcomes.parquet")
-    graded = graded.filter(
+    queries = read_queries(folder).filter(pc.field("split") == split)
+    graded = _graded(folder / "graded_outcomes.parquet").filter(
         pc.field("model").isin(list(models))
         & pc.field("query_id").isin(queries.column("query_id").combine_chunks())
         & pc.field("grade").is_valid()
@@ -112,7 +113,42 @@ def read_dataset(folder: Path, models: Sequence[str], *, split: str) -> Dataset:
     )
 
 
+def read_queries(folder: Path) -> pa.Table:
+    """The queries of a folder: `query_id`, `prompt`, and what may be left out in one's own logs:
+    `split` (all are `train` then), `source` (one for all), and `duplicate_group` (queries whose
+    prompts differ in case and spaces only).
+
+    Raises:
+        ConfigError: there is no such file, or it has no such columns.
+    """
+    path = folder / "queries.parquet"
+    queries = _read(path)
+    for name in ("query_id", "prompt"):
+        if name not in queries.column_names:
+            raise ConfigError(f"{path} has no column {name!r}; it has {queries.column_names}")
+    if "split" not in queries.column_names:
+        queries = queries.append_column("split", pa.array(["train"] * len(queries)))
+    if "source" not in queries.column_names:
+        queries = queries.append_column("source", pa.array(["log"] * len(queries)))
+    if "duplicate_group" not in queries.column_names:
+        prompts = queries.column("prompt").to_pylist()
+        plain = (" ".join(str(prompt).lower().split()) for prompt in prompts)
+        groups = [xxhash.xxh3_64_hexdigest(text.encode()) for text in plain]
+        queries = queries.append_column("duplicate_group", pa.array(groups))
+    return queries
+
+
+def _graded(path: Path) -> pa.Table:
+    try:
+        return agree(_read(path), GRADED_OUTCOMES, where=str(path))
+    except SchemaError as error:
+        raise ConfigError(f"{error}: it must be as GRADED_OUTCOMES of moa/schema.py") from None
+
+
 def _read(path: Path) -> pa.Table:
     if not path.is_file():
         raise ConfigError(f"{path} is not there: recordings names the folder that holds it")
-    return pq.read_table(path)
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{path} is no Parquet file: {error}") from None

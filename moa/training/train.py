@@ -29,7 +29,8 @@ class TrainRouterConfig(Section):
     """All that `jobs/train_router.py` is told."""
 
     recordings: str = Field(
-        description="Folder with queries.parquet and graded_outcomes.parquet (GRADED_OUTCOMES)"
+        description="Folder with queries.parquet (query_id, prompt; if there: source, split, "
+        "duplicate_group) and graded_outcomes.parquet (GRADED_OUTCOMES)"
     )
     models: list[str] = Field(min_length=1, description="Catalog ids that the router shall know")
     artifact: str = Field(description="Folder that the artifact is written to")

@@ -93,3 +93,30 @@ def test_an_ability_that_no_call_can_ask_for_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"openai/gpt-4o: .*logprobs.*anthropic wire.*it has"):
         checked(f"catalog={catalog}")
+
+
+def test_all_missing_keys_are_told_at_once(tmp_path: Path) -> None:
+    config = load_config(DEMO, [f"run.folder={tmp_path}/runs"]).model_copy(update={"replay": None})
+
+    with pytest.raises(ConfigError) as caught:
+        check_job(config, environ={"ANTHROPIC_API_KEY": "a"})
+
+    assert "OPENAI_API_KEY" in str(caught.value)
+    assert "GEMINI_API_KEY" in str(caught.value)
+    assert "ANTHROPIC" not in str(caught.value)
+
+
+def test_more_replicas_than_a_model_takes_calls_are_refused(tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.toml"
+    text = (
+        Path(CATALOG)
+        .read_text()
+        .replace(
+            'api_name = "gpt-4o-2024-11-20"\n',
+            'api_name = "gpt-4o-2024-11-20"\nlimits = { max_in_flight = 2 }\n',
+        )
+    )
+    catalog.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"dispatch.replicas is 3, .*gpt-4o.* at most 2 replicas"):
+        checked(f"catalog={catalog}", "dispatch.replicas=3", f"run.folder={tmp_path}/runs")

@@ -251,3 +251,24 @@ def test_the_shipped_router_is_what_training_gives(tmp_path: Path) -> None:
     for name in ("artifact.json", "weights.safetensors"):
         shipped = (ROOT / "moa/router/embedded" / name).read_bytes()
         assert (tmp_path / name).read_bytes() == shipped
+
+
+def test_ones_own_logs_need_no_more_than_prompts_and_grades(
+    recordings: Path, tmp_path: Path
+) -> None:
+    queries = pq.read_table(recordings / "queries.parquet").select(["query_id", "prompt"])
+    pq.write_table(queries, recordings / "queries.parquet")
+
+    data = read_dataset(recordings, ["v/good", "v/cheap"], split="train")
+
+    assert len(data.query_ids) == QUERIES
+    assert set(data.sources) == {"log"}
+    assert len(set(data.groups)) == QUERIES
+
+
+def test_logs_with_other_columns_are_told_what_is_missing(recordings: Path) -> None:
+    queries = pq.read_table(recordings / "queries.parquet").drop_columns(["prompt"])
+    pq.write_table(queries, recordings / "queries.parquet")
+
+    with pytest.raises(ConfigError, match=r"queries.parquet has no column 'prompt'"):
+        read_dataset(recordings, ["v/good"], split="train")
