@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -88,6 +88,9 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Iterator[pa.Table]
         job: what to do.
         decided: parts that earlier starts of the run have written.
     """
+    undecided = _undecided(job.partitions, decided)
+    if not undecided:
+        return
     config = job.config
     context = DataContext.get_current()
     context.target_max_block_size = BLOCK_BYTES
@@ -96,8 +99,8 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Iterator[pa.Table]
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run tells its own progress
     parts = (
         ray.data.from_items(
-            [{"partition": p.number} for p in job.partitions],
-            override_num_blocks=len(job.partitions),
+            [{"partition": p.number} for p in undecided],
+            override_num_blocks=len(undecided),
         )
         .map_batches(
             Read(config.queries, job.partitions, job.run_folder, decided),
@@ -127,3 +130,11 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Iterator[pa.Table]
         )
     )
     yield from parts.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _undecided(partitions: Sequence[Partition], decided: frozenset[PartName]) -> list[Partition]:
+    """The partitions that are not known to be decided to their last row."""
+    rows: Counter[int] = Counter()
+    for part in decided:
+        rows[part.partition] += part.end_row - part.first_row
+    return [one for one in partitions if one.rows is None or rows[one.number] < one.rows]

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
 from moa.dispatch.journal import recover
 from moa.dispatch.piece import finished_piece
 from moa.errors import Interrupted
+from moa.pipeline.at_work import AtWork
 from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import Job
 from moa.pipeline.replicas import Counts, Dispatch
+from moa.pipeline.stop import Stop
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
 
 TURN_S = 0.2
 """How long the driver waits for a piece to end before it looks at everything else again."""
 READS_AT_ONCE = 16
 """Of the run folder, when a run goes on."""
-NOTE_EVERY_S = 30.0
-"""How often the run folder is told that the run is at work."""
 
 log = structlog.get_logger()
 
@@ -55,19 +52,21 @@ class Progress(NamedTuple):
     """Nothing new is sent any more."""
 
 
-def route_backlog(job: Job, tell: Callable[[Progress], None]) -> None:
+def route_backlog(job: Job, tell: Callable[[Progress], None], stop: Stop) -> None:
     """Give every query of the backlog its outcome. Started again, it goes on where it was.
 
     Args:
         job: what to do, checked.
         tell: given the progress, several times a second.
+        stop: by whom it can be asked to.
 
     Raises:
         KeyRefused: a key was refused at its first call.
-        Interrupted: SIGINT or SIGTERM came.
+        Interrupted: it was asked to stop.
     """
-    with _Stop() as stop, _AtWork(RunFolder(job.run_folder)) as work:
-        scan_backlog(job)
+    with AtWork(RunFolder(job.run_folder)) as work:
+        with stop.at_once():
+            scan_backlog(job)
         nightly = _Nightly(job, tell, stop, work)
         try:
             nightly.route()
@@ -79,7 +78,7 @@ class _Nightly:
     """The driver's loop: decisions come in from one side, pieces go out on the other."""
 
     def __init__(
-        self, job: Job, tell: Callable[[Progress], None], stop: _Stop, work: _AtWork
+        self, job: Job, tell: Callable[[Progress], None], stop: Stop, work: AtWork
     ) -> None:
         self._job = job
         self._tell = tell
@@ -97,7 +96,6 @@ class _Nightly:
         """Until nothing is left to be decided or answered."""
         for piece, rows in self._earlier.open_pieces:
             self._dispatch.put(piece, rows)
-        self._stop.drains = True
         threading.Thread(target=self._decide, name="decide", daemon=True).start()
         try:
             while self._deciding or not self._dispatch.idle:
@@ -230,72 +228,3 @@ class _Earlier:
             open_pieces=[(piece, rows) for piece, rows in pieces if piece not in finished],
             counts=counts,
         )
-
-
-class _Stop:
-    """SIGINT and SIGTERM: at first they end the run where it is, once it makes calls they ask it to
-    drain; a second SIGINT ends it at once.
-    """
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.drains = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stop:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._told)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _told(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, self._at_once)
-        self.asked.set()
-        if not self.drains:
-            self._at_once(number, frame)
-
-    def _at_once(self, number: int, frame: FrameType | None) -> None:
-        raise Interrupted("stopped at once: what was answered and kept is not asked again")
-
-
-class _AtWork:
-    """Keeps in the run folder when this start was at work, so that pauses between starts are known.
-
-    A killed start is known to the last `NOTE_EVERY_S`.
-    """
-
-    def __init__(self, run: RunFolder) -> None:
-        self.facts: dict[str, Any] = {}
-        """Noted beside the times."""
-        self._run = run
-        self._number = len(run.starts())
-        self._started_at = datetime.now(UTC)
-        self._ended = threading.Event()
-        self._noter = threading.Thread(target=self._keep_noting, name="at work", daemon=True)
-
-    def __enter__(self) -> _AtWork:
-        self._note()
-        self._noter.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._noter.join()
-        self._try_to_note()
-
-    def _note(self) -> None:
-        times = {"from": self._started_at.isoformat(), "to": datetime.now(UTC).isoformat()}
-        self._run.note_start(self._number, {**times, **self.facts})
-
-    def _keep_noting(self) -> None:
-        while not self._ended.wait(NOTE_EVERY_S):
-            self._try_to_note()
-
-    def _try_to_note(self) -> None:
-        try:
-            self._note()
-        except Exception as error:  # whatever the store raises: a time is not worth a run
-            log.warning("run.not_noted", error=type(error).__name__)

@@ -27,6 +27,7 @@ from moa.pipeline.graph import cluster_cpus, cluster_gpus, cluster_nodes
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.nightly import route_backlog
 from moa.pipeline.progress import Events, LiveLine
+from moa.pipeline.stop import Stop
 from moa.replay.process import replay_server
 from moa.reports.run_report import write_report
 from moa.storage.run_folder import RunFolder
@@ -65,13 +66,13 @@ def run_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Finished
     if job.left_out:
         log.warning("queries.left_out", files=len(job.left_out), examples=job.left_out[:3])
     run = RunFolder(job.run_folder)
-    with told_plainly(), _held(job.run_folder):
+    with told_plainly(), Stop() as stop, _held(job.run_folder):
         run.begin(job.facts(), identity=job.identity())
         manifest = run.manifest()
         if manifest is not None:
             return Finished(manifest["summary"], manifest["report"], earlier=True)
         with _vendors(job) as standing_in, _cluster(job):
-            _route(standing_in)
+            _route(standing_in, stop)
         return _finish(run, config)
 
 
@@ -129,10 +130,10 @@ def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
     )
 
 
-def _route(job: Job) -> None:
+def _route(job: Job, stop: Stop) -> None:
     tell = LiveLine(sys.stderr) if _on_terminal(job.config) else Events()
     try:
-        route_backlog(job, tell)
+        route_backlog(job, tell, stop)
     finally:
         tell.end()
 

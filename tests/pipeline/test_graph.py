@@ -11,10 +11,10 @@ import pytest
 
 from moa.config import load_config
 from moa.errors import ConfigError
-from moa.pipeline.graph import scan_backlog
+from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.run import local_ray
-from moa.storage.run_folder import RunFolder
+from moa.storage.run_folder import PartName, RunFolder
 from moa.storage.scan import scan
 
 
@@ -77,3 +77,25 @@ def test_a_damaged_page_is_told_in_one_line_with_its_place(tmp_path: Path) -> No
     assert "leave it out" in said
     assert "\n" not in said
     assert not RunFolder(job.run_folder).has_scan(job.partitions)
+
+
+def test_what_is_decided_to_its_last_row_is_not_read_again(tmp_path: Path) -> None:
+    write(tmp_path, ["a", "b", "c"], ["d", "e"], ["f"])
+    job = job_of(tmp_path)
+    scan_backlog(job)
+    decided = frozenset(
+        {PartName(0, 0, 2), PartName(0, 2, 3), PartName(1, 0, 1), PartName(2, 0, 1)}
+    )
+
+    parts = [row["part"] for t in decide_backlog(job, decided) for row in t.to_pylist()]
+
+    assert {PartName.parse(part).partition for part in parts} == {1}
+
+
+def test_when_all_is_decided_nothing_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, ["a", "b"])
+    job = job_of(tmp_path)
+    scan_backlog(job)
+    path.unlink()
+
+    assert list(decide_backlog(job, frozenset({PartName(0, 0, 2)}))) == []

@@ -1,0 +1,56 @@
+"""When the starts of a run were at work."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from moa.storage.run_folder import RunFolder
+
+NOTE_EVERY_S = 30.0
+"""How often the run folder is told."""
+
+log = structlog.get_logger()
+
+
+class AtWork:
+    """Keeps in the run folder when this start was at work, so that pauses between starts are known.
+
+    A killed start is known to the last `NOTE_EVERY_S`.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.facts: dict[str, Any] = {}
+        """Noted beside the times."""
+        self._run = run
+        self._number = len(run.starts())
+        self._started_at = datetime.now(UTC)
+        self._ended = threading.Event()
+        self._noter = threading.Thread(target=self._keep_noting, name="at work", daemon=True)
+
+    def __enter__(self) -> AtWork:
+        self._note()
+        self._noter.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._noter.join()
+        self._try_to_note()
+
+    def _note(self) -> None:
+        times = {"from": self._started_at.isoformat(), "to": datetime.now(UTC).isoformat()}
+        self._run.note_start(self._number, {**times, **self.facts})
+
+    def _keep_noting(self) -> None:
+        while not self._ended.wait(NOTE_EVERY_S):
+            self._try_to_note()
+
+    def _try_to_note(self) -> None:
+        try:
+            self._note()
+        except Exception as error:  # whatever the store raises: a time is not worth a run
+            log.warning("run.not_noted", error=type(error).__name__)

@@ -1,0 +1,59 @@
+"""SIGINT and SIGTERM: the run is asked to stop, and decides when."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from moa.errors import Interrupted
+
+
+class Stop:
+    """What a run is asked by its first signal; a second SIGINT ends it at once.
+
+    A signal does not interrupt by itself: one that comes while Ray starts would tear down what is
+    half up. `check` says whether there was one, and inside `at_once` it interrupts.
+    """
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._told)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise if the run was asked to stop.
+
+        Raises:
+            Interrupted: it was.
+        """
+        if self.asked.is_set():
+            raise Interrupted("stopped on request")
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Nothing is out meanwhile that would have to come back."""
+        self.check()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        again = self.asked.is_set() and number == signal.SIGINT
+        self.asked.set()
+        if self._at_once or again:
+            raise Interrupted("stopped at once: what was answered and kept is not asked again")
