@@ -11,7 +11,7 @@ import structlog
 from moa.storage.run_folder import RunFolder
 
 NOTE_EVERY_S = 30.0
-"""How often the run folder is told."""
+"""How often the run folder is told; in the first seconds oftener."""
 
 log = structlog.get_logger()
 
@@ -46,8 +46,10 @@ class AtWork:
         self._run.note_start(self._number, {**times, **self.facts})
 
     def _keep_noting(self) -> None:
-        while not self._ended.wait(NOTE_EVERY_S):
+        wait_s = 1.0
+        while not self._ended.wait(wait_s):
             self._try_to_note()
+            wait_s = min(NOTE_EVERY_S, 2 * wait_s)
 
     def _try_to_note(self) -> None:
         try:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import web
@@ -315,6 +315,11 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.ledger.disconnected()
         super().connection_lost(exc)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Not of a connection that broke: the script or the client wanted it so."""
+        if not isinstance(kw.get("exc_info"), ConnectionError):
+            super().log_exception(*args, **kw)
 
 
 def _connection_of(request: web.BaseRequest) -> int:
