@@ -327,7 +327,7 @@ class Dispatcher:
         if isinstance(error, QuotaSpent):
             line.spent = error
             line.quota.pause(error.retry_after_s or LOOK_AGAIN_S)
-        elif isinstance(error, TransientError):
+        elif isinstance(error, RateLimited):  # any other "later" is this call's, or the breaker's
             line.quota.pause(error.retry_after_s or 0.0)
 
     def _refuse_run(self, call: Call, error: KeyRefused) -> None:

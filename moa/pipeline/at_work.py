@@ -19,7 +19,7 @@ log = structlog.get_logger()
 class AtWork:
     """Keeps in the run folder when this start was at work, so that pauses between starts are known.
 
-    A killed start is known to the last `NOTE_EVERY_S`.
+    A killed start is known to half of its time, or to the last `NOTE_EVERY_S`.
     """
 
     def __init__(self, run: RunFolder) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 from aiohttp import web
@@ -316,7 +316,7 @@ class _Connection(web.RequestHandler):
         self.ledger.disconnected()
         super().connection_lost(exc)
 
-    def log_exception(self, *args: Any, **kw: Any) -> None:
+    def log_exception(self, *args: object, **kw: object) -> None:
         """Not of a connection that broke: the script or the client wanted it so."""
         if not isinstance(kw.get("exc_info"), ConnectionError):
             super().log_exception(*args, **kw)
