@@ -301,7 +301,7 @@ class Dispatcher:
         )
         if wait_s is None:
             self._next_model(call, error)
-        else:
+        elif not self.pass_on(call, line):  # nobody waits to try again what is known to be out
             self._retried += 1
             self._retry_later(call, wait_s)
 
