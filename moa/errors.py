@@ -5,7 +5,7 @@ MoaError
 ├── SchemaError            a stage received a table it did not agree to
 ├── ArtifactError          a router on disk is damaged, or made for something else
 ├── RunError               the run folder says no: in use, or made by another configuration
-├── Interrupted            the run was asked to stop and has drained; started again, it goes on
+├── Interrupted            the run was asked to stop; started again, it goes on
 └── ProviderError          one call failed
     ├── InvalidRequest     would fail again with this model: do not retry, try the next model
     │   └── ContextExceeded    the model's window is too small
@@ -40,7 +40,7 @@ class RunError(MoaError):
 
 
 class Interrupted(MoaError):
-    """The run was asked to stop: what was out has come back, and the next start goes on."""
+    """The run was asked to stop, and the next start goes on; the message says what was out."""
 
 
 class ProviderError(MoaError):

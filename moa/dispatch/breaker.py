@@ -19,7 +19,8 @@ class Breaker:
         self._failed: set[str] = set()
         self._pause_s = FIRST_PAUSE_S
         self._probe_at: float | None = None
-        self._probing = False
+        self._probe: str | None = None
+        """The query whose call is out to find out; others that are out were sent before."""
         self._opened_at = 0.0
         self._probe_is_back = asyncio.Event()
 
@@ -33,30 +34,30 @@ class Breaker:
         """
         if self._probe_at is None:
             return 0.0
-        if self._probing:
+        if self._probe is not None:
             return self._pause_s
         return max(0.0, self._probe_at - self._clock())
 
-    def admit(self) -> bool:
+    def admit(self, query_id: str) -> bool:
         """Whether a call may be sent now. The one admitted while open is the probe: its fate, or
         `release`, must be told.
         """
         if self._probe_at is None:
             return True
-        if self._probing or self._clock() < self._probe_at:
+        if self._probe is not None or self._clock() < self._probe_at:
             return False
-        self._probing = True
+        self._probe = query_id
         self._probe_is_back.clear()
         return True
 
-    def release(self) -> None:
-        """The admitted call was not sent after all: another one may be the probe."""
-        self._probing = False
-        self._probe_is_back.set()
+    def release(self, query_id: str) -> None:
+        """The admitted call was not sent after all, or says nothing: another may be the probe."""
+        if self._probe == query_id:
+            self._end_probe()
 
     async def wait(self) -> None:
         """Return when `admit` should be asked again."""
-        if self._probing:
+        if self._probe is not None:
             await self._probe_is_back.wait()
         else:
             await asyncio.sleep(self.wait_s())
@@ -66,15 +67,19 @@ class Breaker:
         self._failed.clear()
         self._pause_s = FIRST_PAUSE_S
         self._probe_at = None
-        self.release()
+        self._end_probe()
 
     def failed(self, query_id: str) -> None:
         """A call ended without an answer, or with the vendor's own failure."""
         self._failed.add(query_id)
-        if self._probing:
+        if self._probe == query_id:
             self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
-        if self._probing or (self._probe_at is None and len(self._failed) >= OPENS_AFTER):
-            if self._probe_at is None:
-                self._opened_at = self._clock()
             self._probe_at = self._clock() + self._pause_s
-        self.release()
+            self._end_probe()
+        elif self._probe_at is None and len(self._failed) >= OPENS_AFTER:
+            self._opened_at = self._clock()
+            self._probe_at = self._opened_at + self._pause_s
+
+    def _end_probe(self) -> None:
+        self._probe = None
+        self._probe_is_back.set()

@@ -23,6 +23,11 @@ class Purse:
         self._left_usd = limit_usd
         self._holders = holders
 
+    @property
+    def left_usd(self) -> Decimal:
+        """Not leased to anybody."""
+        return self._left_usd
+
     def lease(self, least_usd: Decimal) -> Decimal:
         """At least so much, or 0 when it is no longer there."""
         if least_usd > self._left_usd:
@@ -52,12 +57,22 @@ class Budget:
         if self._lease is None:
             return True
         async with self._one_asks:
-            if expected_usd > self._left_usd:
-                self._left_usd += await self._lease(expected_usd - self._left_usd)
+            while expected_usd > self._left_usd:  # what others settle meanwhile changes it
+                granted_usd = await self._lease(expected_usd - self._left_usd)
+                self._left_usd += granted_usd
+                if not granted_usd:
+                    break
             if expected_usd > self._left_usd:
                 return False
             self._left_usd -= expected_usd
             return True
+
+    @property
+    def in_hand_usd(self) -> Decimal:
+        """Leased, and neither spent nor reserved; below zero after calls that cost more than was
+        expected.
+        """
+        return self._left_usd
 
     def settle(self, expected_usd: Decimal, actual_usd: Decimal) -> None:
         """The call that reserved `expected_usd` has cost `actual_usd` (0 when it failed)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,8 @@ class DispatchSettings:
 class Progress(NamedTuple):
     """Where a dispatcher stands, without what it was told to forget."""
 
+    of: str
+    """Which dispatcher; one that was started again is another."""
     at_s: float
     """Since 1970."""
     done: int
@@ -93,6 +96,7 @@ class Dispatcher:
         self._prices = prices
         self._settings = settings
         self._clock = clock
+        self._name = secrets.token_hex(4)
         self._random = Random(settings.seed)
         self._budget = budget or Budget()
         self._accounts = {
@@ -137,6 +141,7 @@ class Dispatcher:
         """Where it stands."""
         lines = self._lines.values()
         return Progress(
+            of=self._name,
             at_s=time.time(),
             done=self._done,
             dead=self._dead,
@@ -233,7 +238,7 @@ class Dispatcher:
         try:
             await self._send(call, line)
         except Exception as error:  # a bug, or a journal that cannot be written
-            line.breaker.release()
+            line.breaker.release(call.assignment.query_id)
             self.fail(call, error)
 
     async def _send(self, call: Call, line: Line) -> None:
@@ -245,7 +250,7 @@ class Dispatcher:
             output_tokens=round(choice.output_tokens),
         )
         if not await self._budget.reserve(expected_usd):
-            line.breaker.release()
+            line.breaker.release(call.assignment.query_id)
             self._give_up(call, "budget_spent", "the run's budget does not cover this call")
             return
         spent_usd = expected_usd  # should it end in a way that does not say
@@ -257,6 +262,10 @@ class Dispatcher:
     async def _try(self, call: Call, line: Line, expected_usd: Decimal) -> Decimal:
         """One call on the wire; what it has cost, or may have."""
         assignment = call.assignment
+        if self._draining:
+            line.breaker.release(assignment.query_id)
+            call.resolve(None)
+            return Decimal(0)
         chat = ChatRequest.model_validate_json(assignment.request)
         await call.journal.sent(assignment.row, call.model.id)
         sent_at = self._clock()
@@ -307,21 +316,21 @@ class Dispatcher:
 
     def _tell_line(self, call: Call, line: Line, error: ProviderError) -> None:
         """What one failure means to the calls behind it."""
-        account = line.account
+        account, query_id, was_out = line.account, call.assignment.query_id, line.out
         if error.status is not None and not isinstance(error, AccountRefused):
             account.prove()
         match error:
             case AccountRefused():
-                line.breaker.release()
+                line.breaker.release(query_id)
                 account.refused = error
                 if isinstance(error, KeyRefused) and not account.proven:
                     self._refuse_run(call, error)
             case RateLimited():
                 line.breaker.answered()
             case TransientError():
-                line.breaker.failed(call.assignment.query_id)
+                line.breaker.failed(query_id)
             case ProviderError(status=None):  # refused before it was sent
-                line.breaker.release()
+                line.breaker.release(query_id)
             case _:
                 line.breaker.answered()
         if isinstance(error, QuotaSpent):
@@ -329,6 +338,8 @@ class Dispatcher:
             line.quota.pause(error.retry_after_s or LOOK_AGAIN_S)
         elif isinstance(error, RateLimited):  # any other "later" is this call's, or the breaker's
             line.quota.pause(error.retry_after_s or 0.0)
+        if line.out and not was_out:
+            line.reconsider()
 
     def _refuse_run(self, call: Call, error: KeyRefused) -> None:
         """A key that was never any good: nobody wants a night of fallbacks because of a typo."""

@@ -75,12 +75,16 @@ def _line(document: dict[str, Any]) -> bytes:
 def recover(journals: Iterable[bytes]) -> History:
     """Read the journals of a piece's earlier tries, oldest first.
 
-    A last line that a crash has cut says nothing; its call counts as unknown.
+    A line that a crash or a loss of power has cut says nothing; its call counts as unknown.
     """
     history = History()
     for journal in journals:
         for line in journal.split(b"\n")[:-1]:
-            _replay(orjson.loads(line), history)
+            try:
+                document = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            _replay(document, history)
     return history
 
 

@@ -75,13 +75,36 @@ class Line:
         """Calls that wait for their turn."""
         return len(self._waiting)
 
+    @property
+    def out(self) -> bool:
+        """Nothing can be sent for now, and perhaps for long."""
+        return (
+            self.account.refused is not None
+            or self.breaker.wait_s() > 0
+            or (self.spent is not None and self.quota.pause_s() > 0)
+        )
+
     def put(self, call: Call, *, first: bool = False) -> None:
-        """Queue a call; one that is tried again goes `first`."""
+        """Queue a call, unless it had better go elsewhere; one that is tried again goes `first`."""
+        if self.out and self._passed_on(call):
+            return
         if first:
             self._waiting.appendleft(call)
         else:
             self._waiting.append(call)
         self._arrived.set()
+
+    def reconsider(self) -> None:
+        """The line is out since now: calls behind its head need not wait with it."""
+        waiting, self._waiting = self._waiting, deque()
+        self._waiting.extend(call for call in waiting if not self._passed_on(call))
+
+    def _passed_on(self, call: Call) -> bool:
+        try:
+            return self._sender.pass_on(call, self)
+        except Exception as error:  # a journal that cannot be written
+            self._sender.fail(call, error)
+            return True
 
     async def stop(self) -> list[Call]:
         """Send no more, and give back what waits."""
@@ -122,7 +145,7 @@ class Line:
             await self.account.slots.acquire()
             # While it waited for its slots, the answers to others may have changed the picture.
             unhindered = self.account.refused is None and self.quota.pause_s() == 0
-            if unhindered and self.breaker.admit():
+            if unhindered and self.breaker.admit(call.assignment.query_id):
                 return True
             self._release_slots()
             if unhindered:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 
@@ -23,9 +24,8 @@ class AtWork:
     """
 
     def __init__(self, run: RunFolder) -> None:
-        self.facts: dict[str, Any] = {}
-        """Noted beside the times."""
         self._run = run
+        self._router_s: Callable[[], float] = lambda: 0.0
         self._number = len(run.starts())
         self._started_at = datetime.now(UTC)
         self._ended = threading.Event()
@@ -41,9 +41,23 @@ class AtWork:
         self._noter.join()
         self._try_to_note()
 
+    def router_begins(self, replicas: int) -> None:
+        """From now on the router's machines are held."""
+        started = time.monotonic()
+        self._router_s = lambda: (time.monotonic() - started) * replicas
+
+    def router_ends(self) -> None:
+        """The router's machines are free again."""
+        held_s = self._router_s()
+        self._router_s = lambda: held_s
+
     def _note(self) -> None:
-        times = {"from": self._started_at.isoformat(), "to": datetime.now(UTC).isoformat()}
-        self._run.note_start(self._number, {**times, **self.facts})
+        facts = {
+            "from": self._started_at.isoformat(),
+            "to": datetime.now(UTC).isoformat(),
+            "router_s": round(self._router_s(), 3),
+        }
+        self._run.note_start(self._number, facts)
 
     def _keep_noting(self) -> None:
         wait_s = 1.0

@@ -27,10 +27,13 @@ def told_plainly() -> Iterator[None]:
         if isinstance(cause, MoaError):
             cause.args = (str(cause).partition(RAYS_ADVICE)[0],)
             raise cause from None
-        if _of_a_store(cause) or (isinstance(cause, RayError) and cause is error):
+        if _of_a_store(cause) or isinstance(cause, RayError):
+            lines = [line for line in str(cause).splitlines() if line.strip()] or [""]
+            # An actor that died begins with the general and ends with what killed it.
+            line = lines[-1] if isinstance(cause, RayError) else lines[0]
             raise RunError(
-                f"{type(cause).__name__}: {str(cause).splitlines()[0]}. What was answered is kept: "
-                "when that is mended, the same command goes on"
+                f"{type(cause).__name__}: {line.strip()}. What was answered is kept: when that is "
+                "mended, the same command goes on"
             ) from error
         raise
 

@@ -11,9 +11,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayTaskError
 
-from moa.errors import MoaError
 from moa.pipeline.job import Job
 from moa.stages import Decide, Read, Score
 from moa.storage.query_log import Partition
@@ -66,19 +64,9 @@ def _each(
     for partition in partitions:
         under_way.append(remote.remote(partition, *lent))
         if len(under_way) >= at_once:
-            yield _result(under_way.popleft())
+            yield ray.get(under_way.popleft())
     while under_way:
-        yield _result(under_way.popleft())
-
-
-def _result(task: ray.ObjectRef[T]) -> T:
-    """What a task returned, or raised on purpose, without Ray's account of where that was."""
-    try:
-        return ray.get(task)
-    except RayTaskError as error:
-        if isinstance(error.cause, MoaError):
-            raise error.cause from None
-        raise
+        yield ray.get(under_way.popleft())
 
 
 def decide_backlog(job: Job, decided: frozenset[PartName]) -> Iterator[pa.Table]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,12 +18,14 @@ from moa.errors import Interrupted
 from moa.pipeline.at_work import AtWork
 from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import Job
-from moa.pipeline.replicas import Counts, Dispatch
+from moa.pipeline.replicas import Counts, Dispatch, PieceRows
 from moa.pipeline.stop import Stop
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
 
 TURN_S = 0.2
 """How long the driver waits for a piece to end before it looks at everything else again."""
+MOST_FRUITLESS = 50
+"""Errors while it drains that end no piece: then the cluster itself is gone."""
 READS_AT_ONCE = 16
 """Of the run folder, when a run goes on."""
 
@@ -94,8 +95,8 @@ class _Nightly:
 
     def route(self) -> None:
         """Until nothing is left to be decided or answered."""
-        for piece, rows in self._earlier.open_pieces:
-            self._dispatch.put(piece, rows)
+        for open_piece in self._earlier.open_pieces:
+            self._dispatch.put(open_piece)
         threading.Thread(target=self._decide, name="decide", daemon=True).start()
         try:
             while self._deciding or not self._dispatch.idle:
@@ -122,7 +123,7 @@ class _Nightly:
             return None
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             journals = pool.map(
-                lambda open_piece: recover(self._run.read_journals(open_piece[0])).spent_usd,
+                lambda one: recover(self._run.read_journals(one.piece)).spent_usd,
                 self._earlier.open_pieces,
             )
             spent_usd = self._earlier.counts.cost_usd + sum(journals, Decimal(0))
@@ -131,7 +132,8 @@ class _Nightly:
     def _drain(self) -> None:
         """Send nothing new, and keep what comes back; a second Ctrl-C ends it."""
         self._dispatch.begin_to_drain()
-        while not self._dispatch.idle:
+        fruitless = 0
+        while not self._dispatch.idle and fruitless < MOST_FRUITLESS:
             left = self._dispatch.pieces_out
             try:
                 self._dispatch.turn(TURN_S)
@@ -139,13 +141,12 @@ class _Nightly:
                 raise
             except Exception as error:  # the first one is on its way up
                 log.warning("run.drained_with_error", error=type(error).__name__)
-                if self._dispatch.pieces_out == left:  # the cluster itself is gone
-                    return
+                fruitless += self._dispatch.pieces_out == left
             self._tell(self._progress())
 
     def _decide(self) -> None:
         """In a thread of its own: Ray Data's iterator blocks."""
-        started = time.monotonic()
+        self._work.router_begins(self._job.config.router.replicas)
         try:
             for table in decide_backlog(self._job, self._earlier.decided):
                 for row in table.to_pylist():
@@ -156,8 +157,7 @@ class _Nightly:
         else:
             self._decided.put(None)
         finally:
-            held_s = (time.monotonic() - started) * self._job.config.router.replicas
-            self._work.facts["router_s"] = round(held_s, 3)
+            self._work.router_ends()
 
     def _take_decided(self) -> None:
         while True:
@@ -172,8 +172,8 @@ class _Nightly:
                     raise decided
                 case PieceRows(piece, rows) if piece.provider == NOBODY:
                     self._buried += rows
-                case PieceRows(piece, rows):
-                    self._dispatch.put(piece, rows)
+                case PieceRows():
+                    self._dispatch.put(decided)
 
     def _progress(self) -> Progress:
         replicas = self._dispatch.progress()
@@ -197,19 +197,11 @@ class _Nightly:
 
 
 @dataclass(frozen=True, slots=True)
-class PieceRows:
-    """A piece, and how many queries it has."""
-
-    piece: PieceName
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Earlier:
     """What earlier starts of the run have done."""
 
     decided: frozenset[PartName]
-    open_pieces: list[tuple[PieceName, int]]
+    open_pieces: list[PieceRows]
     """Decided and not finished."""
     counts: Counts
     """Of the finished pieces."""
@@ -225,6 +217,6 @@ class _Earlier:
                 counts.add(result)
         return cls(
             decided=frozenset(decided),
-            open_pieces=[(piece, rows) for piece, rows in pieces if piece not in finished],
+            open_pieces=[PieceRows(*one) for one in pieces if one[0] not in finished],
             counts=counts,
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from moa.config import RouteBatchConfig
 from moa.dispatch.budget import Budget, Lease, Purse
@@ -21,15 +24,13 @@ from moa.dispatch.retry import RetryPolicy
 from moa.errors import KeyRefused
 from moa.log import configure
 from moa.pipeline.job import Job
+from moa.pipeline.load import Load, least
 from moa.providers.accounts import open_provider
 from moa.storage.run_folder import PieceName, RunFolder
 
 OPEN_ROWS = 3
 """Queries without an outcome that a replica has per provider, in multiples of its calls in flight:
 enough that no call waits for the next piece to be read, few enough that memory stays flat."""
-OPEN_PIECES = 8
-"""Pieces that a replica has per provider at most: each holds its outcomes until its last one, and
-one slow query must not keep the others from being followed by the next piece."""
 DEATHS = 4
 """Of its replica that a piece may see in one start: what kills a fifth one is the piece."""
 CLOSE_S = 10.0
@@ -48,6 +49,7 @@ class DispatchReplica:
         self._models = {model.id: model for model in job.models}
         self._dispatcher: Dispatcher | None = None
         self._draining = False
+        self._drainage: asyncio.Task[None] | None = None
 
     async def dispatch(self, name: str) -> PieceResult:
         """See one piece through."""
@@ -56,15 +58,17 @@ class DispatchReplica:
         piece = PieceName.parse(name)
         return await dispatch_piece(piece, self._run, self._models, self._open())
 
-    async def progress(self) -> Progress | None:
-        """Where it stands; `None` before its first piece."""
-        return None if self._dispatcher is None else self._dispatcher.progress()
-
-    async def drain(self) -> None:
-        """Send nothing new; return when what is out has come back."""
-        self._draining = True
-        if self._dispatcher is not None:
-            await self._dispatcher.drain()
+    async def progress(self, draining: bool) -> Progress | None:
+        """Where it stands, `None` before its first piece. It is told whether the run drains: one
+        that was started again cannot know.
+        """
+        if self._dispatcher is None:
+            self._draining |= draining
+            return None
+        if draining and not self._draining:
+            self._draining = True
+            self._drainage = asyncio.get_running_loop().create_task(self._dispatcher.drain())
+        return self._dispatcher.progress()
 
     async def close(self) -> None:
         """Drain, and close the connections."""
@@ -131,51 +135,31 @@ class _Replica:
             "max_concurrency": 1000,
         }
         self.actor: Any = ray.remote(**options)(DispatchReplica).remote(job, purse)
-        self.latest: Progress | None = None
-        self._pieces: Counter[str] = Counter()
-        self._handed: Counter[str] = Counter()
-        """Rows handed out since `latest` was asked for, by provider."""
+        self.load = Load()
         self._asked: ObjectRef[Any] | None = None
 
-    def unsettled(self, provider: str) -> int:
-        """Queries without an outcome, as far as is known."""
-        known = self.latest.unsettled.get(provider, 0) if self.latest is not None else 0
-        return known + self._handed[provider]
-
-    def has_room(self, provider: str, most_rows: int) -> bool:
-        pieces = self._pieces[provider]
-        return not pieces or (pieces < OPEN_PIECES and self.unsettled(provider) < most_rows)
-
-    def hand_out(self, waiting: _Waiting) -> ObjectRef[Any]:
+    def hand_out(self, waiting: PieceRows) -> ObjectRef[Any]:
         """Give it a piece; the reference to its result."""
-        self._pieces[waiting.piece.provider] += 1
-        self._handed[waiting.piece.provider] += waiting.rows
+        self.load.add(waiting.piece.provider, waiting.rows)
         result: ObjectRef[Any] = self.actor.dispatch.remote(str(waiting.piece))
         return result
 
-    def release(self, waiting: _Waiting) -> None:
-        """A piece has ended, in whatever way."""
-        self._pieces[waiting.piece.provider] -= 1
-
-    def learn(self, progress: Progress | None) -> None:
-        """Take it for the latest, unless something later is known: answers overtake each other."""
-        if progress is not None and (self.latest is None or progress.at_s >= self.latest.at_s):
-            self.latest = progress
-
-    def look(self) -> None:
+    def look(self, *, draining: bool) -> None:
         """Take the answer to the last question, if it is there, and ask the next one."""
         if self._asked is not None:
             done, _ = ray.wait([self._asked], timeout=0)
             if not done:
                 return
-            self.learn(ray.get(self._asked))
-        self._handed.clear()
-        self._asked = self.actor.progress.remote()
+            answer, self._asked = self._asked, None
+            with suppress(RayError):  # a dead replica's pieces say so themselves
+                self.load.answered(ray.get(answer))
+        self.load.asked()
+        self._asked = self.actor.progress.remote(draining)
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """A piece that no replica has taken yet."""
+@dataclass(frozen=True, slots=True)
+class PieceRows:
+    """A piece, and how many queries it has."""
 
     piece: PieceName
     rows: int
@@ -211,9 +195,10 @@ class Dispatch:
         if left_usd is not None:
             make: Any = ray.remote(num_cpus=0)(Purse)
             purse = make.remote(left_usd, replicas)
+        self._purse = purse  # it ends with the last reference, and must outlive its holders
         self._replicas = [_Replica(job, purse) for _ in range(replicas)]
-        self._waiting: dict[str, deque[_Waiting]] = defaultdict(deque)
-        self._open: dict[ObjectRef[Any], tuple[_Replica, _Waiting]] = {}
+        self._waiting: dict[str, deque[PieceRows]] = defaultdict(deque)
+        self._open: dict[ObjectRef[Any], tuple[_Replica, PieceRows]] = {}
         self._draining = False
         self.finished = Counts()
 
@@ -232,9 +217,9 @@ class Dispatch:
         """Nothing waits and nothing is out."""
         return not self._open and (self._draining or not any(self._waiting.values()))
 
-    def put(self, piece: PieceName, rows: int) -> None:
+    def put(self, decided: PieceRows) -> None:
         """A piece has been decided."""
-        self._waiting[piece.provider].append(_Waiting(piece, rows))
+        self._waiting[decided.piece.provider].append(decided)
         self._hand_out()
 
     def turn(self, wait_s: float) -> None:
@@ -244,7 +229,7 @@ class Dispatch:
             KeyRefused: an account's key was refused at its first call.
         """
         for replica in self._replicas:
-            replica.look()
+            replica.look(draining=self._draining)
         self._hand_out()
         if not self._open:
             time.sleep(wait_s)
@@ -252,9 +237,9 @@ class Dispatch:
         ended, _ = ray.wait(list(self._open), num_returns=1, timeout=wait_s)
         for ref in ended:
             replica, waiting = self._open.pop(ref)
-            replica.release(waiting)
+            replica.load.remove(waiting.piece.provider)
             result: PieceResult = ray.get(ref)
-            replica.learn(result.rest)
+            replica.load.learn(result.rest)
             if result.finished:
                 self.finished.add(result)
             if result.refused is not None:
@@ -264,7 +249,6 @@ class Dispatch:
     def begin_to_drain(self) -> None:
         """Have nothing new sent. `turn` takes what is out until it is `idle`."""
         self._draining = True
-        self._drained = [replica.actor.drain.remote() for replica in self._replicas]
 
     def close(self) -> None:
         """Close the replicas' connections."""
@@ -276,14 +260,15 @@ class Dispatch:
 
     def progress(self) -> list[Progress]:
         """Where the replicas stand, of those that have begun, without what is `finished`."""
-        return [replica.latest for replica in self._replicas if replica.latest is not None]
+        return [r.load.latest for r in self._replicas if r.load.latest is not None]
 
     def _hand_out(self) -> None:
         """Each piece goes to the replica that has the least to do for its provider."""
+        loads = [replica.load for replica in self._replicas]
         for provider, waiting in self._waiting.items():
             while waiting and not self._draining:
-                replica = min(self._replicas, key=lambda r: r.unsettled(provider))
-                if not replica.has_room(provider, self._most_rows):
+                number = least(loads, provider, self._most_rows)
+                if number is None:
                     break
-                piece = waiting.popleft()
+                piece, replica = waiting.popleft(), self._replicas[number]
                 self._open[replica.hand_out(piece)] = (replica, piece)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -66,7 +64,7 @@ def run_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Finished
     if job.left_out:
         log.warning("queries.left_out", files=len(job.left_out), examples=job.left_out[:3])
     run = RunFolder(job.run_folder)
-    with told_plainly(), Stop() as stop, _held(job.run_folder):
+    with told_plainly(), Stop() as stop, _held(job.run_folder, stop):
         run.begin(job.facts(), identity=job.identity())
         manifest = run.manifest()
         if manifest is not None:
@@ -77,19 +75,13 @@ def run_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Finished
 
 
 @contextmanager
-def _held(run_folder: str) -> Iterator[None]:
+def _held(run_folder: str, stop: Stop) -> Iterator[None]:
     """Hold the run; stop when another process takes it over."""
-    lost = threading.Event()
-
-    def on_lost() -> None:
-        lost.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-
     try:
-        with run_lock(run_folder, on_lost=on_lost):
+        with run_lock(run_folder, on_lost=stop.lose):
             yield
     except Interrupted:
-        if lost.is_set():
+        if stop.lost:
             raise RunError(
                 f"{run_folder} was taken over by another process, since this one could not reach "
                 "it for long: it goes on there"
@@ -131,6 +123,7 @@ def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
 
 
 def _route(job: Job, stop: Stop) -> None:
+    stop.listen()  # Ray has taken SIGTERM for itself
     tell = LiveLine(sys.stderr) if _on_terminal(job.config) else Events()
     try:
         route_backlog(job, tell, stop)

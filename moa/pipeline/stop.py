@@ -11,6 +11,8 @@ from typing import Any
 
 from moa.errors import Interrupted
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Stop:
     """What a run is asked by its first signal; a second SIGINT ends it at once.
@@ -21,17 +23,30 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = threading.Event()
+        self.lost = False
+        """Another process works on the run by now."""
         self._at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._told)
+        for number in _SIGNALS:
+            self._before[number] = signal.getsignal(number)
+        self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals; again, after somebody else (`ray.init`) has taken them."""
+        for number in _SIGNALS:
+            signal.signal(number, self._told)
+
+    def lose(self) -> None:
+        """The run is another process's: from whatever thread."""
+        self.lost = True
+        self.asked.set()
 
     def check(self) -> None:
         """Raise if the run was asked to stop.
@@ -45,9 +60,9 @@ class Stop:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Nothing is out meanwhile that would have to come back."""
-        self.check()
         self._at_once = True
         try:
+            self.check()
             yield
         finally:
             self._at_once = False

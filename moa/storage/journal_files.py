@@ -99,7 +99,8 @@ class JournalFiles:
         number = _OWNER + 1
         while not self._folder.create(_segment(name, number), _FENCE):
             segment = self._folder.read(_segment(name, number))
-            assert segment is not None
+            if segment is None:  # its piece was finished meanwhile
+                return
             yield segment
             number += 1
 
@@ -134,10 +135,13 @@ class FileSink:
         """Hand the bytes to the operating system: all of them, or none."""
         if self._broken is not None:
             raise self._broken
-        if os.write(self._file, data) < len(data):  # the disk is full: no line may stay cut
-            os.ftruncate(self._file, self._size)
-            self._broken = OSError(errno.ENOSPC, "no space is left for the journal")
-            raise self._broken
+        try:
+            if os.write(self._file, data) < len(data):  # the disk is full: no line may stay cut
+                os.ftruncate(self._file, self._size)
+                raise OSError(errno.ENOSPC, "no space is left for the journal")
+        except OSError as error:
+            self._broken = error
+            raise
         self._size += len(data)
         self._dirty = True
         if self._syncing is None:
@@ -234,7 +238,11 @@ def read_when_closed(path: Path) -> bytes:
         RunError: the writer is still alive after `WAIT_FOR_WRITER_S`.
     """
     give_up_at = time.monotonic() + WAIT_FOR_WRITER_S
-    with path.open("rb") as file:
+    try:
+        opened = path.open("rb")
+    except FileNotFoundError:  # its piece was finished meanwhile
+        return b""
+    with opened as file:
         while True:
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -309,12 +310,17 @@ class _S3:
         return bool(found == data)
 
 
+_ONE_MAKES_IT = threading.Lock()
+"""boto3's default session cannot make two clients at once."""
+
+
 @lru_cache(maxsize=2)
 def _s3_client(process: int) -> BaseClient:
     """One a process: boto3's clients may be shared by threads, not across a fork."""
-    import boto3
+    with _ONE_MAKES_IT:
+        import boto3
 
-    return boto3.client("s3")
+        return boto3.client("s3")
 
 
 class _GoogleStorage:

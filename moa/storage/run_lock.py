@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
+import structlog
 
 from moa.errors import RunError
 from moa.storage.object_store import Folder
 
 _LOCK = "lock.json"
+
+log = structlog.get_logger()
 
 
 class Patience(NamedTuple):
@@ -111,6 +114,7 @@ class _Lock:
         if self._folder.create(_LOCK, self._written):
             return
         seen = self._folder.read(_LOCK)
+        log.info("run.lock_found", folder=self._folder.url, waiting_s=patience.stale_s)
         stale_at = time.monotonic() + patience.stale_s
         while time.monotonic() < stale_at:
             time.sleep(patience.renew_s / 5)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,23 +24,46 @@ def holders(purse: Purse, number: int) -> list[Budget]:
     calls=st.lists(st.tuples(st.integers(0, 2), CENTS, CENTS), max_size=60),
     limit_usd=CENTS.map(lambda usd: usd * 10),
 )
-def test_reservations_of_all_holders_never_exceed_the_limit(
+def test_no_cent_is_lost_or_made(
     calls: list[tuple[int, Decimal, Decimal]], limit_usd: Decimal
 ) -> None:
-    budgets = holders(Purse(limit_usd, 3), 3)
+    purse = Purse(limit_usd, 3)
+    budgets = holders(purse, 3)
 
     async def spend(holder: int, expected_usd: Decimal, actual_usd: Decimal) -> Decimal:
         if not await budgets[holder].reserve(expected_usd):
             return Decimal(0)
         await asyncio.sleep(0)
-        cost_usd = min(expected_usd, actual_usd)
-        budgets[holder].settle(expected_usd, cost_usd)
-        return cost_usd
+        budgets[holder].settle(expected_usd, actual_usd)
+        return actual_usd
 
     async def spend_all() -> Decimal:
         return sum(await asyncio.gather(*[spend(*call) for call in calls]), Decimal(0))
 
-    assert asyncio.run(spend_all()) <= limit_usd
+    spent_usd = asyncio.run(spend_all())
+    in_hand_usd = sum((budget.in_hand_usd for budget in budgets), Decimal(0))
+    above_usd = sum((max(Decimal(0), cost - expected) for _, expected, cost in calls), Decimal(0))
+    assert spent_usd + in_hand_usd + purse.left_usd == limit_usd
+    assert spent_usd <= limit_usd + above_usd
+
+
+@pytest.mark.parametrize("factor", [Decimal("0.1"), Decimal(1), Decimal(3)])
+async def test_wrong_estimates_neither_overrun_nor_strand_a_budget(factor: Decimal) -> None:
+    limit_usd, expected_usd, at_once = Decimal(100), Decimal("0.1"), 50
+    (budget,) = holders(Purse(limit_usd, 1), 1)
+    spent_usd = Decimal(0)
+
+    async def keep_spending() -> None:
+        nonlocal spent_usd
+        while await budget.reserve(expected_usd):
+            await asyncio.sleep(0)
+            budget.settle(expected_usd, expected_usd * factor)
+            spent_usd += expected_usd * factor
+
+    await asyncio.gather(*[keep_spending() for _ in range(at_once)])
+
+    most_above_usd = at_once * max(Decimal(0), factor - 1) * expected_usd
+    assert limit_usd - expected_usd * at_once <= spent_usd <= limit_usd + most_above_usd
 
 
 async def test_a_call_that_cost_more_than_expected_is_taken_off_the_rest() -> None:

@@ -28,7 +28,7 @@ async def test_an_amount_larger_than_the_bucket_goes_through_in_slices() -> None
 
     await pace.take(350)
 
-    assert 0.24 <= time.monotonic() - started < 2
+    assert time.monotonic() - started >= 0.24
 
 
 async def test_tokens_hold_back_what_requests_would_allow() -> None:

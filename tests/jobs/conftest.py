@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -54,10 +53,6 @@ class Start:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=seconds)
         return self.process.poll() is not None
-
-    def interrupt(self) -> None:
-        """Ctrl-C."""
-        self.process.send_signal(signal.SIGINT)
 
     def bury(self) -> None:
         """Kill what the process has left behind."""

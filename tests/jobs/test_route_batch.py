@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -158,12 +159,12 @@ def test_killed_at_random_points_it_ends_as_if_undisturbed(
 def test_a_dispatch_actor_that_is_killed_is_followed_by_another(
     job: JobUnderTest, finished: JobUnderTest
 ) -> None:
-    job.server.set_script({"latency": {"median_s": 0.3, "sigma": 0.5}})
+    job.server.set_script({"latency": {"median_s": 0.6, "sigma": 0.5}})
     kills = 3
 
-    start = job.start("dispatch.max_in_flight=8", "dispatch.replicas=2")
+    start = job.start("dispatch.max_in_flight=4", "dispatch.replicas=2")
     for kill in range(kills):
-        while len(job.server.ledger()) < 60 * (kill + 1):
+        while len(job.server.ledger()) < 40 * (kill + 1):
             assert not start.ended_within(0.05)
         start.kill_one("DispatchReplica")
     status, _, said = start.wait()
@@ -173,10 +174,11 @@ def test_a_dispatch_actor_that_is_killed_is_followed_by_another(
     assert_only_repeats_what_was_out(outcomes(job.folder), job, kills=kills)
 
 
-def test_a_budget_holds_over_replicas_and_kills(job: JobUnderTest) -> None:
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_budget_holds_over_replicas_and_kills(job: JobUnderTest, replicas: int) -> None:
     job.server.set_script({"latency": {"median_s": 0.2}})
-    budget_usd, in_flight = Decimal("0.1"), 4
-    override = ["dispatch.replicas=2", f"dispatch.max_in_flight={in_flight}"]
+    budget_usd, in_flight = Decimal("0.1"), 8 // replicas
+    override = [f"dispatch.replicas={replicas}", f"dispatch.max_in_flight={in_flight}"]
     override.append(f"dispatch.budget_usd={budget_usd}")
 
     start = job.start(*override)
@@ -193,16 +195,19 @@ def test_a_budget_holds_over_replicas_and_kills(job: JobUnderTest) -> None:
     dearest_usd = max(found["cost_usd"].to_pylist())
     reasons = Counter(found["reason"].to_pylist())
     assert reasons.keys() == {None, "budget_spent"}
-    assert budget_usd / 2 < spent_usd <= budget_usd + 2 * 3 * in_flight * dearest_usd
+    assert budget_usd / 2 < spent_usd <= budget_usd + replicas * 3 * in_flight * dearest_usd
 
 
-def test_ctrl_c_drains_and_the_next_start_goes_on(job: JobUnderTest) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_drains_and_the_next_start_goes_on(
+    job: JobUnderTest, number: signal.Signals
+) -> None:
     job.server.set_script({"latency": {"median_s": 0.5}})
     start = job.start("dispatch.max_in_flight=8")
     while len(job.server.ledger()) < 20:
         assert not start.ended_within(0.05)
 
-    start.interrupt()
+    start.process.send_signal(number)
     status, _, said = start.wait()
     asked = len(job.server.ledger())
     job.run()

@@ -11,6 +11,7 @@ import pytest
 
 from moa.config import load_config
 from moa.errors import ConfigError
+from moa.pipeline.failures import told_plainly
 from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.run import local_ray
@@ -68,7 +69,7 @@ def test_a_damaged_page_is_told_in_one_line_with_its_place(tmp_path: Path) -> No
     path.write_bytes(damaged)
     job = job_of(tmp_path)
 
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as refused, told_plainly():
         scan_backlog(job)
 
     said = str(refused.value)

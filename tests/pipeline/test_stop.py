@@ -38,3 +38,21 @@ def test_afterwards_signals_do_what_they_did_before() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_it_listens_again_after_somebody_else_took_the_signals() -> None:
+    with Stop() as stop:
+        signal.signal(signal.SIGTERM, lambda *_: pytest.fail("not ours"))
+        stop.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        assert stop.asked.is_set()
+
+
+def test_a_run_that_was_lost_stops_too() -> None:
+    with Stop() as stop:
+        stop.lose()
+
+        with pytest.raises(Interrupted):
+            stop.check()
+        assert stop.lost

@@ -13,7 +13,7 @@ from moa.errors import RunError
 from moa.storage.object_store import Folder
 from moa.storage.run_lock import Patience, run_lock
 
-FAST = Patience(renew_s=0.2, stale_s=1.0)
+FAST = Patience(renew_s=0.2, stale_s=5.0)
 
 
 def nobody() -> None:
