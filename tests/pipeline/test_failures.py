@@ -12,9 +12,6 @@ from botocore.exceptions import ClientError
 from moa.errors import ConfigError, MoaError, RunError
 from moa.pipeline.failures import told_plainly
 
-# Ray Data 2.60 sets defaults that it warns of.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
