@@ -12,7 +12,7 @@ from moa.config import PolicyConfig, QueryLogConfig
 from moa.prices import PriceTable
 from moa.schema import OUTCOMES, PARTS, PREPARED_QUERIES, ROUTING_DECISIONS, SCORED_QUERIES
 from moa.stages import Decide, Read, Score, pack, unpack
-from moa.storage.query_log import find_partitions
+from moa.storage.query_log import find_backlog
 from moa.storage.run_folder import PartName, PieceName, RunFolder
 from moa.storage.scan import scan
 
@@ -29,7 +29,7 @@ class Backlog:
     def __init__(self, folder: Path, table: pa.Table, **log: object) -> None:
         pq.write_table(table, folder / "log.parquet", row_group_size=25)
         self.log = QueryLogConfig.model_validate({"path": str(folder / "log.parquet"), **log})
-        self.partitions = tuple(find_partitions(self.log))
+        self.partitions = find_backlog(self.log).partitions
         self.url = str(folder / "run")
         self.run = RunFolder(self.url)
         self.run.write_scan(self.partitions, scan(self.partitions, self.log))

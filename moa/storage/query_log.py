@@ -60,11 +60,6 @@ class Backlog(NamedTuple):
     """Files of the named folders that are not read: empty, or of an extension that says nothing."""
 
 
-def find_partitions(log: QueryLogConfig) -> list[Partition]:
-    """The partitions of `find_backlog`."""
-    return list(find_backlog(log).partitions)
-
-
 def find_backlog(log: QueryLogConfig) -> Backlog:
     """Find the backlog's files and check what can be checked without reading their rows.
 

@@ -12,7 +12,7 @@ import pytest
 from moa.config import QueryLogConfig
 from moa.errors import ConfigError
 from moa.storage.object_store import Folder
-from moa.storage.query_log import BATCH_BYTES, LINE, find_partitions, read_partition
+from moa.storage.query_log import BATCH_BYTES, LINE, find_backlog, read_partition
 
 FIVE = pa.table({"query_id": list("abcde"), "prompt": ["1", "2", "3", "4", "5"]})
 
@@ -26,7 +26,7 @@ def test_each_row_group_is_a_partition_in_the_order_of_paths(tmp_path: Path) -> 
     pq.write_table(FIVE, tmp_path / "b.parquet", row_group_size=2)
     pq.write_table(FIVE, tmp_path / "a.parquet")
 
-    found = find_partitions(log(tmp_path))
+    found = find_backlog(log(tmp_path)).partitions
 
     assert [p.number for p in found] == [0, 1, 2, 3]
     assert [Path(p.url).name for p in found] == ["a.parquet"] + 3 * ["b.parquet"]
@@ -40,25 +40,25 @@ def test_a_glob_a_list_and_a_folder_find_the_same_files_once(tmp_path: Path) -> 
     (tmp_path / "x" / "_SUCCESS").write_text("done")
     (tmp_path / "x" / "readme.txt").write_text("a log")
 
-    folder = find_partitions(log(tmp_path / "x"))
+    folder = find_backlog(log(tmp_path / "x")).partitions
 
-    assert folder == find_partitions(log(f"{tmp_path}/x/**/*.parquet"))
-    assert folder == find_partitions(log(f"{tmp_path}/**"))
-    assert folder == find_partitions(log([f"{tmp_path}/x", f"{tmp_path}/x/a.parquet"]))
-    assert folder[:1] == find_partitions(log(f"{tmp_path}/x/*.parquet"))
-    assert folder[:1] == find_partitions(log(f"{tmp_path}/[x]/?.parquet"))
+    assert folder == find_backlog(log(f"{tmp_path}/x/**/*.parquet")).partitions
+    assert folder == find_backlog(log(f"{tmp_path}/**")).partitions
+    assert folder == find_backlog(log([f"{tmp_path}/x", f"{tmp_path}/x/a.parquet"])).partitions
+    assert folder[:1] == find_backlog(log(f"{tmp_path}/x/*.parquet")).partitions
+    assert folder[:1] == find_backlog(log(f"{tmp_path}/[x]/?.parquet")).partitions
     assert len(folder) == 2
 
 
 def test_a_file_that_was_written_again_is_another_one(tmp_path: Path) -> None:
     pq.write_table(FIVE, tmp_path / "a.parquet")
-    first = find_partitions(log(tmp_path))
+    first = find_backlog(log(tmp_path)).partitions
 
-    again = find_partitions(log(tmp_path))
+    again = find_backlog(log(tmp_path)).partitions
     stat = (tmp_path / "a.parquet").stat()
     pq.write_table(FIVE, tmp_path / "a.parquet")
     os.utime(tmp_path / "a.parquet", ns=(0, stat.st_mtime_ns + 1))
-    changed = find_partitions(log(tmp_path))
+    changed = find_backlog(log(tmp_path)).partitions
 
     assert first == again
     assert first != changed
@@ -69,7 +69,7 @@ def test_a_file_that_was_written_again_is_another_one(tmp_path: Path) -> None:
 def test_a_partition_is_read_in_order_and_in_batches(tmp_path: Path, batch_rows: int) -> None:
     pq.write_table(FIVE, tmp_path / "a.parquet", row_group_size=3)
     config = log(tmp_path)
-    second = find_partitions(config)[1]
+    second = find_backlog(config).partitions[1]
 
     tables = list(read_partition(second, config, batch_rows=batch_rows))
 
@@ -84,7 +84,7 @@ def test_columns_are_read_by_their_mapped_names(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     config = log(tmp_path, columns={"query_id": "request_id", "prompt": "input_text"})
 
-    (table,) = read_partition(find_partitions(config)[0], config, batch_rows=10)
+    (table,) = read_partition(find_backlog(config).partitions[0], config, batch_rows=10)
 
     assert table.to_pydict() == {"query_id": [7], "prompt": ["Hi"], "row": [0]}
 
@@ -96,7 +96,7 @@ def test_jsonl_is_read_line_by_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
     config = log(tmp_path)
 
-    (partition,) = find_partitions(config)
+    (partition,) = find_backlog(config).partitions
     tables = list(read_partition(partition, config, batch_rows=2))
 
     assert [table.num_rows for table in tables] == [2, 2, 1]
@@ -108,7 +108,7 @@ def test_a_log_in_a_bucket_is_read_alike(object_store: str, tmp_path: Path) -> N
     Folder(f"{object_store}/logs").put_table("night/a.parquet", FIVE)
     config = log(f"{object_store}/logs/*/*.parquet")
 
-    (partition,) = find_partitions(config)
+    (partition,) = find_backlog(config).partitions
     (table,) = read_partition(partition, config, batch_rows=10)
 
     assert partition.url == f"{object_store}/logs/night/a.parquet"
@@ -144,7 +144,7 @@ def test_a_log_that_cannot_be_read_is_refused(
     pq.write_table(table, tmp_path / "a.parquet")
 
     with pytest.raises(ConfigError) as refused:
-        find_partitions(log(tmp_path, **fields))
+        find_backlog(log(tmp_path, **fields))
 
     assert said in str(refused.value)
 
@@ -162,7 +162,7 @@ def test_a_file_that_is_none_is_told_by_its_name(tmp_path: Path, name: str, said
     (tmp_path / "log.txt").write_text("text")
 
     with pytest.raises(ConfigError, match=said) as refused:
-        find_partitions(log(tmp_path / name))
+        find_backlog(log(tmp_path / name))
 
     assert name in str(refused.value)
 
@@ -172,7 +172,7 @@ def test_two_columns_of_a_name_that_nobody_reads_do_no_harm(tmp_path: Path) -> N
     pq.write_table(table, tmp_path / "a.parquet")
     config = log(tmp_path)
 
-    (table,) = read_partition(find_partitions(config)[0], config, batch_rows=10)
+    (table,) = read_partition(find_backlog(config).partitions[0], config, batch_rows=10)
 
     assert table.column_names == ["query_id", "prompt", "row"]
 
@@ -198,7 +198,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_by_its_name(
     (tmp_path / name).write_bytes(content)
 
     with pytest.raises(ConfigError, match=said) as refused:
-        find_partitions(log(tmp_path))
+        find_backlog(log(tmp_path))
 
     assert f"{tmp_path}/{name}" in str(refused.value)
     assert "leave it out" in str(refused.value)
@@ -216,7 +216,7 @@ def test_damage_further_on_is_told_with_its_place(tmp_path: Path, name: str) -> 
     else:
         path.write_bytes(GZIPPED[:3_000_000])
     config = log(tmp_path)
-    (partition,) = find_partitions(config)
+    (partition,) = find_backlog(config).partitions
 
     with pytest.raises(ConfigError, match=f"{name}.*cannot be read after row 0.*Write the file"):
         list(read_partition(partition, config, batch_rows=1000))
@@ -228,14 +228,14 @@ def test_a_column_whose_name_is_no_utf8_is_told_with_its_file(tmp_path: Path) ->
     (tmp_path / "a.parquet").write_bytes(content.replace(b"prompt", b"pr\xffmpt"))
 
     with pytest.raises(ConfigError, match=r"a.parquet: cannot be read: .*utf-8"):
-        find_partitions(log(tmp_path))
+        find_backlog(log(tmp_path))
 
 
 def test_columns_are_not_mapped_of_a_format_that_has_none(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"custom_id": "a"}')
 
     with pytest.raises(ConfigError, match=r"queries.columns names columns, and .*a.jsonl is JSONL"):
-        find_partitions(log(tmp_path, columns={"query_id": "custom_id"}))
+        find_backlog(log(tmp_path, columns={"query_id": "custom_id"}))
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
@@ -248,7 +248,7 @@ def test_long_rows_come_few_at_a_time(tmp_path: Path, ending: str) -> None:
         (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": one}) for one in long))
     config = log(tmp_path)
 
-    tables = list(read_partition(find_partitions(config)[0], config, batch_rows=1000))
+    tables = list(read_partition(find_backlog(config).partitions[0], config, batch_rows=1000))
 
     assert sum(table.num_rows for table in tables) == 30
     assert all(table.nbytes < 1.5 * BATCH_BYTES for table in tables)

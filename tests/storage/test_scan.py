@@ -15,7 +15,7 @@ from moa.config import QueryLogConfig
 from moa.errors import ConfigError
 from moa.storage.duplicates import CLASH, FOLLOWER, LEADER, TWIN, Found
 from moa.storage.prepare import prepare
-from moa.storage.query_log import find_partitions, read_partition
+from moa.storage.query_log import find_backlog, read_partition
 from moa.storage.scan import look, scan
 
 Row = tuple[str | None, str | None]
@@ -47,7 +47,7 @@ def write(folder: Path, files: list[list[Row]], ending: str) -> None:
 
 def scanned(log: QueryLogConfig) -> tuple[Found, list[dict[str, Any]]]:
     """What the scan finds, and the prepared rows."""
-    partitions = find_partitions(log)
+    partitions = find_backlog(log).partitions
     found = scan(partitions, log)
     rows: list[dict[str, Any]] = []
     for partition in partitions:
@@ -110,7 +110,7 @@ def test_a_scan_does_not_depend_on_how_a_file_was_cut(tmp_path: Path) -> None:
     table = pa.table({"query_id": list(range(5000)), "prompt": [f"p{n % 7}" for n in range(5000)]})
     pq.write_table(table, tmp_path / "log.parquet")
     log = QueryLogConfig(path=str(tmp_path), dedupe=True)
-    (partition,) = find_partitions(log)
+    (partition,) = find_backlog(log).partitions
 
     found = scan([partition], log)
     kept = [
@@ -138,7 +138,7 @@ def test_a_first_look_keeps_eight_bytes_a_row_and_sixteen_to_find_equal_requests
     tmp_path: Path,
 ) -> None:
     write(tmp_path, [[(f"q{n}", "x") for n in range(1000)]], "parquet")
-    (partition,) = find_partitions(QueryLogConfig(path=str(tmp_path)))
+    (partition,) = find_backlog(QueryLogConfig(path=str(tmp_path))).partitions
 
     sizes = [
         sum(values.nbytes for values in one[1:])
@@ -154,4 +154,4 @@ def test_a_backlog_without_a_row_is_refused(tmp_path: Path) -> None:
     log = QueryLogConfig(path=str(tmp_path))
 
     with pytest.raises(ConfigError, match="holds no rows"):
-        scan(find_partitions(log), log)
+        scan(find_backlog(log).partitions, log)
