@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
+
+from moa.prices import USD_STEP
 
 Lease = Callable[[Decimal], Awaitable[Decimal]]
 """Asks for so much at least; gets that or more, or 0 when it is no longer there."""
@@ -32,7 +34,8 @@ class Purse:
         """At least so much, or 0 when it is no longer there."""
         if least_usd > self._left_usd:
             return Decimal(0)
-        granted_usd = max(least_usd, self._left_usd / (PORTION * self._holders))
+        portion_usd = (self._left_usd / (PORTION * self._holders)).quantize(USD_STEP, ROUND_DOWN)
+        granted_usd = max(least_usd, portion_usd)
         self._left_usd -= granted_usd
         return granted_usd
 

@@ -123,7 +123,7 @@ class _Lock:
                 break
             if now != seen:
                 raise RunError(
-                    f"{self._folder.url} is worked on by {orjson.loads(now)['who']}: wait for it, "
+                    f"{self._folder.url} is worked on by {_holder(now)}: wait for it, "
                     "end it, or start a run of its own with --set run.id=…"
                 )
         taken = (
@@ -167,6 +167,14 @@ def _renew(
         if not held:
             on_lost()
             return
+
+
+def _holder(document: bytes) -> str:
+    """Who wrote it; a read that met a write may be cut."""
+    try:
+        return str(orjson.loads(document)["who"])
+    except (orjson.JSONDecodeError, KeyError):
+        return "another process"
 
 
 def _who() -> str:

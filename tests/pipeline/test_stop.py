@@ -33,11 +33,13 @@ def test_a_second_ctrl_c_ends_it_at_once() -> None:
 
 
 def test_afterwards_signals_do_what_they_did_before() -> None:
-    with Stop():
-        pass
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+    with Stop():
+        during = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert during != before
 
 
 def test_it_listens_again_after_somebody_else_took_the_signals() -> None:
