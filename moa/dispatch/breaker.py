@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 OPENS_AFTER = 5
@@ -22,7 +23,7 @@ class Breaker:
         self._probe: str | None = None
         """The query whose call is out to find out; others that are out were sent before."""
         self._opened_at = 0.0
-        self._probe_is_back = asyncio.Event()
+        self._news = asyncio.Event()
 
     def open_s(self) -> float:
         """Seconds since it opened; 0 when closed."""
@@ -47,7 +48,6 @@ class Breaker:
         if self._probe is not None or self._clock() < self._probe_at:
             return False
         self._probe = query_id
-        self._probe_is_back.clear()
         return True
 
     def release(self, query_id: str) -> None:
@@ -57,10 +57,10 @@ class Breaker:
 
     async def wait(self) -> None:
         """Return when `admit` should be asked again."""
-        if self._probe is not None:
-            await self._probe_is_back.wait()
-        else:
-            await asyncio.sleep(self.wait_s())
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if self._probe is not None else self.wait_s()):
+                await self._news.wait()
 
     def answered(self) -> None:
         """The vendor answered: whatever it said, it is there."""
@@ -82,4 +82,4 @@ class Breaker:
 
     def _end_probe(self) -> None:
         self._probe = None
-        self._probe_is_back.set()
+        self._news.set()

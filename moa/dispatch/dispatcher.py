@@ -339,7 +339,9 @@ class Dispatcher:
         elif isinstance(error, RateLimited):  # any other "later" is this call's, or the breaker's
             line.quota.pause(error.retry_after_s or 0.0)
         if line.out and not was_out:
-            line.reconsider()
+            for one in self._lines.values():
+                if one is line or (one.account is account and account.refused is not None):
+                    one.reconsider()
 
     def _refuse_run(self, call: Call, error: KeyRefused) -> None:
         """A key that was never any good: nobody wants a night of fallbacks because of a typo."""

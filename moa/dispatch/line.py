@@ -130,6 +130,8 @@ class Line:
                 continue
             if admitted:
                 self._start(call)
+                if self.out:  # it was the probe
+                    self.reconsider()
 
     async def _admit(self, call: Call) -> bool:
         """Wait for the call's turn; false when it was passed on instead."""
@@ -148,6 +150,8 @@ class Line:
             if unhindered and self.breaker.admit(call.assignment.query_id):
                 return True
             self._release_slots()
+            if self._sender.pass_on(call, self):
+                return False
             if unhindered:
                 await self.breaker.wait()
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
 import pyarrow as pa
@@ -69,7 +69,7 @@ def _each(
         yield ray.get(under_way.popleft())
 
 
-def decide_backlog(job: Job, decided: frozenset[PartName]) -> Iterator[pa.Table]:
+def decide_backlog(job: Job, decided: frozenset[PartName]) -> Generator[pa.Table, None, None]:
     """Read, score and decide the backlog; a table of `PARTS` as each part is written.
 
     Args:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -26,6 +28,8 @@ TURN_S = 0.2
 """How long the driver waits for a piece to end before it looks at everything else again."""
 MOST_FRUITLESS = 50
 """Errors while it drains that end no piece: then the cluster itself is gone."""
+DECIDED_WITHIN_S = 10.0
+"""How long the end of a run waits for the part that is being decided."""
 READS_AT_ONCE = 16
 """Of the run folder, when a run goes on."""
 
@@ -68,7 +72,7 @@ def route_backlog(job: Job, tell: Callable[[Progress], None], stop: Stop) -> Non
     with AtWork(RunFolder(job.run_folder)) as work:
         with stop.at_once():
             scan_backlog(job)
-        nightly = _Nightly(job, tell, stop, work)
+            nightly = _Nightly(job, tell, stop, work)
         try:
             nightly.route()
         finally:
@@ -92,12 +96,15 @@ class _Nightly:
         self._earlier = _Earlier.of(self._run)
         self._dispatch = Dispatch(job, left_usd=self._left_usd())
         self._buried = 0
+        self._ended = threading.Event()
+        self._decider = threading.Thread(target=self._decide, name="decide", daemon=True)
 
     def route(self) -> None:
         """Until nothing is left to be decided or answered."""
+        self._stop.check()
         for open_piece in self._earlier.open_pieces:
             self._dispatch.put(open_piece)
-        threading.Thread(target=self._decide, name="decide", daemon=True).start()
+        self._decider.start()
         try:
             while self._deciding or not self._dispatch.idle:
                 self._take_decided()
@@ -113,7 +120,10 @@ class _Nightly:
         self._tell(self._progress())
 
     def close(self) -> None:
-        """Close the connections to the vendors."""
+        """Have no more decided, and close the connections to the vendors."""
+        self._ended.set()
+        if self._decider.is_alive():
+            self._decider.join(DECIDED_WITHIN_S)
         self._dispatch.close()
 
     def _left_usd(self) -> Decimal | None:
@@ -141,17 +151,22 @@ class _Nightly:
                 raise
             except Exception as error:  # the first one is on its way up
                 log.warning("run.drained_with_error", error=type(error).__name__)
-                fruitless += self._dispatch.pieces_out == left
+                if self._dispatch.pieces_out == left:
+                    fruitless += 1
+                    time.sleep(TURN_S)
             self._tell(self._progress())
 
     def _decide(self) -> None:
         """In a thread of its own: Ray Data's iterator blocks."""
         self._work.router_begins(self._job.config.router.replicas)
         try:
-            for table in decide_backlog(self._job, self._earlier.decided):
-                for row in table.to_pylist():
-                    piece = PieceName.parse(f"{row['part']}.{row['provider']}")
-                    self._decided.put(PieceRows(piece, row["rows"]))
+            with closing(decide_backlog(self._job, self._earlier.decided)) as tables:
+                for table in tables:
+                    for row in table.to_pylist():
+                        piece = PieceName.parse(f"{row['part']}.{row['provider']}")
+                        self._decided.put(PieceRows(piece, row["rows"]))
+                    if self._ended.is_set():
+                        break
         except BaseException as error:  # carried over to the driver's thread, which raises it
             self._decided.put(error)
         else:

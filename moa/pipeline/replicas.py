@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError
 
 from moa.config import RouteBatchConfig
 from moa.dispatch.budget import Budget, Lease, Purse
@@ -151,7 +151,7 @@ class _Replica:
             if not done:
                 return
             answer, self._asked = self._asked, None
-            with suppress(RayError):  # a dead replica's pieces say so themselves
+            with suppress(RayActorError):  # a dead replica's pieces say so themselves
                 self.load.answered(ray.get(answer))
         self.load.asked()
         self._asked = self.actor.progress.remote(draining)

@@ -93,8 +93,11 @@ def _hold_object(folder: Folder, on_lost: Callable[[], None], patience: Patience
     finally:
         ended.set()
         renewer.join()
-        if lock.is_ours():
-            folder.remove(_LOCK)
+        try:
+            if lock.is_ours():
+                folder.remove(_LOCK)
+        except Exception as error:  # whatever the store raises: it goes stale by itself
+            log.warning("run.lock_left", error=type(error).__name__)
 
 
 class _Lock:

@@ -360,6 +360,27 @@ async def test_one_that_has_to_wait_holds_up_nobody_who_can_go_elsewhere(
     assert {outcome.model for outcome, _ in answered} == {MINI.id}
 
 
+async def test_behind_a_failing_probe_nobody_waits_who_can_go_elsewhere(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    skipped_s = [0.0]
+    outage = {"provider": "openai", "to_s": 600, "step": {"status": 503}}
+    provider_server.set_script({**SYNTHETIC, "outages": [outage]})
+    settings = replace(SETTINGS, retry=RetryPolicy(6, 600))
+
+    async with open_night(
+        MINI, HAIKU, settings=settings, clock=lambda: time.monotonic() + skipped_s[0]
+    ) as night:
+        await night.answer([assignment(n, MINI, HAIKU) for n in range(10)])
+        skipped_s[0] += 61  # a probe is due: the line takes calls again
+        mixed = [assignment(100, MINI, HAIKU), *[assignment(n, MINI) for n in range(101, 104)]]
+        asyncio.create_task(night.answer(mixed)).add_done_callback(lambda _: None)
+        both = [assignment(n, MINI, HAIKU) for n in range(104, 140)]
+        moved = await asyncio.wait_for(night.answer(both), timeout=15)
+
+    assert {outcome.model for outcome, _ in moved} == {HAIKU.id}
+
+
 async def test_a_spent_quota_holds_up_nobody_who_can_go_elsewhere(
     provider_server: ReplayServer, open_night: Open
 ) -> None:

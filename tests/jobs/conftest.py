@@ -46,7 +46,12 @@ class Start:
     def kill_one(self, name: str) -> None:
         """End one of the processes that it has started by SIGKILL: an actor of this class."""
         family = psutil.Process(self.process.pid).children(recursive=True)
-        next(one for one in family if f"ray::{name}" in one.cmdline()[0]).kill()
+        for one in family:
+            with suppress(psutil.Error, IndexError):  # it ended meanwhile
+                if f"ray::{name}" in one.cmdline()[0]:
+                    one.kill()
+                    return
+        raise AssertionError(f"there is no {name} to kill")
 
     def ended_within(self, seconds: float) -> bool:
         """Whether it is over, or ends while it is waited for."""

@@ -219,6 +219,29 @@ def test_asked_to_stop_it_drains_and_the_next_start_goes_on(
     assert len(job.server.ledger()) == QUERIES
 
 
+def test_stopped_while_it_decides_it_leaves_nothing_behind(
+    job: JobUnderTest, tmp_path: Path
+) -> None:
+    backlog = pq.read_table(tmp_path / "backlog.parquet")
+    names = [f"q{n}" for n in range(100 * QUERIES)]
+    many = pa.concat_tables([backlog] * 100).set_column(
+        backlog.schema.get_field_index("query_id"), "query_id", pa.array(names)
+    )
+    pq.write_table(many, tmp_path / "backlog.parquet", row_group_size=2000)
+    job.server.set_script({"latency": {"median_s": 0.2}})
+    start = job.start("queries.part_rows=100")
+    decisions = job.folder / "decisions"
+    while not decisions.is_dir() or len(list(decisions.iterdir())) < 20:
+        assert not start.ended_within(0.05)
+
+    start.process.send_signal(signal.SIGTERM)
+    status, _, said = start.wait()
+
+    assert status == 130
+    assert "SIGTERM handler" not in said  # of a second Ray that a thread would start
+    assert "Traceback" not in said
+
+
 def test_bad_rows_are_dead_letters_and_the_rest_is_answered(
     job: JobUnderTest, tmp_path: Path
 ) -> None:
