@@ -7,7 +7,8 @@ import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
@@ -130,6 +131,15 @@ class Dispatcher:
             await self.drain()
             raise broken
         return [end for end in ends if isinstance(end, tuple)]
+
+    @contextmanager
+    def expecting(self, provider: str, rows: int) -> Iterator[None]:
+        """Count so many assignments as unsettled until they are here."""
+        self._unsettled[provider] += rows
+        try:
+            yield
+        finally:
+            self._unsettled[provider] -= rows
 
     def forget(self, settled: Sequence[Settled]) -> None:
         """Somebody else counts these from now on."""

@@ -50,7 +50,12 @@ class PieceResult(NamedTuple):
 
 
 async def dispatch_piece(
-    piece: PieceName, run: RunFolder, models: Mapping[str, Model], dispatcher: Dispatcher
+    piece: PieceName,
+    run: RunFolder,
+    models: Mapping[str, Model],
+    dispatcher: Dispatcher,
+    *,
+    rows: int,
 ) -> PieceResult:
     """See each query of a piece through to its outcome, and write them.
 
@@ -59,16 +64,18 @@ async def dispatch_piece(
         run: its folder.
         models: catalog id → model, in pool order.
         dispatcher: open.
+        rows: of the piece; they count as unsettled while they are read.
 
     Raises:
         RunError: another process still works on this piece.
         OSError: the run folder cannot be read or written.
     """
-    history = await asyncio.to_thread(lambda: recover(run.read_journals(piece)))
-    if await asyncio.to_thread(run.is_finished, piece):  # by a process that died before it said so
-        return await asyncio.to_thread(finished_piece, piece, run)
-    assignments = await asyncio.to_thread(assignments_of, piece, run, models)
-    journal = Journal(await asyncio.to_thread(run.open_journal, piece))
+    with dispatcher.expecting(piece.provider, rows):
+        history = await asyncio.to_thread(lambda: recover(run.read_journals(piece)))
+        if await asyncio.to_thread(run.is_finished, piece):  # whoever did it died before it said so
+            return await asyncio.to_thread(finished_piece, piece, run)
+        assignments = await asyncio.to_thread(assignments_of, piece, run, models)
+        journal = Journal(await asyncio.to_thread(run.open_journal, piece))
     try:
         settled = await dispatcher.answer(assignments, journal, history)
     except KeyRefused as error:

@@ -51,12 +51,12 @@ class DispatchReplica:
         self._draining = False
         self._drainage: asyncio.Task[None] | None = None
 
-    async def dispatch(self, name: str) -> PieceResult:
+    async def dispatch(self, name: str, rows: int) -> PieceResult:
         """See one piece through."""
         if self._draining:
             return PieceResult(name, finished=False)
         piece = PieceName.parse(name)
-        return await dispatch_piece(piece, self._run, self._models, self._open())
+        return await dispatch_piece(piece, self._run, self._models, self._open(), rows=rows)
 
     async def progress(self, draining: bool) -> Progress | None:
         """Where it stands, `None` before its first piece. It is told whether the run drains: one
@@ -141,7 +141,7 @@ class _Replica:
     def hand_out(self, waiting: PieceRows) -> ObjectRef[Any]:
         """Give it a piece; the reference to its result."""
         self.load.add(waiting.piece.provider, waiting.rows)
-        result: ObjectRef[Any] = self.actor.dispatch.remote(str(waiting.piece))
+        result: ObjectRef[Any] = self.actor.dispatch.remote(str(waiting.piece), waiting.rows)
         return result
 
     def look(self, *, draining: bool) -> None:

@@ -451,3 +451,60 @@ async def test_a_restart_knows_what_was_tried_before(
     assert outcome.lost_answers == 1
     assert outcome.unknown_calls == 1  # the one whose answer was cut out of the journal
     assert outcome.attempts == 3
+
+
+async def test_who_can_go_elsewhere_leaves_the_queue_as_the_breaker_opens(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    outage = {"provider": "openai", "to_s": 600, "step": {"status": 503}}
+    latency = {"openai": {"latency": {"median_s": 0.5}}}
+    provider_server.set_script({**SYNTHETIC, "outages": [outage], "providers": latency})
+    patient = RetryPolicy(6, 600, first_backoff_s=60)
+
+    async with open_night(MINI, HAIKU, settings=replace(SETTINGS, retry=patient)) as night:
+        stuck = asyncio.create_task(night.answer([assignment(n, MINI) for n in range(18)]))
+        both = [assignment(n, MINI, HAIKU) for n in range(18, 60)]
+        moved = await asyncio.wait_for(night.answer(both), timeout=15)
+        assert not stuck.done()
+
+    assert {outcome.model for outcome, _ in moved} == {HAIKU.id}
+
+
+async def test_what_failed_on_a_vendor_that_is_out_does_not_wait_to_try_it_again(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    outage = {"provider": "openai", "to_s": 600, "step": {"status": 503, "retry_after_s": 40}}
+    provider_server.set_script({**SYNTHETIC, "outages": [outage]})
+
+    async with open_night(MINI, HAIKU) as night:
+        warm = asyncio.create_task(night.answer([assignment(n, MINI) for n in range(10)]))
+        await calls_reach(provider_server, 5)
+        both = [assignment(n, MINI, HAIKU) for n in range(10, 40)]
+        moved = await asyncio.wait_for(night.answer(both), timeout=15)
+        warm.cancel()
+
+    assert {outcome.model for outcome, _ in moved} == {HAIKU.id}
+
+
+async def test_a_call_that_still_waits_for_its_money_is_not_sent_by_a_run_that_stops(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(SYNTHETIC)
+    asked, granted = asyncio.Event(), asyncio.Event()
+
+    async def lease(least_usd: Decimal) -> Decimal:
+        asked.set()
+        await granted.wait()
+        return least_usd * 100
+
+    async with open_night(MINI, budget=Budget(lease)) as night:
+        answering = asyncio.create_task(night.answer([assignment(n, MINI) for n in range(5)]))
+        await asked.wait()
+        draining = asyncio.create_task(night.dispatcher.drain())
+        await asyncio.sleep(0.05)
+        granted.set()
+        await draining
+        settled = await answering
+
+    assert settled == []
+    assert provider_server.ledger() == []

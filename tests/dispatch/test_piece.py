@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def test_a_piece_is_what_its_provider_was_given(run: RunFolder) -> None:
 async def test_a_piece_ends_as_its_outcomes_and_leaves_no_journal(
     run: RunFolder, dispatcher: Dispatcher, provider_server: ReplayServer
 ) -> None:
-    result = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+    result = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
 
     outcomes = run.read_outcomes(PIECE)
     rows = {row["query_id"]: row for row in outcomes.to_pylist()}
@@ -109,7 +110,7 @@ async def test_what_a_journal_holds_is_not_asked_again(
     first = await dispatcher.answer(assignments, journal, History())
     await journal.close()  # and here the process dies, before it has written an outcome
 
-    await dispatch_piece(PIECE, run, MODELS, dispatcher)
+    await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
 
     outcomes = run.read_outcomes(PIECE)
     completions = dict(zip(*outcomes.select(["query_id", "completion"]).columns, strict=True))
@@ -123,9 +124,9 @@ async def test_what_a_journal_holds_is_not_asked_again(
 async def test_a_piece_whose_actor_died_before_it_could_say_so_is_not_asked_again(
     run: RunFolder, dispatcher: Dispatcher, provider_server: ReplayServer
 ) -> None:
-    said = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+    said = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
 
-    again = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+    again = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
 
     assert again == said._replace(rest=None)
     assert again.finished
@@ -136,7 +137,7 @@ async def test_a_piece_whose_actor_died_before_it_could_say_so_is_not_asked_agai
 async def test_a_finished_piece_is_counted_by_somebody_else(
     run: RunFolder, dispatcher: Dispatcher
 ) -> None:
-    result = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+    result = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
 
     progress = dispatcher.progress()
     assert result.cost_usd > 0
@@ -145,12 +146,23 @@ async def test_a_finished_piece_is_counted_by_somebody_else(
     assert progress.unsettled == {"openai": 0}
 
 
+async def test_a_piece_counts_while_it_is_read(run: RunFolder, dispatcher: Dispatcher) -> None:
+    begun = asyncio.create_task(dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5))
+    await asyncio.sleep(0)
+
+    reading = dispatcher.progress()
+    await begun
+
+    assert reading.unsettled == {"openai": 5}
+    assert dispatcher.progress().unsettled == {"openai": 0}
+
+
 async def test_a_piece_that_was_drained_is_not_finished(
     run: RunFolder, dispatcher: Dispatcher
 ) -> None:
     await dispatcher.drain()
 
-    result = await dispatch_piece(PIECE, run, MODELS, dispatcher)
+    result = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
 
     assert not result.finished
     assert run.finished_pieces() == []
