@@ -459,31 +459,36 @@ async def test_who_can_go_elsewhere_leaves_the_queue_as_the_breaker_opens(
     outage = {"provider": "openai", "to_s": 600, "step": {"status": 503}}
     latency = {"openai": {"latency": {"median_s": 0.5}}}
     provider_server.set_script({**SYNTHETIC, "outages": [outage], "providers": latency})
-    patient = RetryPolicy(6, 600, first_backoff_s=60)
+    settings = replace(SETTINGS, retry=RetryPolicy(6, 600, first_backoff_s=60))
 
-    async with open_night(MINI, HAIKU, settings=replace(SETTINGS, retry=patient)) as night:
+    # The clock stands still: no probe is ever due, and whoever waits for one waits for ever.
+    async with open_night(MINI, HAIKU, settings=settings, clock=lambda: 0.0) as night:
         stuck = asyncio.create_task(night.answer([assignment(n, MINI) for n in range(18)]))
         both = [assignment(n, MINI, HAIKU) for n in range(18, 60)]
-        moved = await asyncio.wait_for(night.answer(both), timeout=15)
-        assert not stuck.done()
+        moved = await asyncio.wait_for(night.answer(both), timeout=20)
+        waits = not stuck.done()
 
+    assert waits
     assert {outcome.model for outcome, _ in moved} == {HAIKU.id}
 
 
 async def test_what_failed_on_a_vendor_that_is_out_does_not_wait_to_try_it_again(
     provider_server: ReplayServer, open_night: Open
 ) -> None:
-    outage = {"provider": "openai", "to_s": 600, "step": {"status": 503, "retry_after_s": 40}}
+    outage = {"provider": "openai", "to_s": 600, "step": {"status": 503, "retry_after_s": 300}}
     provider_server.set_script({**SYNTHETIC, "outages": [outage]})
 
     async with open_night(MINI, HAIKU) as night:
-        warm = asyncio.create_task(night.answer([assignment(n, MINI) for n in range(10)]))
-        await calls_reach(provider_server, 5)
-        both = [assignment(n, MINI, HAIKU) for n in range(10, 40)]
-        moved = await asyncio.wait_for(night.answer(both), timeout=15)
-        warm.cancel()
+        answering = asyncio.create_task(
+            night.answer([assignment(n, MINI, HAIKU) for n in range(16)])
+        )
+        # The four whose failures came before it was known wait as they were told to.
+        async with asyncio.timeout(20):
+            await calls_reach(provider_server, 16 + 12)
+        await night.dispatcher.drain()
+        settled = await answering
 
-    assert {outcome.model for outcome, _ in moved} == {HAIKU.id}
+    assert {outcome.model for outcome, _ in settled} == {HAIKU.id}
 
 
 async def test_a_call_that_still_waits_for_its_money_is_not_sent_by_a_run_that_stops(
