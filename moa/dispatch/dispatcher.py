@@ -227,12 +227,12 @@ class Dispatcher:
         """
         why: ProviderError | None = line.account.refused
         out_s = math.inf
-        if why is None and line.spent is not None:
+        if why is None and line.spent is not None and line.quota.pause_s() > 0:
             why, out_s = line.spent, line.quota.pause_s()
         elif why is None and line.breaker.wait_s() > 0:
             why, out_s = TransientError(f"{call.model.id} does not answer"), line.breaker.open_s()
         patient = not self._has_fallback(call) and out_s <= self._settings.retry.give_up_after_s
-        if why is None or not out_s or patient:
+        if why is None or patient:
             return False
         self._next_model(call, why)
         return True

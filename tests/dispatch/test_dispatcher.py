@@ -475,7 +475,7 @@ async def test_who_can_go_elsewhere_leaves_the_queue_as_the_breaker_opens(
 async def test_what_failed_on_a_vendor_that_is_out_does_not_wait_to_try_it_again(
     provider_server: ReplayServer, open_night: Open
 ) -> None:
-    outage = {"provider": "openai", "to_s": 600, "step": {"status": 503, "retry_after_s": 300}}
+    outage = {"provider": "openai", "to_s": 600, "step": {"status": 503, "retry_after_s": 40}}
     provider_server.set_script({**SYNTHETIC, "outages": [outage]})
 
     async with open_night(MINI, HAIKU) as night:
