@@ -463,8 +463,8 @@ async def test_who_can_go_elsewhere_leaves_the_queue_as_the_breaker_opens(
 
     # The clock stands still: no probe is ever due, and whoever waits for one waits for ever.
     async with open_night(MINI, HAIKU, settings=settings, clock=lambda: 0.0) as night:
-        stuck = asyncio.create_task(night.answer([assignment(n, MINI) for n in range(18)]))
-        both = [assignment(n, MINI, HAIKU) for n in range(18, 60)]
+        stuck = asyncio.create_task(night.answer([assignment(n, MINI) for n in range(40)]))
+        both = [assignment(n, MINI, HAIKU) for n in range(40, 80)]
         moved = await asyncio.wait_for(night.answer(both), timeout=20)
         waits = not stuck.done()
 
