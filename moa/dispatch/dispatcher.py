@@ -29,7 +29,6 @@ from moa.errors import (
     InvalidRequest,
     KeyRefused,
     ProviderError,
-    QuotaSpent,
     RateLimited,
     TransientError,
 )
@@ -37,8 +36,6 @@ from moa.prices import PriceTable
 from moa.providers.provider import Answer, Provider, Request
 from moa.request import ChatRequest
 
-LOOK_AGAIN_S = 3600.0
-"""After a spent quota whose vendor does not say when it is filled again."""
 _REASONS = (
     (ContextExceeded, "context_exceeded"),
     (InvalidRequest, "invalid_request"),
@@ -325,29 +322,11 @@ class Dispatcher:
             self._retry_later(call, wait_s)
 
     def _tell_line(self, call: Call, line: Line, error: ProviderError) -> None:
-        """What one failure means to the calls behind it."""
-        account, query_id, was_out = line.account, call.assignment.query_id, line.out
-        if error.status is not None and not isinstance(error, AccountRefused):
-            account.prove()
-        match error:
-            case AccountRefused():
-                line.breaker.release(query_id)
-                account.refused = error
-                if isinstance(error, KeyRefused) and not account.proven:
-                    self._refuse_run(call, error)
-            case RateLimited():
-                line.breaker.answered()
-            case TransientError():
-                line.breaker.failed(query_id)
-            case ProviderError(status=None):  # refused before it was sent
-                line.breaker.release(query_id)
-            case _:
-                line.breaker.answered()
-        if isinstance(error, QuotaSpent):
-            line.spent = error
-            line.quota.pause(error.retry_after_s or LOOK_AGAIN_S)
-        elif isinstance(error, RateLimited):  # any other "later" is this call's, or the breaker's
-            line.quota.pause(error.retry_after_s or 0.0)
+        """What one failure means to the calls behind it, and to those of its account."""
+        account, was_out = line.account, line.out
+        line.heed(error, call.assignment.query_id)
+        if isinstance(error, KeyRefused) and not account.proven:
+            self._refuse_run(call, error)
         if line.out and not was_out:
             for one in self._lines.values():
                 if one is line or (one.account is account and account.refused is not None):

@@ -10,8 +10,11 @@ from typing import Any, Protocol
 from moa.dispatch.breaker import Breaker
 from moa.dispatch.call import Call
 from moa.dispatch.quota import Quota
-from moa.errors import AccountRefused, QuotaSpent
+from moa.errors import AccountRefused, ProviderError, QuotaSpent, RateLimited, TransientError
 from moa.providers.provider import Provider
+
+LOOK_AGAIN_S = 3600.0
+"""After a spent quota whose vendor does not say when it is filled again."""
 
 
 class Account:
@@ -93,6 +96,28 @@ class Line:
         else:
             self._waiting.append(call)
         self._arrived.set()
+
+    def heed(self, error: ProviderError, query_id: str) -> None:
+        """What a failed call of a query says of this line and its account."""
+        if error.status is not None and not isinstance(error, AccountRefused):
+            self.account.prove()
+        match error:
+            case AccountRefused():
+                self.breaker.release(query_id)
+                self.account.refused = error
+            case RateLimited():
+                self.breaker.answered()
+            case TransientError():
+                self.breaker.failed(query_id)
+            case ProviderError(status=None):  # refused before it was sent
+                self.breaker.release(query_id)
+            case _:
+                self.breaker.answered()
+        if isinstance(error, QuotaSpent):
+            self.spent = error
+            self.quota.pause(error.retry_after_s or LOOK_AGAIN_S)
+        elif isinstance(error, RateLimited):  # any other "later" is its call's, or the breaker's
+            self.quota.pause(error.retry_after_s or 0.0)
 
     def reconsider(self) -> None:
         """The line is out since now: calls behind its head need not wait with it."""

@@ -23,8 +23,9 @@ class AtWork:
     A killed start is known to half of its time, or to the last `NOTE_EVERY_S`.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._run = run
+        self._clock = clock
         self._router_s: Callable[[], float] = lambda: 0.0
         self._number = len(run.starts())
         self._started_at = datetime.now(UTC)
@@ -43,8 +44,8 @@ class AtWork:
 
     def router_begins(self, replicas: int) -> None:
         """From now on the router's machines are held."""
-        started = time.monotonic()
-        self._router_s = lambda: (time.monotonic() - started) * replicas
+        started = self._clock()
+        self._router_s = lambda: (self._clock() - started) * replicas
 
     def router_ends(self) -> None:
         """The router's machines are free again."""

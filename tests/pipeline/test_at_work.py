@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from moa.pipeline.at_work import AtWork
 from moa.storage.run_folder import RunFolder
+from tests.conftest import FakeClock
 
 
 def noted(run: RunFolder, number: int) -> dict[str, object]:
@@ -31,16 +31,19 @@ def test_each_start_is_noted_for_itself(tmp_path: Path) -> None:
     assert noted(run, 0)["to"] <= noted(run, 1)["from"]  # type: ignore[operator]
 
 
-def test_the_routers_machines_are_paid_for_as_long_as_they_were_held(tmp_path: Path) -> None:
+def test_the_routers_machines_are_paid_for_as_long_as_they_were_held(
+    tmp_path: Path, clock: FakeClock
+) -> None:
     run = RunFolder(str(tmp_path))
 
-    with AtWork(run) as killed_while_scoring:
+    with AtWork(run, clock=clock) as killed_while_scoring:
         killed_while_scoring.router_begins(3)
-        time.sleep(0.1)
-    with AtWork(run) as finished:
+        clock.advance(10)
+    with AtWork(run, clock=clock) as finished:
         finished.router_begins(1)
+        clock.advance(5)
         finished.router_ends()
-        time.sleep(0.3)
+        clock.advance(100)
 
-    assert noted(run, 0)["router_s"] >= 0.3  # type: ignore[operator]
-    assert noted(run, 1)["router_s"] < 0.3  # type: ignore[operator]
+    assert noted(run, 0)["router_s"] == 30
+    assert noted(run, 1)["router_s"] == 5

@@ -171,6 +171,7 @@ def test_an_artifact_that_does_not_fit_is_refused_with_the_reason(
 def test_a_backbone_that_has_changed_refuses_what_was_trained_on_the_old_one(
     monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
+    # Stands for another version of the code, which is what the router has to refuse.
     monkeypatch.setattr(hashing_backbone, name, value)
 
     with pytest.raises(ArtifactError, match="train again"):
