@@ -8,12 +8,16 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --compile -c c
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_AUTH_MODE ?= disabled
 
+# Set: the tests of vLLM fail where it is missing, instead of being skipped.
+export REQUIRE_VLLM
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench router clean
+.PHONY: help demo cpu test check bench router clean
 
 help:
 	@echo "make demo    the main job on real, recorded queries: no key, no GPU"
 	@echo "make test    the tests"
+	@echo "make cpu     vLLM and torch for the CPU, into the same environment"
 	@echo "make check   lint, types, spelling"
 	@echo "make bench   the benchmarks (tests/bench)"
 	@echo "make router  train the embedded router again: gives the shipped bytes"
@@ -34,6 +38,15 @@ $(VENV)/.dev: $(VENV)/.core
 	$(INSTALL) -e '.[dev]'
 	@touch $@
 
+# vLLM, torch and transformers for the CPU, with what fine-tuning needs: 2 GB, a minute.
+$(VENV)/.cpu: $(VENV)/.dev constraints-cpu.txt
+	@! nvidia-smi -L >/dev/null 2>&1 || { echo "this machine has a GPU: .[gpu] is for it, and .[cpu] is not"; exit 1; }
+	$(INSTALL) --no-deps -r constraints-cpu.txt
+	$(BIN)/python -c "import torch, vllm"
+	@touch $@
+
+cpu: $(VENV)/.cpu
+
 # A new run each time; `make demo RUN=name` starts one that can be gone on with.
 RUN ?= demo-$(shell date -u +%Y%m%d-%H%M%S)
 
@@ -45,6 +58,7 @@ BROWSER := $(shell command -v chromium || command -v chromium-browser || command
 
 test: $(VENV)/.dev
 	@[ -n "$(BROWSER)" ] || echo "no Chromium is installed: the report's test in a browser is left out"
+	@$(MAKE) --no-print-directory cpu || { [ -z "$(REQUIRE_VLLM)" ] && echo "vLLM cannot be had here: its tests are skipped"; }
 	$(BIN)/python -m pytest -m "not gpu and not live$(if $(BROWSER),, and not browser)" tests
 
 check: $(VENV)/.dev

@@ -36,8 +36,8 @@ LAYERS = (
 RAY_ALLOWED = ("jobs", "moa.pipeline")
 TOP_LEVEL = {
     ".ci", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
-    "Makefile", "README.md", "SECURITY.md", "constraints.txt", "deploy", "jobs", "moa",
-    "notebooks", "pyproject.toml", "tests", ".pre-commit-config.yaml", ".dockerignore",
+    "Makefile", "README.md", "SECURITY.md", "constraints-cpu.txt", "constraints.txt", "deploy", "jobs",
+    "moa", "notebooks", "pyproject.toml", "tests", ".pre-commit-config.yaml", ".dockerignore",
 }  # fmt: skip
 
 
