@@ -4,6 +4,7 @@ MoaError
 ├── ConfigError            refuse to start: the message names the value, the limit, the remedy
 ├── SchemaError            a stage received a table it did not agree to
 ├── ArtifactError          a router on disk is damaged, or made for something else
+├── EngineError            the engine of a language model died: end its process, start another
 ├── RunError               the run folder says no: in use, or made by another configuration
 ├── Interrupted            the run was asked to stop; started again, it goes on
 └── ProviderError          one call failed
@@ -33,6 +34,10 @@ class SchemaError(MoaError):
 
 class ArtifactError(MoaError):
     """A router artifact is damaged, or does not fit what it is asked to do."""
+
+
+class EngineError(MoaError):
+    """The engine that hosts a language model failed, by no fault of a query; it cannot go on."""
 
 
 class RunError(MoaError):

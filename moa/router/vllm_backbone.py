@@ -1,0 +1,257 @@
+"""A language model's embeddings, one per query, by vLLM's pooling runner in this very process.
+
+On one device the engine has no process of its own (`VLLM_ENABLE_V1_MULTIPROCESSING=0`: it starts in
+2.5 s instead of 13 s, and dies with its actor); with `tensor_parallel_size` above 1 vLLM starts a
+process per GPU.
+
+Prefix caching and chunked prefill are vLLM's to switch on: both work for causal models with the
+last token's state, and for nothing else, as the mean needs all states and an encoder all tokens.
+
+LoRA: the fine-tuner merges. vLLM's pooling path takes adapters, but on a CPU a batch that mixes
+rows with and without one silently gives the plain rows its weights, and a router has one set of
+weights for all rows anyway. So there is no adapter here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from moa.errors import ArtifactError, ConfigError, EngineError
+from moa.router.backbone import Embeddings
+from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
+from moa.router.model_files import CONFIG, read_model_config
+from moa.router.prompt_tokens import TOKENIZER, PromptTokens
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+CPU_KV_CACHE_BYTES = 512 << 20
+"""Without a number vLLM takes most of a machine's memory: 18 of 24 GB were seen."""
+_PROBE = "How many letters are in “strawberry”?"
+
+log = structlog.get_logger()
+
+
+class Embedded(NamedTuple):
+    """n texts, as a model reads them."""
+
+    embeddings: Embeddings
+    """Shape (n, width)."""
+    tokens: NDArray[np.int64]
+    """That were computed for each, template included, shape (n,)."""
+    cut: NDArray[np.bool_]
+    """Whose middle was left out, shape (n,)."""
+
+
+class VllmBackbone:
+    """See the module. Made by `open_language_model`; for one thread.
+
+    A text's embedding depends on its batch mates by rounding only: kernels sum in another order.
+    """
+
+    def __init__(self, spec: LanguageModelSpec, tokens: PromptTokens, engine: LLM) -> None:
+        self._spec = spec
+        self._tokens = tokens
+        self._engine: LLM | None = engine
+
+    @property
+    def width(self) -> int:
+        """See `Backbone.width`."""
+        return self._spec.width
+
+    @property
+    def spec(self) -> Mapping[str, JsonValue]:
+        """See `Backbone.spec`."""
+        return self._spec.model_dump(mode="json")
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """See `Backbone.embed`; as `embed_rows`."""
+        return self.embed_rows(texts).embeddings
+
+    def embed_rows(self, texts: Sequence[str]) -> Embedded:
+        """Embed texts, and tell what was computed for each.
+
+        Any text has an embedding: see `PromptTokens`.
+
+        Raises:
+            EngineError: the engine failed. No row can be at fault, as its tokens have been checked;
+                so the engine is not asked again, and its process should end.
+            ArtifactError: embeddings that are no numbers: `dtype` is too small for this model.
+        """
+        rows = self._tokens(texts)
+        return Embedded(
+            embeddings=self.embed_tokens(rows.ids),
+            tokens=np.array([len(ids) for ids in rows.ids], np.int64),
+            cut=rows.cut,
+        )
+
+    def embed_tokens(self, prompts: Sequence[Sequence[int]]) -> Embeddings:
+        """Embed prompts that `PromptTokens` has made; raises as `embed_rows`."""
+        if not prompts:
+            return np.empty((0, self.width), np.float32)
+        found = self._pooled(prompts)
+        if found.shape != (len(prompts), self.width):
+            raise ArtifactError(
+                f"the model {self._spec.name} gives embeddings of {found.shape[1]} numbers where "
+                f"the router was trained on {self.width}: train again (jobs/train_router.py)"
+            )
+        if not np.isfinite(found).all():
+            raise ArtifactError(
+                f"the model {self._spec.name} gives embeddings that are no numbers in "
+                f"{self._spec.dtype}: train with bfloat16 or float32"
+            )
+        if self._spec.normalized:
+            found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        return found
+
+    def _pooled(self, prompts: Sequence[Sequence[int]]) -> Embeddings:
+        if self._engine is None:
+            raise EngineError("the engine has failed before: end this process and start another")
+        try:
+            # `embed` would make Python lists of the tensors.
+            outputs = self._engine.encode(
+                [{"prompt_token_ids": ids} for ids in prompts], pooling_task="embed", use_tqdm=False
+            )
+            return np.stack([output.outputs.data.float().numpy() for output in outputs])
+        except Exception as error:  # vLLM raises its own, torch's, CUDA's: all mean the same here
+            self._engine = None
+            raise EngineError(
+                f"vLLM failed on {len(prompts)} prompts of {self._spec.name}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def open_language_model(
+    spec: LanguageModelSpec, engine: EngineConfig, *, folder: Path
+) -> VllmBackbone:
+    """Start the engine of a language model; seconds on a CPU, a minute or more for a 7B on a GPU.
+
+    Args:
+        spec: what the router was trained on.
+        engine: how to run it.
+        folder: the model's, as `moa.router.model_files.find_model` gives it.
+
+    Raises:
+        ConfigError: the extra is not installed, or a value does not fit the model or the machine;
+            told before the engine starts, but for what only vLLM knows.
+        ArtifactError: the model is not the one of the spec.
+    """
+    _check_model(spec, folder)
+    tokens = PromptTokens(folder / TOKENIZER, template=spec.template, max_tokens=spec.max_tokens)
+    _check_vocabulary(tokens, folder)
+    started = time.perf_counter()
+    backbone = VllmBackbone(spec, tokens, _start(spec, engine, folder))
+    backbone.embed([_PROBE])
+    log.info(
+        "router.engine_started", model=spec.name, seconds=round(time.perf_counter() - started, 1)
+    )
+    return backbone
+
+
+def _check_model(spec: LanguageModelSpec, folder: Path) -> None:
+    config = read_model_config(folder)
+    if config["hidden_size"] != spec.width:
+        raise ArtifactError(
+            f"{folder}/{CONFIG}: hidden_size = {config['hidden_size']}, and the router was trained "
+            f"on embeddings of {spec.width} numbers: give the folder of {spec.name}, or train again"
+        )
+    if spec.pooling == "cls" and any("Causal" in one for one in config.get("architectures") or []):
+        raise ConfigError(
+            f"pooling = 'cls': {spec.name} is a causal model, whose first token knows nothing of "
+            "the others. Take last or mean, and train again"
+        )
+    window = config.get("max_position_embeddings")
+    if isinstance(window, int) and spec.max_tokens > window:
+        raise ConfigError(
+            f"max_tokens = {spec.max_tokens}: the window of {spec.name} is {window} tokens "
+            f"(max_position_embeddings in {folder}/{CONFIG}); at most that many can be asked for"
+        )
+
+
+def _check_vocabulary(tokens: PromptTokens, folder: Path) -> None:
+    size = read_model_config(folder).get("vocab_size")
+    if isinstance(size, int) and tokens.largest_id >= size:
+        raise ArtifactError(
+            f"{folder}/{TOKENIZER} makes token ids up to {tokens.largest_id}, and the model knows "
+            f"those below {size} (vocab_size in {CONFIG}): the two files are of different models"
+        )
+
+
+def _start(spec: LanguageModelSpec, engine: EngineConfig, folder: Path) -> LLM:
+    """vLLM's engine, in a process that says nothing to anybody outside."""
+    alone = engine.tensor_parallel_size == 1
+    settings = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if alone else "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    try:
+        torch: Any = importlib.import_module("torch")
+        vllm: Any = importlib.import_module("vllm")
+        pooler: Any = importlib.import_module("vllm.config").PoolerConfig
+    except ImportError as error:
+        raise ConfigError(
+            f"a language model as backbone needs vLLM, which cannot be imported ({error}): install "
+            "the extra gpu (`pip install -e '.[gpu]'`), or on a machine without a GPU cpu "
+            "(`make cpu`)"
+        ) from None
+    gpus = torch.cuda.device_count()
+    _check_machine(spec, engine, gpus)
+    on_cpu = gpus == 0
+    eager = on_cpu if engine.enforce_eager is None else engine.enforce_eager
+    arguments: dict[str, Any] = {
+        "model": str(folder),
+        "runner": "pooling",
+        "convert": "embed",
+        "pooler_config": pooler(
+            task="embed", seq_pooling_type=spec.pooling.upper(), use_activation=False
+        ),
+        "dtype": spec.dtype,
+        "quantization": spec.quantization,
+        "max_model_len": spec.max_tokens,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "distributed_executor_backend": "uni" if alone else "mp",
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "kv_cache_memory_bytes": engine.kv_cache_memory_bytes
+        or (CPU_KV_CACHE_BYTES if on_cpu else None),
+        "enforce_eager": eager,
+        # None: where the model and its pooling allow it. True is not asked whether they do.
+        "enable_prefix_caching": None if engine.enable_prefix_caching else False,
+        "max_num_batched_tokens": engine.max_num_batched_tokens,
+        "use_tqdm_on_load": False,
+    }
+    try:
+        return vllm.LLM(**arguments)
+    except ValueError as error:  # pydantic's too: vLLM's words for a setting that does not fit
+        raise ConfigError(
+            f"vLLM does not take {spec.name} with these settings (router.engine): {error}"
+        ) from error
+
+
+def _check_machine(spec: LanguageModelSpec, engine: EngineConfig, gpus: int) -> None:
+    if engine.tensor_parallel_size > max(gpus, 1):
+        raise ConfigError(
+            f"router.engine.tensor_parallel_size = {engine.tensor_parallel_size}: this replica "
+            f"sees {gpus} GPUs. Lower it, or give each replica as many (router.num_gpus)"
+        )
+    if spec.quantization is not None and gpus == 0:
+        raise ConfigError(
+            f"the router was trained with quantization = {spec.quantization!r}, which needs a GPU, "
+            "and this replica sees none: give it one (router.num_gpus), or train without"
+        )
