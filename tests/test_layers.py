@@ -15,6 +15,7 @@ LAYERS = (
     ("jobs",),
     ("moa.pipeline", "moa.training"),
     ("moa.stages",),
+    ("moa.evaluation",),
     ("moa.reports", "moa.replay"),
     ("moa.dispatch",),
     ("moa.router", "moa.planning", "moa.providers"),

@@ -1,54 +1,36 @@
-"""The report's figures, as SVG that takes its colours from the page it stands in.
-
-Each is drawn twice, for wide and for narrow windows: scaled down, its letters could not be read.
-"""
+"""The cost report's figures."""
 
 from __future__ import annotations
 
-import io
-import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-import matplotlib
-import matplotlib.colors
 import matplotlib.dates
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from moa.reports.comparisons import Comparison
 from moa.reports.cost_report import CostReport
+from moa.reports.drawing import (
+    HALF,
+    INK,
+    MOST_TICKS,
+    NARROW,
+    OURS,
+    PALE,
+    WIDE,
+    axes_of,
+    both,
+    colour,
+    money_axis,
+    readable_on,
+)
 from moa.reports.labels import Label, place
 
-INK, PALE, OURS = "#010203", "#040506", "#070809"
-"""Stand-ins that `_svg` replaces by the page's own colours, light and dark."""
-_CSS = {INK: "var(--ink)", PALE: "var(--line)", OURS: "var(--accent)"}
-MODELS = ("#4e79a7", "#f28e2b", "#76b7b2", "#e15759", "#59a14f", "#b07aa1", "#9c755f", "#edc948")
-"""By place in the pool, over again when there are more."""
-WIDE, HALF, NARROW = 10.6, 5.1, 4.4
-"""Widths in inches of a figure across the page, of one of two, and of one on a telephone."""
-MOST_TICKS = {True: 12, False: 8}
-"""Of a cost axis, wide and narrow."""
 SHORT_S = 600
 """A run up to this long is shown by seconds since its start."""
-_STYLE: dict[Any, Any] = {
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.edgecolor": PALE,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
-
 Draw = Callable[[CostReport, bool], Figure | None]
 """Draws for a wide or a narrow window; `None` when there is nothing to be seen."""
 
@@ -62,23 +44,7 @@ def figures(report: CostReport) -> dict[str, list[tuple[str, str]]]:
         "calibration": calibration,
         "novelty": novelty,
     }
-    return {name: list(_both(draw, report)) for name, draw in draws.items()}
-
-
-def _both(draw: Draw, report: CostReport) -> Sequence[tuple[str, str]]:
-    drawn = []
-    for size, wide in (("large", True), ("small", False)):
-        # Salted apart, so that neither refers to a part of the other, which may be hidden.
-        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": size}):
-            figure = draw(report, wide)
-            if figure is not None:
-                drawn.append((size, _svg(figure)))
-    return drawn
-
-
-def colour(pool: Sequence[str], model: str) -> str:
-    """The colour of a model in every figure."""
-    return MODELS[pool.index(model) % len(MODELS)] if model in pool else PALE
+    return {name: both(partial(draw, report)) for name, draw in draws.items()}
 
 
 def cost_and_grade(report: CostReport, wide: bool) -> Figure | None:
@@ -91,7 +57,7 @@ def cost_and_grade(report: CostReport, wide: bool) -> Figure | None:
     known = [c for c in report.comparisons if c.grade_difference and c.our_cost_usd]
     if not known or report.grade is None:
         return None
-    figure, axes = _axes(WIDE if wide else NARROW, 4.3 if wide else 3.9)
+    figure, axes = axes_of(WIDE if wide else NARROW, 4.3 if wide else 3.9)
     ours = float(report.cost_usd) / max(1, report.queries) * 1000
     costs = [ours * float(one.cost_usd / one.our_cost_usd) for one in known]
     least = min([cost for cost in (ours, *costs) if cost], default=1.0) / 3
@@ -110,7 +76,7 @@ def cost_and_grade(report: CostReport, wide: bool) -> Figure | None:
     labels.append(Label("this run", ours or least, report.grade.value, OURS, bold=True))
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.15)
-    _money_axis(axes, MOST_TICKS[wide])
+    money_axis(axes, MOST_TICKS[wide])
     axes.set_xlabel("USD per 1,000 queries, logarithmic")
     axes.set_ylabel("mean grade")
     place(figure, axes, labels, size=9, bars=[(ours or least, report.grade.low, report.grade.high)])
@@ -122,30 +88,12 @@ def _placed_grade(ours: float, one: Comparison) -> float:
     return ours - one.grade_difference.value
 
 
-def _money_axis(axes: Axes, most: int) -> None:
-    """Ticks at 1, 2 and 5 times the powers of ten, or at these alone when they would be many."""
-    low, high = axes.get_xlim()
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [
-        one
-        for digits in ((1, 2, 5), (1,))
-        if len(one := [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high])
-        <= most
-    ]
-    axes.xaxis.set_major_locator(FixedLocator(ticks[0] if ticks else [10.0**p for p in powers]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda usd, _: "$" + f"{usd:,.9f}".rstrip("0").rstrip("."))
-    )
-    axes.set_xlim(low, high)
-
-
 def spend_by_model(report: CostReport, wide: bool) -> Figure | None:
     """Share of queries and share of the bill, per model; `None` when nothing was spent."""
     models = [m for m in report.pool if any(s.model == m for s in report.spend)]
     if not models or not report.cost_usd:
         return None
-    figure, axes = _axes(WIDE if wide else NARROW, 1.5)
+    figure, axes = axes_of(WIDE if wide else NARROW, 1.5)
     for row, of_bill in ((1, False), (0, True)):
         left = 0.0
         for model in models:
@@ -171,19 +119,11 @@ def spend_by_model(report: CostReport, wide: bool) -> Figure | None:
     return figure
 
 
-def readable_on(tint: str) -> str:
-    """Black or white, whichever stands out more (WCAG 2, relative luminance)."""
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
-              for c in matplotlib.colors.to_rgb(tint)]  # fmt: skip
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#111111" if (luminance + 0.05) / 0.0555 > 1.05 / (luminance + 0.05) else "#ffffff"
-
-
 def throughput(report: CostReport, wide: bool) -> Figure | None:
     """Queries finished a second over the run; `None` when it was over at once."""
     if len(report.throughput) < 3:
         return None
-    figure, axes = _axes(WIDE if wide else NARROW, 2.3)
+    figure, axes = axes_of(WIDE if wide else NARROW, 2.3)
     length_s = report.throughput[0].length_s
     rate = [moment.queries / length_s for moment in report.throughput]
     started_at = report.throughput[0].starts_at
@@ -209,7 +149,7 @@ def calibration(report: CostReport, wide: bool) -> Figure | None:
     known = [one for one in report.calibration if one.points]
     if not known:
         return None
-    figure, axes = _axes(HALF if wide else NARROW, 3.9)
+    figure, axes = axes_of(HALF if wide else NARROW, 3.9)
     axes.plot([0, 1], [0, 1], "--", color=PALE)
     for one in known:
         tint = colour(report.pool, one.model)
@@ -227,7 +167,7 @@ def novelty(report: CostReport, wide: bool) -> Figure | None:
     total = sum(report.novelty)
     if not total:
         return None
-    figure, axes = _axes(WIDE if wide else NARROW, 2.5)
+    figure, axes = axes_of(WIDE if wide else NARROW, 2.5)
     width = 1 / len(report.novelty)
     left = [n * width for n in range(len(report.novelty))]
     axes.bar(left, [n / total for n in report.novelty], width * 0.9, align="edge", color=OURS)
@@ -237,26 +177,3 @@ def novelty(report: CostReport, wide: bool) -> Figure | None:
     axes.set_ylabel("queries")
     axes.margins(x=0.01)
     return figure
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an element of a page: no declaration, no fixed size, the page's colours."""
-    out = io.StringIO()
-    figure.patch.set_alpha(0)
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)  # names of groups, alike in all figures
-    for stand_in, own in _CSS.items():
-        text = text.replace(stand_in, own)
-    return text

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from moa.reports import charts
 from moa.reports.cost_report import CostReport
+from moa.reports.drawing import colour
 from moa.reports.inputs import PolicyFacts
 from moa.reports.verdict import criterion, verdict
 from moa.reports.wording import (
@@ -46,14 +47,36 @@ REMEDIES = {
 
 def render_html(report: CostReport, *, title: str) -> str:
     """The page."""
-    environment = Environment(
-        loader=PackageLoader("moa.reports", "."),
+    return (
+        environment("moa.reports")
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            title=title,
+            best=report.best,
+            verdict=verdict(report),
+            criterion=criterion(report.policy),
+            figures=charts.figures(report),
+            tint=lambda model: colour(report.pool, model),
+            rules=rules(report.policy),
+            tags=by_prefix(report.tags),
+            routes=by_rule(report.routes),
+            remedies=REMEDIES,
+        )
+    )
+
+
+def environment(package: str) -> Environment:
+    """Renders the templates of a package, with the style and the wording of every page."""
+    loaders = [PackageLoader(one, ".") for one in dict.fromkeys((package, "moa.reports"))]
+    made = Environment(
+        loader=ChoiceLoader(loaders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         money=money,
         amounts=amounts,
         price=price,
@@ -68,19 +91,7 @@ def render_html(report: CostReport, *, title: str) -> str:
         moment=moment,
         duration=duration,
     )
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        title=title,
-        best=report.best,
-        verdict=verdict(report),
-        criterion=criterion(report.policy),
-        figures=charts.figures(report),
-        tint=lambda model: charts.colour(report.pool, model),
-        rules=rules(report.policy),
-        tags=by_prefix(report.tags),
-        routes=by_rule(report.routes),
-        remedies=REMEDIES,
-    )
+    return made
 
 
 def rules(policy: PolicyFacts) -> dict[str, str]:

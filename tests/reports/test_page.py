@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moa.intervals import Interval
-from moa.reports.charts import MODELS, readable_on
+from moa.reports.drawing import MODELS, readable_on
 from moa.reports.page import render_html
 from moa.reports.wording import (
     amounts,

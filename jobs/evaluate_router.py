@@ -1,0 +1,49 @@
+"""A router and held-out grades → what routing is worth, and whether the router may be shipped.
+
+Exit code: 0 the gate was passed, 1 it was not, 2 something in the config or the data is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moa.errors import MoaError
+from moa.evaluation.config import EvaluateRouterConfig
+from moa.evaluation.page import render_html
+from moa.evaluation.summary import evaluation_lines
+from moa.toml_file import describe_keys, read_toml
+from moa.training.evaluate import evaluate_router
+
+Config = Annotated[str, typer.Option("--config", help="TOML file of the job")]
+Overrides = Annotated[list[str], typer.Option("--set", help="key=value, any number")]
+Explain = Annotated[bool, typer.Option("--explain-config", help="Print every key and end")]
+
+
+def main(config: Config = "", overrides: Overrides = [], explain: Explain = False) -> None:  # noqa: B006
+    """Write evaluation.json, evaluation.html and verdict.json, and say what they say."""
+    if explain:
+        print(describe_keys(EvaluateRouterConfig), end="")
+        return
+    job = read_toml(EvaluateRouterConfig, config, overrides)
+    evaluation = evaluate_router(job)
+    folder = Path(job.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation.json").write_bytes(evaluation.json())
+    (folder / "evaluation.html").write_text(render_html(evaluation))
+    (folder / "verdict.json").write_bytes(evaluation.verdict_json())
+    print(*evaluation_lines(evaluation), f"page: {folder / 'evaluation.html'}", sep="\n")
+    if not evaluation.passed:
+        print("REFUSED: the gate of the config was not passed", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except MoaError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""A router and graded answers → what routing is worth here, and whether it may be shipped."""

@@ -1,0 +1,132 @@
+"""A router and recordings → its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from moa.catalog import load_catalog
+from moa.errors import ConfigError
+from moa.evaluation.config import EvaluateRouterConfig, PoolConfig
+from moa.evaluation.evaluation import (
+    Basis,
+    Evaluation,
+    Graded,
+    PoolEvaluation,
+    Settings,
+    calibrations,
+    calibrations_by_domain,
+    evaluate_pool,
+)
+from moa.evaluation.left_out import Stranger, left_out
+from moa.evaluation.robustness import robustness
+from moa.prices import PriceTable
+from moa.reports.wording import price
+from moa.router.router import Router
+from moa.training.dataset import Dataset, read_dataset
+from moa.training.judge import answered_by_all, judge, read_domains
+
+Strangers = Mapping[str, Mapping[str, Stranger]]
+"""Pool → source that was left out of training → its queries, scored by a router without it."""
+
+
+def evaluate_router(config: EvaluateRouterConfig, strangers: Strangers | None = None) -> Evaluation:
+    """Score the queries of a split, and measure each pool.
+
+    Args:
+        config: of the job.
+        strangers: sources that were left out of training, if that was looked at.
+
+    Raises:
+        ArtifactError: the router cannot be read.
+        ConfigError: a model, a price or the recordings are not there, or the router does not know
+            a model.
+    """
+    router = Router.load(config.artifact)
+    models = list(dict.fromkeys(name for pool in config.pools.values() for name in pool.models))
+    router.check_pool(models)
+    prices = _prices(config, models)
+    folder = Path(config.recordings)
+    data = read_dataset(folder, models, split=config.split)
+    domains = read_domains(folder, data)
+    scores = router.score(data.texts, models)
+    settings = Settings(
+        policy=config.policy,
+        regret_at=tuple(config.regret_at),
+        sweep_points=config.sweep_points,
+        replicates=config.replicates,
+        seed=config.seed,
+    )
+    graded = Graded(data.models, domains, data.grade, scores.expected_grade.astype(np.float64))
+    calibrated = calibrations(graded, settings)
+
+    def pool_of(name: str, pool: PoolConfig) -> PoolEvaluation:
+        best = pool.best_constant or router.best_constant(pool.models).model
+        judged = judge(data, scores, pool.models, prices, best_constant=best, domains=domains)
+        asked = data.only(answered_by_all(data, pool.models))
+        robust = None
+        if config.perturb:
+            robust = robustness(
+                judged, asked.texts, router.score, prices, config.policy,
+                seed=config.seed, replicates=config.replicates,
+            )  # fmt: skip
+        mine = left_out(
+            (strangers or {}).get(name, {}), config.policy,
+            seed=config.seed, replicates=config.replicates,
+        )  # fmt: skip
+        return evaluate_pool(
+            name, judged, settings,
+            asked=pool.gate, robust=robust, strangers=mine, calibrations=calibrated,
+        )  # fmt: skip
+
+    return Evaluation(
+        title=config.title,
+        basis=_basis(config, router, data, prices),
+        settings=settings,
+        pools=tuple(pool_of(name, pool) for name, pool in config.pools.items()),
+        calibration=calibrated,
+        calibration_by_domain=calibrations_by_domain(graded, settings),
+    )
+
+
+def _prices(config: EvaluateRouterConfig, models: Sequence[str]) -> PriceTable:
+    catalog = load_catalog(config.catalog)
+    missing = [name for name in models if name not in catalog.models]
+    if missing:
+        raise ConfigError(
+            f"pools: {config.catalog} has no {', '.join(missing)}; it has "
+            f"{', '.join(sorted(catalog.models))}"
+        )
+    return PriceTable.build([catalog.models[name] for name in models], as_of=config.prices_as_of)
+
+
+def _basis(
+    config: EvaluateRouterConfig, router: Router, data: Dataset, prices: PriceTable
+) -> Basis:
+    policy = config.policy
+    if policy.willingness_to_pay is not None:
+        said = f"{price(policy.willingness_to_pay)} for a right instead of a wrong answer"
+    else:
+        said = f"the cheapest model that is expected to reach a grade of {policy.quality_floor:g}"
+    if policy.max_novelty < 1:
+        said += f"; above a novelty of {policy.max_novelty:g}, the best constant"
+    notes = list(prices.warnings)
+    if config.split == "train":
+        notes.append("The router was fitted on these very queries: all figures flatter it.")
+    best = {}
+    for name, pool in config.pools.items():
+        found = router.best_constant(pool.models)
+        best[name] = f"{found.model}: {found.why}"
+        if pool.best_constant is not None and pool.best_constant != found.model:
+            best[name] = f"{pool.best_constant}, as configured (by the artifact {best[name]})"
+    return Basis(
+        router=router.version,
+        data=f"{len(data.query_ids):,} queries of the {config.split} split of {config.recordings}",
+        prices=f"list prices of {prices.as_of}, version {prices.version}: "
+        f"{', '.join(prices.sources)}",
+        policy=said,
+        best_constants=best,
+        notes=tuple(notes),
+    )
