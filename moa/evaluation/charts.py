@@ -36,22 +36,25 @@ def frontier(one: PoolEvaluation, pool: Sequence[str], wide: bool) -> Figure | N
         return None
     figure, axes = axes_of(WIDE if wide else NARROW, 5.0 if wide else 4.6)
     at = curves.at_cost_usd
-    first = min(curves.cost_usd[n] for n in curves.corners)
-    mine = [n for n, cost in enumerate(at) if cost >= first * 0.999]
+    banded = [n for n, cost in enumerate(at) if cost >= curves.begins_usd]
     axes.fill_between(
-        [at[n] for n in mine],
-        [curves.hull[n].low for n in mine],
-        [curves.hull[n].high for n in mine],
-        color=OURS, alpha=0.16, lw=0,
-    )  # fmt: skip
-    axes.plot([at[n] for n in mine], [curves.hull[n].value for n in mine], color=OURS, lw=2)
+        [at[n] for n in banded],
+        [curves.hull[n].low for n in banded],
+        [curves.hull[n].high for n in banded],
+        color=OURS,
+        alpha=0.16,
+        lw=0,
+    )
+    corners = [(curves.cost_usd[n], curves.grade[n]) for n in curves.corners]
+    corners.append((max(at[-1], corners[-1][0]), corners[-1][1]))
+    axes.plot([x for x, _ in corners], [y for _, y in corners], color=OURS, lw=2)
     axes.plot(curves.cost_usd, curves.grade, ".", color=OURS, ms=4, alpha=0.7)
     cheapest = min(point.cost_usd.value for point in found.models)
     mixed = [n for n, cost in enumerate(at) if cost >= cheapest]
     axes.plot([at[n] for n in mixed], [curves.random_mix[n] for n in mixed], ":", color=INK, lw=1.2)
     axes.plot([at[n] for n in mixed], [curves.oracle[n] for n in mixed], "--", color=INK, lw=1.2)
-    labels = [*_models(axes, one, pool, wide)]
-    bars = []
+    labels = [*_models(axes, one, pool)]
+    bars = _dots(one)
     ours = found.configured
     axes.errorbar(
         ours.cost_usd.value, ours.grade.value,
@@ -60,9 +63,9 @@ def frontier(one: PoolEvaluation, pool: Sequence[str], wide: bool) -> Figure | N
     )  # fmt: skip
     bars.append((ours.cost_usd.value, ours.grade.low, ours.grade.high))
     labels.append(Label("as configured", ours.cost_usd.value, ours.grade.value, OURS, bold=True))
-    labels += _names(one, wide)
+    labels += _names(one)
     axes.set_xscale("log")
-    axes.margins(x=0.08, y=0.1)
+    axes.margins(x=0.16 if wide else 0.1, y=0.1)
     money_axis(axes, MOST_TICKS[wide])
     axes.set_xlabel("USD per 1,000 queries, logarithmic")
     axes.set_ylabel("mean grade")
@@ -70,7 +73,7 @@ def frontier(one: PoolEvaluation, pool: Sequence[str], wide: bool) -> Figure | N
     return figure
 
 
-def _models(axes: Axes, one: PoolEvaluation, pool: Sequence[str], wide: bool) -> list[Label]:
+def _models(axes: Axes, one: PoolEvaluation, pool: Sequence[str]) -> list[Label]:
     labels = []
     for point in one.metrics.models:
         best = point.name == one.metrics.best_constant
@@ -78,12 +81,20 @@ def _models(axes: Axes, one: PoolEvaluation, pool: Sequence[str], wide: bool) ->
         if best:
             axes.plot(x, y, "o", ms=15, color=INK, mfc="none", mew=1.2)
         axes.plot(x, y, "o", ms=9, color=colour(pool, point.name))
-        name = point.name if wide else point.name.split("/")[-1]
-        labels.append(Label(name, x, y, INK, bold=best))
+        labels.append(Label(point.name.split("/")[-1], x, y, INK, bold=best))
     return labels
 
 
-def _names(one: PoolEvaluation, wide: bool) -> list[Label]:
+def _dots(one: PoolEvaluation) -> list[tuple[float, float, float]]:
+    """The lines as short bars, so that no name is written on them."""
+    curves = one.curves
+    dots = list(zip(curves.cost_usd, curves.grade, strict=True))
+    for line in (curves.oracle, curves.random_mix):
+        dots += zip(curves.at_cost_usd, line, strict=True)
+    return [(x, y - 0.003, y + 0.003) for x, y in dots]
+
+
+def _names(one: PoolEvaluation) -> list[Label]:
     """Of the lines, each at a place on it."""
     curves = one.curves
     places = {"oracle": (curves.oracle, 0.3), "random mix": (curves.random_mix, 0.62)}

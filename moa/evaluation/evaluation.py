@@ -68,8 +68,10 @@ class Basis:
     """Version."""
     data: str
     """Which queries, in words."""
+    prices_of: str
+    """The day of the price list."""
     prices: str
-    """Day, version and sources, in words."""
+    """Version and sources, in words."""
     policy: str
     """The configured one, in words."""
     best_constants: Mapping[str, str]

@@ -322,6 +322,8 @@ class Curves:
     """Those of these points that are corners of the hull, cheapest first."""
     at_cost_usd: tuple[float, ...]
     """Where the hulls below are told."""
+    begins_usd: float
+    """Where all but a fortieth of the drawn hulls have begun: left of it the band is no news."""
     hull: tuple[Interval, ...]
     """The router's."""
     oracle: tuple[float, ...]
@@ -342,6 +344,7 @@ def curves(judged: Judged, swept: Sweep, *, seed: int = 0, replicates: int = 100
         grade=_floats(grade[0]),
         corners=tuple(hull.corners(cost[0], grade[0])),
         at_cost_usd=_floats(places * THOUSAND),
+        begins_usd=float(np.quantile(cost.min(axis=1), 0.975) * THOUSAND),
         hull=tuple(interval(heights[:, n]) for n in range(len(places))),
         oracle=_floats(
             hull.height(rows["oracle_cost"][first], rows["oracle_grade"][first], places)[0]

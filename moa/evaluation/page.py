@@ -30,6 +30,7 @@ def render_html(evaluation: Evaluation) -> str:
         usd=partial(cell, form=usd),
         plain=number,
         plain_part=part,
+        plain_usd=usd,
     )
     return made.get_template("evaluation.html.j2").render(
         evaluation=evaluation,
@@ -48,7 +49,8 @@ def cell(found: Interval | None, form: Callable[[float], str]) -> Markup:
     """A figure with its interval below it, for a cell of a table."""
     if found is None or math.isnan(found.value):
         return Markup(NONE)
-    bounds = f"{form(found.low)} to {form(found.high)}"
+    low, high = form(found.low), form(found.high)
+    bounds = f"{low.removesuffix(' %') if high.endswith(' %') else low} to {high}"
     return Markup("{}<br><small>{}</small>").format(escape(form(found.value)), bounds)
 
 

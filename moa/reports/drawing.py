@@ -65,16 +65,22 @@ def colour(pool: Sequence[str], model: str) -> str:
 
 
 def money_axis(axes: Axes, most: int) -> None:
-    """Ticks at 1, 2 and 5 times the powers of ten, or at these alone when they would be many."""
+    """Ticks at 1, 2 and 5 times the powers of ten; at these alone when they would be many, at more
+    when they would be one or two."""
     low, high = axes.get_xlim()
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [
-        one
-        for digits in ((1, 2, 5), (1,))
-        if len(one := [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high])
-        <= most
-    ]
-    axes.xaxis.set_major_locator(FixedLocator(ticks[0] if ticks else [10.0**p for p in powers]))
+
+    def ticks(digits: Sequence[float]) -> list[float]:
+        return [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
+
+    found = ticks((1, 2, 5))
+    if len(found) > most:
+        found = ticks((1,))
+    elif len(found) < 3:
+        found = ticks((1, 1.5, 2, 3, 4, 5, 7))
+    if not found or len(found) > most:
+        found = [10.0**p for p in powers]
+    axes.xaxis.set_major_locator(FixedLocator(found))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda usd, _: "$" + f"{usd:,.9f}".rstrip("0").rstrip("."))

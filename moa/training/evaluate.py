@@ -124,8 +124,8 @@ def _basis(
     return Basis(
         router=router.version,
         data=f"{len(data.query_ids):,} queries of the {config.split} split of {config.recordings}",
-        prices=f"list prices of {prices.as_of}, version {prices.version}: "
-        f"{', '.join(prices.sources)}",
+        prices_of=str(prices.as_of),
+        prices=f"of {prices.as_of}, version {prices.version}: {', '.join(prices.sources)}",
         policy=said,
         best_constants=best,
         notes=tuple(notes),
