@@ -13,6 +13,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +27,7 @@ from moa.storage.object_store import Folder, filesystem_of
 
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
+SENTENCE_ENCODER = "sentence_bert_config.json"
 _COPY_BYTES = 8 << 20
 _READERS = 8
 """Files of weights that are hashed at once; hashing lets go of the interpreter."""
@@ -145,6 +147,18 @@ def read_model_config(folder: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("hidden_size"), int):
         raise ConfigError(f"{path} gives no hidden_size: name the folder of a text model")
     return config
+
+
+def window(folder: Path) -> int | None:
+    """Tokens that a model reads at most; `None` when its files do not say.
+
+    An encoder's own file may say less than its weights could take: what it was trained for.
+    """
+    limits = [read_model_config(folder).get("max_position_embeddings")]
+    with suppress(OSError, ValueError):
+        encoder = json.loads((folder / SENTENCE_ENCODER).read_text(encoding="utf-8"))
+        limits.append(encoder.get("max_seq_length"))
+    return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
 def describe_model(

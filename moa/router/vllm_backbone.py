@@ -2,7 +2,7 @@
 
 On one device the engine has no process of its own (`VLLM_ENABLE_V1_MULTIPROCESSING=0`: it starts in
 2.5 s instead of 13 s, and dies with its actor); with `tensor_parallel_size` above 1 vLLM starts a
-process per GPU.
+process per GPU. One engine a process: when vLLM 0.32 loses one, the others of its process end too.
 
 Prefix caching and chunked prefill are vLLM's to switch on: both work for causal models with the
 last token's state, and for nothing else, as the mean needs all states and an encoder all tokens.
@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from moa.errors import ArtifactError, ConfigError, EngineError
 from moa.router.backbone import Embeddings
 from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
-from moa.router.model_files import CONFIG, read_model_config
+from moa.router.model_files import CONFIG, read_model_config, window
 from moa.router.prompt_tokens import TOKENIZER, PromptTokens
 
 if TYPE_CHECKING:
@@ -170,11 +170,11 @@ def _check_model(spec: LanguageModelSpec, folder: Path) -> None:
             f"pooling = 'cls': {spec.name} is a causal model, whose first token knows nothing of "
             "the others. Take last or mean, and train again"
         )
-    window = config.get("max_position_embeddings")
-    if isinstance(window, int) and spec.max_tokens > window:
+    most = window(folder)
+    if most is not None and spec.max_tokens > most:
         raise ConfigError(
-            f"max_tokens = {spec.max_tokens}: the window of {spec.name} is {window} tokens "
-            f"(max_position_embeddings in {folder}/{CONFIG}); at most that many can be asked for"
+            f"max_tokens = {spec.max_tokens}: the window of {spec.name} is {most} tokens, says "
+            f"{folder}; train with at most that many"
         )
 
 
@@ -240,8 +240,14 @@ def _start(spec: LanguageModelSpec, engine: EngineConfig, folder: Path) -> LLM:
         return vllm.LLM(**arguments)
     except ValueError as error:  # pydantic's too: vLLM's words for a setting that does not fit
         raise ConfigError(
-            f"vLLM does not take {spec.name} with these settings (router.engine): {error}"
+            f"vLLM does not take {spec.name} with these settings (router.engine): {_said(error)}"
         ) from error
+
+
+def _said(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
 
 
 def _check_machine(spec: LanguageModelSpec, engine: EngineConfig, gpus: int) -> None:

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from moa.errors import ArtifactError, ConfigError
+from moa.router.backbone_spec import LanguageModelSpec, ModelSource
+from moa.router.model_files import describe_model, find_model, hash_model, verify_model
+from moa.storage.object_store import Folder
+
+SOURCE = ModelSource()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "models" / "small"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"hidden_size": 4, "vocab_size": 9}))
+    (folder / "tokenizer.json").write_text("{}")
+    for number in (2, 1):
+        save_file({"w": np.full(4, number, np.float32)}, folder / f"model-{number}.safetensors")
+    return folder
+
+
+def spec_of(folder: Path) -> LanguageModelSpec:
+    return describe_model(
+        folder, name="small", pooling="last", max_tokens=64, dtype="float32", template="{query}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("model-1.safetensors", "weights"),
+        ("config.json", "weights"),
+        ("tokenizer.json", "tokenizer"),
+    ],
+)
+def test_another_file_is_refused_with_what_differs(model: Path, file: str, what: str) -> None:
+    spec = spec_of(model)
+    verify_model(spec, model)
+    content = (model / file).read_bytes()
+    (model / file).write_bytes(
+        content.replace(b"4", b"4 ") if file == "config.json" else content + b" "
+    )
+
+    with pytest.raises(ArtifactError, match=f"its {what} .* trained on small"):
+        verify_model(spec, model)
+
+
+def test_files_that_change_places_are_another_model(model: Path) -> None:
+    before = hash_model(model)
+    for old, new in (("1", "3"), ("2", "1"), ("3", "2")):
+        (model / f"model-{old}.safetensors").rename(model / f"model-{new}.safetensors")
+
+    after = hash_model(model)
+
+    assert after.weights_sha256 != before.weights_sha256
+    assert after.tokenizer_sha256 == before.tokenizer_sha256
+
+
+def test_what_is_beside_the_weights_does_not_count(model: Path) -> None:
+    before = hash_model(model)
+    (model / "README.md").write_text("about this model")
+
+    assert hash_model(model) == before
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "*.safetensors"])
+def test_a_folder_that_lacks_a_file_is_told_which(model: Path, file: str) -> None:
+    for path in model.glob(file):
+        path.unlink()
+
+    with pytest.raises(ConfigError, match=file.replace("*", r"\*")):
+        hash_model(model)
+
+
+def test_a_config_without_a_width_is_no_text_model(model: Path) -> None:
+    (model / "config.json").write_text("[]")
+
+    with pytest.raises(ConfigError, match="hidden_size"):
+        hash_model(model)
+
+
+def test_the_named_folder_goes_before_the_artifacts_own(model: Path, tmp_path: Path) -> None:
+    artifact = tmp_path / "router"
+    shutil.copytree(model, artifact / "small")
+    spec = spec_of(model)
+
+    named = find_model(spec, ModelSource(folder=str(model)), artifact=str(artifact))
+    own = find_model(spec, SOURCE, artifact=str(artifact))
+
+    assert named == model
+    assert own == artifact / "small"
+
+
+def test_without_either_a_local_folder_of_its_name_is_taken(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+
+    assert find_model(spec_of(model), SOURCE, artifact=str(tmp_path)).resolve() == model
+
+
+def test_a_named_folder_that_is_none_is_not_replaced_by_another(model: Path) -> None:
+    source = ModelSource(folder=str(model / "nowhere"))
+
+    with pytest.raises(ConfigError, match=r"nowhere is no model: it has no config\.json"):
+        find_model(spec_of(model), source, artifact=str(model.parent))
+
+
+def test_a_model_that_is_nowhere_is_told_with_the_remedies(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    spec = spec_of(model).model_copy(update={"name": "nobody/nothing"})
+
+    with pytest.raises(ConfigError, match=r"nobody/nothing.*router\.model\.folder"):
+        find_model(spec, SOURCE, artifact=str(tmp_path))
+
+
+@pytest.fixture
+def bucket(model: Path, object_store: str) -> str:
+    """The model's folder in S3."""
+    url = f"{object_store}/models/small"
+    for path in model.iterdir():
+        Folder(url).put(path.name, path.read_bytes())
+    return url
+
+
+def test_a_model_in_a_bucket_is_copied_once(model: Path, bucket: str, tmp_path: Path) -> None:
+    spec = spec_of(model)
+    source = ModelSource(folder=bucket, cache=str(tmp_path / "cache"))
+
+    first = find_model(spec, source, artifact="unused")
+    Folder(bucket).remove_all("")  # the second time nobody asks for it
+    second = find_model(spec, source, artifact="unused")
+
+    assert first == second
+    assert hash_model(first) == hash_model(model)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.name]
+
+
+def test_a_model_inside_an_artifact_in_a_bucket_is_found(
+    model: Path, bucket: str, tmp_path: Path
+) -> None:
+    source = ModelSource(cache=str(tmp_path / "cache"))
+
+    folder = find_model(spec_of(model), source, artifact=bucket.removesuffix("/small"))
+
+    assert hash_model(folder) == hash_model(model)
+
+
+def test_another_model_in_the_bucket_is_refused_and_not_kept(
+    model: Path, bucket: str, tmp_path: Path
+) -> None:
+    Folder(bucket).put("tokenizer.json", b"another")
+    source = ModelSource(folder=bucket, cache=str(tmp_path / "cache"))
+
+    with pytest.raises(ArtifactError, match="tokenizer"):
+        find_model(spec_of(model), source, artifact="unused")
+
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_folder_in_a_bucket_without_a_model_is_told(model: Path, object_store: str) -> None:
+    source = ModelSource(folder=f"{object_store}/elsewhere")
+
+    with pytest.raises(ConfigError, match=r"elsewhere is no model"):
+        find_model(spec_of(model), source, artifact="unused")
+
+
+WITHOUT_EXTRAS = """
+import sys
+for name in ("vllm", "torch", "transformers", "tokenizers", "huggingface_hub", "peft"):
+    sys.modules[name] = None  # as if it were not installed
+from pathlib import Path
+import moa.pipeline.run, moa.stages, moa.router.vllm_backbone
+from moa.errors import ConfigError
+from moa.router.backbone_spec import EngineConfig
+from moa.router.model_files import describe_model
+folder = Path(sys.argv[1])
+spec = describe_model(folder, name="small", pooling="last", max_tokens=64, dtype="float32")
+try:
+    moa.router.vllm_backbone.open_language_model(spec, EngineConfig(), folder=folder)
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_the_core_imports_without_the_extras_and_says_which_one_is_needed(model: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, str(model)]
+
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "install the extra cpu (`make cpu`), gpu or train" in told
