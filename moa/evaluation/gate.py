@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,10 +11,10 @@ from pydantic import Field
 
 from moa.evaluation.calibration import Calibration
 from moa.evaluation.left_out import LeftOut
-from moa.evaluation.metrics import Metrics
+from moa.evaluation.metrics import Against, Metrics
 from moa.evaluation.robustness import Robustness
 from moa.intervals import Interval
-from moa.reports.wording import better, better_bounds, cheaper, cheaper_bounds, gain, price
+from moa.reports.wording import better, better_bounds, cheaper, cheaper_bounds, gain, money, price
 from moa.toml_file import Section
 
 NOT_MEASURED = "was not measured"
@@ -179,12 +180,14 @@ def worth_it(found: Metrics, willingness_to_pay: float | None) -> str:
     """Is routing worth it here? One sentence with its figures; no more is said than is proven."""
     against = found.against_best_constant
     figures = (
-        f"{cheaper(against.cost_saving.value)} ({cheaper_bounds(against.cost_saving)}) than "
-        f"{found.best_constant} for every query, and answers are "
-        f"{better(against.grade_difference.value)} ({better_bounds(against.grade_difference)})"
+        f"{_cost(found, against)}, and answers are {better(against.grade_difference.value)} "
+        f"({better_bounds(against.grade_difference)})"
     )
     if against.worth_usd is None or willingness_to_pay is None:
-        return f"Whether routing is worth it depends on what a right answer is: it is {figures}."
+        return (
+            "Whether routing is worth it here depends on what a right answer is worth: it is "
+            f"{figures}."
+        )
     worth = against.worth_usd
     verdict = (
         "Routing is worth it here"
@@ -198,3 +201,14 @@ def worth_it(found: Metrics, willingness_to_pay: float | None) -> str:
         f"right instead of a wrong answer comes to {gain(worth.value)} ({gain(worth.low)} to "
         f"{gain(worth.high)}) per 1,000 queries."
     )
+
+
+def _cost(found: Metrics, against: Against) -> str:
+    every = f"{found.best_constant} for every query"
+    if math.isnan(against.cost_saving.value):
+        return (
+            f"{money(found.configured.cost_usd.value)} per 1,000 queries against nothing, {every}"
+        )
+    what = cheaper(against.cost_saving.value)
+    than = "as" if what.endswith("as dear") else "than"
+    return f"{what} ({cheaper_bounds(against.cost_saving)}) {than} {every}"

@@ -13,7 +13,7 @@ from moa.evaluation.evaluation import Evaluation
 from moa.intervals import Interval
 from moa.reports.drawing import both, colour
 from moa.reports.page import environment
-from moa.reports.wording import MINUS, money
+from moa.reports.wording import MINUS, cheaper, cheaper_bounds, money
 
 NONE = "\N{EN DASH}"
 """In place of a figure that is not defined."""
@@ -30,7 +30,10 @@ def render_html(evaluation: Evaluation) -> str:
         usd=partial(cell, form=usd),
         plain=number,
         plain_part=part,
+        plain_change=change,
         plain_usd=usd,
+        saved=saved,
+        saved_bounds=saved_bounds,
     )
     return made.get_template("evaluation.html.j2").render(
         evaluation=evaluation,
@@ -76,6 +79,16 @@ def usd(value: float) -> str:
     if 0 < abs(value) < 0.1:
         return money(round(value, 4))
     return f"{MINUS if value < 0 else ''}${abs(value):,.2f}"
+
+
+def saved(value: float) -> str:
+    """`35.4 % cheaper`."""
+    return NONE if math.isnan(value) else cheaper(value)
+
+
+def saved_bounds(found: Interval) -> str:
+    """`31.2 to 39.5 %`."""
+    return "" if math.isnan(found.value) else cheaper_bounds(found)
 
 
 def judged(found: Interval | None) -> str:
