@@ -18,16 +18,28 @@ from moa.evaluation.summary import evaluation_lines
 from moa.toml_file import describe_keys, read_toml
 from moa.training.evaluate import evaluate_router
 
+
+def _explain(wanted: bool) -> None:
+    if wanted:
+        print(describe_keys(EvaluateRouterConfig), end="")
+        raise typer.Exit
+
+
 Config = Annotated[str, typer.Option("--config", help="TOML file of the job")]
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value, any number")]
-Explain = Annotated[bool, typer.Option("--explain-config", help="Print every key and end")]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain-config",
+        callback=_explain,
+        is_eager=True,
+        help="Print every key with its unit and range, and do nothing else",
+    ),
+]
 
 
-def main(config: Config = "", overrides: Overrides = [], explain: Explain = False) -> None:  # noqa: B006
+def main(config: Config, overrides: Overrides = [], explain: Explain = False) -> None:  # noqa: B006
     """Write evaluation.json, evaluation.html and verdict.json, and say what they say."""
-    if explain:
-        print(describe_keys(EvaluateRouterConfig), end="")
-        return
     job = read_toml(EvaluateRouterConfig, config, overrides)
     evaluation = evaluate_router(job)
     folder = Path(job.output)

@@ -151,3 +151,13 @@ def test_the_exit_code_is_the_verdict(tmp_path: Path) -> None:
     assert (tmp_path / "a/evaluation.html").stat().st_size > 10_000
     assert "evaluation" in orjson.loads((tmp_path / "a/evaluation.json").read_bytes())
     assert not (tmp_path / "c").exists()
+
+
+def test_every_key_is_explained() -> None:
+    command = [sys.executable, "jobs/evaluate_router.py", "--explain-config"]
+
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "| `policy.willingness_to_pay` |" in said
+    assert "| `replicates` |" in said
+    assert "| `pools` |" in said
