@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from moa.errors import MoaError
-from moa.evaluation.config import EvaluateRouterConfig
+from moa.evaluation.config import EvaluateRouterConfig, PoolConfig
 from moa.evaluation.page import render_html
 from moa.evaluation.summary import evaluation_lines
 from moa.toml_file import describe_keys, read_toml
@@ -21,7 +21,9 @@ from moa.training.evaluate import evaluate_router
 
 def _explain(wanted: bool) -> None:
     if wanted:
-        print(describe_keys(EvaluateRouterConfig), end="")
+        print(describe_keys(EvaluateRouterConfig))
+        print("Each of pools:\n")
+        print(describe_keys(PoolConfig), end="")
         raise typer.Exit
 
 

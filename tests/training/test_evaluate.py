@@ -160,4 +160,4 @@ def test_every_key_is_explained() -> None:
 
     assert "| `policy.willingness_to_pay` |" in said
     assert "| `replicates` |" in said
-    assert "| `pools` |" in said
+    assert "| `gate.flip_rate` |" in said
