@@ -65,6 +65,12 @@ class LanguageModelSpec(Section):
         pattern=SHA256, description="Of the model's safetensors files and config.json"
     )
     tokenizer_sha256: str = Field(pattern=SHA256, description="Of tokenizer.json")
+    adapter_sha256: str | None = Field(
+        default=None,
+        pattern=SHA256,
+        description="Of the LoRA adapter in the artifact's folder `adapter`, which is put on the "
+        "model for every query; none where the weights are merged",
+    )
 
     @field_validator("template")
     @classmethod

@@ -14,7 +14,7 @@ import pytest
 
 from moa.router.backbone import Embeddings
 from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
-from moa.router.model_files import describe_model
+from moa.router.model_folder import describe_model
 from moa.router.prompt_tokens import PromptTokens
 from tests.router.language_models import INSTRUCTION, QUIET, make_tokenizer, need, open_model
 

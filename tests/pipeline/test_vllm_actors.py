@@ -16,7 +16,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from moa.router.backbone_spec import LanguageModelSpec
-from moa.router.model_files import describe_model
+from moa.router.model_folder import describe_model
 from moa.router.prompt_tokens import PromptTokens
 from moa.router.vllm_backbone import open_language_model
 from tests.router.language_models import QUIET, SMALL, make_qwen, need

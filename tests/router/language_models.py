@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
-from moa.router.model_files import describe_model
+from moa.router.model_folder import describe_model
 from moa.router.vllm_backbone import VllmBackbone, open_language_model
 
 QUIET = (
@@ -18,7 +18,7 @@ QUIET = (
 )
 """Warnings of torch's and vLLM's own making."""
 SMALL = EngineConfig(kv_cache_memory_bytes=32 << 20)
-_KEPT: list[VllmBackbone] = []
+KEPT: list[VllmBackbone] = []
 """vLLM 0.32: an engine that is collected ends torch.distributed for all others of its process."""
 INSTRUCTION = "Answer the question. How many letters are in the word strawberry? Explain why."
 
@@ -96,5 +96,5 @@ def open_model(
     asked: dict[str, object] = {"name": folder.name, "max_tokens": 128, "dtype": "float32", **spec}
     described = describe_model(folder, **asked)  # type: ignore[arg-type]
     backbone = open_language_model(described, engine, folder=folder)
-    _KEPT.append(backbone)
+    KEPT.append(backbone)
     return described, backbone

@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from moa.errors import ArtifactError, ConfigError
 from moa.router.backbone_spec import LanguageModelSpec, ModelSource
-from moa.router.model_files import describe_model, find_model, hash_model, verify_model
+from moa.router.model_files import find_adapter, find_model
+from moa.router.model_folder import describe_model, hash_adapter, hash_model, verify_model
 from moa.storage.object_store import Folder
 
 SOURCE = ModelSource()
@@ -177,6 +178,34 @@ def test_a_folder_in_a_bucket_without_a_model_is_told(model: Path, object_store:
         find_model(spec_of(model), source, artifact="unused")
 
 
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    """One with a LoRA adapter in it."""
+    folder = tmp_path / "router"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_config.json").write_text('{"r": 8}')
+    save_file({"a": np.ones(4, np.float32)}, folder / "adapter" / "adapter_model.safetensors")
+    return folder
+
+
+def test_an_adapter_comes_with_its_artifact_and_is_verified(model: Path, artifact: Path) -> None:
+    spec = spec_of(model).model_copy(update={"adapter_sha256": hash_adapter(artifact / "adapter")})
+
+    assert find_adapter(spec, SOURCE, artifact=str(artifact)) == artifact / "adapter"
+    assert find_adapter(spec_of(model), SOURCE, artifact=str(artifact)) is None
+
+    (artifact / "adapter" / "adapter_config.json").write_text('{"r": 16}')
+    with pytest.raises(ArtifactError, match="this adapter has SHA-256"):
+        find_adapter(spec, SOURCE, artifact=str(artifact))
+
+
+def test_an_artifact_that_lost_its_adapter_is_told(model: Path, tmp_path: Path) -> None:
+    spec = spec_of(model).model_copy(update={"adapter_sha256": "0" * 64})
+
+    with pytest.raises(ConfigError, match=r"is no LoRA adapter: it needs adapter_config\.json"):
+        find_adapter(spec, SOURCE, artifact=str(tmp_path))
+
+
 WITHOUT_EXTRAS = """
 import sys
 for name in ("vllm", "torch", "transformers", "tokenizers", "huggingface_hub", "peft"):
@@ -185,7 +214,7 @@ from pathlib import Path
 import moa.pipeline.run, moa.stages, moa.router.vllm_backbone
 from moa.errors import ConfigError
 from moa.router.backbone_spec import EngineConfig
-from moa.router.model_files import describe_model
+from moa.router.model_folder import describe_model
 folder = Path(sys.argv[1])
 spec = describe_model(folder, name="small", pooling="last", max_tokens=64, dtype="float32")
 try:

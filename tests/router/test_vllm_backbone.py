@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 from moa.errors import ArtifactError, ConfigError, EngineError
 from moa.router.backbone import Backbone, Embeddings
 from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
-from moa.router.model_files import describe_model
+from moa.router.model_folder import describe_model
 from moa.router.prompt_tokens import PromptTokens
 from moa.router.vllm_backbone import VllmBackbone, open_language_model
 from tests.router.language_models import (
     INSTRUCTION,
+    KEPT,
     QUIET,
     SMALL,
     make_qwen,
@@ -26,7 +28,7 @@ from tests.router.language_models import (
     open_model,
 )
 
-need("vllm", "torch", "transformers")
+need("vllm", "torch", "transformers", "peft")
 pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
 
 TEMPLATE = f"<|im_start|>{f'{INSTRUCTION} ' * 12}{{query}}<|im_end|>"
@@ -173,6 +175,38 @@ def test_it_is_a_backbone_and_its_spec_opens_it_again(causal: VllmBackbone) -> N
 
     assert LanguageModelSpec.model_validate(backbone.spec).model_dump(mode="json") == backbone.spec
     assert backbone.spec["kind"] == "language_model"
+
+
+def test_an_adapter_on_every_row_gives_what_merged_weights_give(qwen: Path, tmp_path: Path) -> None:
+    merged, adapter = make_adapter(qwen, tmp_path), tmp_path / "adapter"
+    asked = {"name": "qwen", "pooling": "last", "max_tokens": 128, "dtype": "float32"}
+    spec = describe_model(qwen, adapter=adapter, **asked)  # type: ignore[arg-type]
+
+    adapted = open_language_model(spec, SMALL, folder=qwen, adapter=adapter)
+    KEPT.append(adapted)
+
+    found = adapted.embed([*TEXTS, *TEXTS])
+    wanted = by_transformers(merged, spec, TEXTS)
+    np.testing.assert_allclose(found, np.concatenate([wanted, wanted]), atol=CLOSE)
+    assert np.abs(wanted - by_transformers(qwen, spec, TEXTS)).max() > 0.1
+    with pytest.raises(ArtifactError, match="trained on qwen with an adapter, and none is given"):
+        open_language_model(spec, SMALL, folder=qwen)
+
+
+def make_adapter(model: Path, folder: Path) -> Path:
+    """A LoRA adapter of random weights in `adapter`, and the model that it makes."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    targets = ["q_proj", "v_proj", "down_proj"]
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=targets, init_lora_weights=False))
+    adapted.save_pretrained(folder / "adapter")
+    adapted.merge_and_unload().save_pretrained(folder / "merged")
+    shutil.copy(model / "tokenizer.json", folder / "merged")
+    return folder / "merged"
 
 
 class Broken:
