@@ -77,6 +77,59 @@ class PricesConfig(Section):
     _day = field_validator("as_of", mode="before")(day)
 
 
+class ModelSource(Section):
+    """Where the files of a language model are looked for. The artifact has their hashes."""
+
+    folder: str | None = Field(
+        default=None,
+        description="The model's folder: a path, s3://… or gs://…; by default the one of the "
+        "model's name in the artifact's folder, then a local one of that name, then the Hugging "
+        "Face cache",
+    )
+    cache: str = Field(
+        default="~/.cache/moa-router/models",
+        min_length=1,
+        description="Local folder that models are copied to from buckets, once",
+    )
+    download: bool = Field(
+        default=False, description="Fetch a model that is nowhere else from the Hugging Face hub"
+    )
+
+
+class EngineConfig(Section):
+    """How vLLM runs a language model: speed and memory, no meaning."""
+
+    tensor_parallel_size: int = Field(
+        default=1, ge=1, le=64, description="GPUs that share the weights of one replica; 1 to 64"
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory that the engine takes; > 0, ≤ 1",
+    )
+    kv_cache_memory_bytes: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        description="Memory for keys and values, in bytes; ≥ 1,048,576; by default what "
+        "gpu_memory_utilization leaves, and on a CPU 512 MiB",
+    )
+    max_num_batched_tokens: int | None = Field(
+        default=None,
+        ge=16,
+        description="Tokens that one step computes; ≥ 16; by default vLLM's choice",
+    )
+    enforce_eager: bool | None = Field(
+        default=None,
+        description="Do not compile the model: slower steps, a faster start; by default true on a "
+        "CPU and false on a GPU",
+    )
+    enable_prefix_caching: bool = Field(
+        default=True,
+        description="Compute the template's beginning once, where model and pooling allow it",
+    )
+
+
 class RouterConfig(Section):
     """The trained router, and the machines that it runs on."""
 
@@ -93,6 +146,18 @@ class RouterConfig(Section):
         description="What the machine of one replica costs, in USD per hour; the report takes it "
         "off the saving; ≥ 0, and 0 must be written",
     )
+    model: ModelSource = ModelSource()
+    engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _a_gpu_each(self) -> RouterConfig:
+        size = self.engine.tensor_parallel_size
+        if size > 1 and self.num_gpus != size:
+            raise ValueError(
+                f"engine.tensor_parallel_size is {size} and num_gpus {self.num_gpus:g}: one "
+                "replica needs as many GPUs as share its weights"
+            )
+        return self
 
 
 class PolicyConfig(Section):
@@ -237,7 +302,7 @@ class RouteBatchConfig(Section):
 
 NOT_HASHED: dict[str, Any] = {
     "run": {"id", "folder"},
-    "router": {"replicas", "num_gpus", "usd_per_hour"},
+    "router": {"replicas", "num_gpus", "usd_per_hour", "model", "engine"},
     "dispatch": {
         "replicas", "num_cpus", "max_in_flight", "total_timeout_s", "max_attempts",
         "give_up_after_s", "budget_usd",

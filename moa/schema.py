@@ -75,6 +75,7 @@ SCORED_QUERIES = pa.schema(
         _required("expected_grade", PER_MODEL),  # in [0, 1]; empty for a defective row
         _required("expected_input_tokens", PER_MODEL),
         _required("expected_output_tokens", PER_MODEL),
+        _required("most_output_tokens", PER_MODEL),  # that nine in ten answers stay below
         _required("novelty", pa.float32()),  # in [0, 1]; 1 = unlike all training queries
     ]
 )

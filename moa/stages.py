@@ -7,6 +7,7 @@ decided is known by its name.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import structlog
 
 from moa.catalog import Model
-from moa.config import PolicyConfig, QueryLogConfig
+from moa.config import PolicyConfig, QueryLogConfig, RouterConfig
 from moa.dispatch.outcome import DeadLetter
 from moa.dispatch.piece import write_settled
+from moa.errors import EngineError
 from moa.planning.policy import NOBODY as NO_MODEL
 from moa.planning.policy import Candidates, Decisions, decide, reason_nobody
 from moa.prices import PriceTable
@@ -35,12 +38,16 @@ from moa.storage.prepare import prepare
 from moa.storage.query_log import Partition, read_partition
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
 
+ENGINE_FAILED = 70
+"""Exit status of a process whose engine has failed."""
 READ_ROWS = 1000
 PART_BYTES = 32 << 20
 """A part is closed early when its requests reach this size: long prompts must not fill memory."""
 LIVE = "live"
 DEFECTIVE = "defective"
 """The rule of a row that is no request: it becomes a dead letter."""
+
+log = structlog.get_logger()
 
 
 def pack(part: PartName, table: pa.Table, router_s: float = 0.0) -> pa.Table:
@@ -103,17 +110,25 @@ class Read:
 
 
 class Score:
-    """Prepared parts → scored parts. Holds the router, so it lives in an actor."""
+    """Prepared parts → scored parts. Holds the router, so it lives in an actor.
 
-    def __init__(self, artifact: str, pool: Sequence[str]) -> None:
-        self._router = Router.load(artifact)
+    A language model's engine that has failed ends this process: the actor is started again with a
+    fresh one, and the parts it had are scored there.
+    """
+
+    def __init__(self, router: RouterConfig, pool: Sequence[str]) -> None:
+        self._router = Router.load(router.artifact, router.model, router.engine)
         self._pool = tuple(pool)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """One packed part out per packed part in."""
         for part, table, _ in unpack(batch):
             started = time.perf_counter()
-            scored = self._score(table)
+            try:
+                scored = self._score(table)
+            except EngineError as error:
+                log.error("score.engine_failed", part=str(part), error=str(error))
+                os._exit(ENGINE_FAILED)
             yield pack(part, scored, time.perf_counter() - started)
 
     def _score(self, table: pa.Table) -> pa.Table:
@@ -128,6 +143,7 @@ class Score:
             "expected_grade": scores.expected_grade,
             "expected_input_tokens": scores.expected_input_tokens + other_tokens[:, None],
             "expected_output_tokens": scores.expected_output_tokens,
+            "most_output_tokens": scores.most_output_tokens,
         }
         scored = table.select(QUERIES.names)
         for name, values in columns.items():
@@ -205,7 +221,7 @@ class Decide:
         candidates = Candidates.find(
             self.models,
             input_tokens=input_tokens,
-            output_tokens=output_tokens,
+            output_tokens=matrix(queries.column("most_output_tokens"), models),
             max_output_tokens=queries.column("max_output_tokens").to_pylist(),
             abilities=queries.column("abilities").to_pylist(),
             allowed_models=queries.column("allowed_models").to_pylist(),

@@ -63,6 +63,11 @@ class EvaluateRouterConfig(Section):
         default=1000, ge=100, le=100_000, description="Sets of the bootstrap; 100 to 100,000"
     )
     seed: int = Field(default=0, ge=0, description="Of the bootstrap; ≥ 0")
+    train_config: str | None = Field(
+        default=None,
+        description="TOML file of the job that trained the router: it is trained anew without each "
+        "source, and measured on that source; by default this is not looked at",
+    )
     perturb: bool = Field(default=True, description="Measure the flip rate")
 
     _day = field_validator("prices_as_of", mode="before")(day)

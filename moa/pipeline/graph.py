@@ -22,6 +22,9 @@ T = TypeVar("T")
 BLOCK_BYTES = 16 << 20
 """Of Ray Data: small blocks let dispatch begin while scoring goes on."""
 
+ENGINE_RESTARTS = 5
+"""Of one score actor; what kills it more often stops the run."""
+
 
 def cluster_cpus() -> int:
     """CPUs of the cluster as it is now."""
@@ -97,12 +100,14 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Generator[pa.Table
         )
         .map_batches(
             Score,
-            fn_constructor_args=(config.router.artifact, job.pool),
+            fn_constructor_args=(config.router, job.pool),
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=config.router.replicas),
             num_cpus=1,
             num_gpus=config.router.num_gpus,
+            max_restarts=ENGINE_RESTARTS,
+            max_task_retries=ENGINE_RESTARTS,
         )
         .map_batches(
             Decide(

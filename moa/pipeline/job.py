@@ -20,7 +20,7 @@ from moa.prices import PriceTable
 from moa.providers.accounts import ABILITIES, check_credentials
 from moa.replay.recordings import Recordings
 from moa.replay.script import parse_script
-from moa.router.router import Router
+from moa.router.facts import read_facts
 from moa.schema import GRADED_OUTCOMES, agree
 from moa.storage.log_files import FORMATS
 from moa.storage.object_store import Folder, filesystem_of
@@ -111,7 +111,7 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
         _check_accounts(accounts, environ)
     else:
         _check_replay(config.replay)
-    router = Router.load(config.router.artifact)
+    router = read_facts(config.router.artifact)
     pool = tuple(model.id for model in models)
     router.check_pool(pool)
     best_constant = router.best_constant(pool)

@@ -67,7 +67,8 @@ class Candidates:
         Args:
             models: the pool.
             input_tokens: expected, shape (n, m).
-            output_tokens: expected, shape (n, m); counts where `max_output_tokens` is `None`.
+            output_tokens: that most answers stay below, shape (n, m); counts where
+                `max_output_tokens` is `None`.
             max_output_tokens: what the query wants room for; no model gives more than its own
                 limit.
             abilities: what each query asks of a model.

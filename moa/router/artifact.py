@@ -1,32 +1,42 @@
-"""A trained router on disk: `artifact.json` and `weights.safetensors`; no code, no pickle.
+"""A trained router on disk: `artifact.json`, `weights.safetensors`, cards; no code, no pickle.
 
-`artifact.json` names the hash of the weights, and its own hash is the router's version: whoever has
-the version has every bit.
+`artifact.json` names the hashes of the others and of its language model, if it has one, and its own
+hash is the router's version: whoever has the version has every bit.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from moa.config import EngineConfig, ModelSource
 from moa.errors import ArtifactError
 from moa.router.backbone import Backbone
+from moa.router.backbone_spec import HashingSpec, LanguageModelSpec
 from moa.router.hashing_backbone import HashingBackbone
+from moa.router.model_files import find_adapter, find_model
+from moa.router.surface import WIDTH as SURFACE_WIDTH
+from moa.router.vllm_backbone import open_language_model
 from moa.storage.object_store import Folder
 from moa.toml_file import Section
 
 DESCRIPTION = "artifact.json"
 WEIGHTS = "weights.safetensors"
-FORMAT: Literal[1] = 1
+CARDS = ("MODEL_CARD.md", "DATA_CARD.md")
+"""For people; nothing reads them."""
+FORMAT: Literal[2] = 2
+
+
+BackboneSpec = HashingSpec | LanguageModelSpec
 
 
 class TrainingFacts(Section):
@@ -36,17 +46,21 @@ class TrainingFacts(Section):
     queries: int
     outcomes: dict[str, int] = Field(description="Catalog id → graded outcomes")
     mean_grade: dict[str, float] = Field(description="Catalog id → mean of these grades")
-    cross_validation: dict[str, dict[str, float]] = Field(
-        description="Catalog id → figures of queries that the heads were not fitted on"
+    other_models: int = Field(
+        description="Models beyond these whose grades tell how easy a query is"
     )
-    weights: dict[str, float] = Field(description="Source of queries → weight in the fit")
+    cross_validation: dict[str, dict[str, float]] = Field(
+        description="Catalog id → figures of queries that nothing was fitted on"
+    )
+    calibration: dict[str, str] = Field(description="Catalog id → kind of its curve")
 
 
 class Description(Section):
     """The content of `artifact.json`."""
 
-    format: Literal[1]
-    backbone: dict[str, JsonValue]
+    format: Literal[2]
+    backbone: BackboneSpec = Field(discriminator="kind")
+    domains: list[str] = Field(min_length=1, description="Of the factors, in column order")
     models: list[str] = Field(min_length=1, description="Catalog ids, in column order")
     tokens_per_feature: list[float] = Field(
         min_length=5,
@@ -66,8 +80,8 @@ class Description(Section):
     @field_validator("sha256")
     @classmethod
     def _of_the_weights(cls, sha256: dict[str, str]) -> dict[str, str]:
-        if set(sha256) != {WEIGHTS}:
-            raise ValueError(f"it must give the hash of {WEIGHTS} and of nothing else")
+        if set(sha256) != {WEIGHTS, *CARDS}:
+            raise ValueError(f"it must give the hashes of {', '.join((WEIGHTS, *CARDS))}")
         return sha256
 
 
@@ -83,23 +97,30 @@ class Artifact(NamedTuple):
 
 
 def write_artifact(
-    folder: Path, description: Mapping[str, object], tensors: Mapping[str, NDArray[Any]]
+    folder: Path,
+    description: Mapping[str, object],
+    tensors: Mapping[str, NDArray[Any]],
+    cards: Sequence[str],
 ) -> str:
     """Write a router; equal content gives equal bytes. Its version.
 
     Args:
         folder: made if need be.
         description: `Description` without `format` and `sha256`.
-        tensors: as `moa.router.router.Router` reads them.
+        tensors: as `moa.router.predictor.Predictor` reads them, and those of `training.…`.
+        cards: Markdown, in the order of `CARDS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    texts = dict(zip(CARDS, (card.encode() for card in cards), strict=True))
     weights = save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
-    hashes = {WEIGHTS: hashlib.sha256(weights).hexdigest()}
+    files = {WEIGHTS: weights, **texts}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     document = Description.model_validate({"format": FORMAT, **description, "sha256": hashes})
     text = orjson.dumps(
         document.model_dump(mode="json"), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
     )
-    (folder / WEIGHTS).write_bytes(weights)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
     (folder / DESCRIPTION).write_bytes(text + b"\n")
     return _version(text + b"\n")
 
@@ -165,22 +186,32 @@ class _Wanted(NamedTuple):
 
 
 def _wanted(artifact: Artifact, width: int) -> dict[str, _Wanted]:
-    """Every tensor; numbers of groups, quantiles and points are those of the tensor that has them
-    first."""
+    """Every tensor; numbers of quantiles and points are those of the tensor that has them first."""
     description, tensors = artifact.description, artifact.tensors
-    models = len(description.models)
-    groups, quantiles = (
-        _length(tensors, "novelty.centres"),
-        _length(tensors, "novelty.similarity", 0),
-    )
+    models, domains = len(description.models), len(description.domains)
+    graded = _length(tensors, "training.grades", 0)
+    quantiles = _length(tensors, "novelty.similarity", 0)
+    features, looks = width + SURFACE_WIDTH, _length(tensors, "novelty.directions")
     wanted = {
-        "heads.grade": _Wanted("float16", (width + 1, models)),
-        "heads.log_tokens": _Wanted("float16", (width + 1, models)),
-        "heads.token_factor": _Wanted("float64", (models,)),
-        "heads.most_tokens": _Wanted("float64", (models,)),
-        "novelty.centres": _Wanted("float16", (width + 1, groups)),
-        "novelty.similarity": _Wanted("float64", (quantiles, groups)),
-        "training.grades": _Wanted("uint8", (description.training.queries, models)),
+        "features.mean": _Wanted("float32", (features,)),
+        "features.scale": _Wanted("float32", (features,)),
+        "features.weight": _Wanted("float32", (features,)),
+        "factors.domain": _Wanted("float16", (features + 1, domains)),
+        "factors.ease": _Wanted("float16", (features + 1, domains)),
+        "factors.domain_ease": _Wanted("float64", (domains,)),
+        "heads.grade": _Wanted("float64", (2 * domains + 3, models)),
+        "heads.log_tokens": _Wanted("float16", (features + 1, domains, models)),
+        "heads.token_factor": _Wanted("float64", (domains, models)),
+        "heads.token_spread": _Wanted("float64", (domains, models)),
+        "heads.token_limit": _Wanted("float64", (models,)),
+        "novelty.centres": _Wanted("float16", (width + 1, domains)),
+        "novelty.similarity": _Wanted("float64", (quantiles, domains)),
+        "novelty.directions": _Wanted("float16", (features + 1, looks)),
+        "novelty.whitening": _Wanted("float16", (looks + 1, domains, looks)),
+        "novelty.distance": _Wanted("float64", (quantiles, domains)),
+        "training.grades": _Wanted("uint8", (graded, models)),
+        "training.text_hash": _Wanted("uint64", (graded,)),
+        "training.ease": _Wanted("float16", (graded,)),
     }
     for n in range(models):
         points = _length(tensors, f"calibration.{n}.log_odds")
@@ -219,18 +250,44 @@ def _bytes(folder: Folder, name: str) -> bytes:
     return data
 
 
-def open_backbone(spec: Mapping[str, JsonValue]) -> Backbone:
-    """The backbone that a router was trained with.
+def open_backbone(artifact: Artifact, source: ModelSource, engine: EngineConfig) -> Backbone:
+    """The backbone that a router was trained with; a language model's engine is started.
+
+    Args:
+        artifact: whose backbone.
+        source: where a language model is looked for.
+        engine: how it is run.
 
     Raises:
-        ArtifactError: this version does not know it.
+        ArtifactError: this version does not know it, or what was found is another one.
+        ConfigError: a language model is nowhere, or cannot be run here.
     """
-    match spec:
-        case {"kind": "hashing", "buckets": int(buckets)}:
-            backbone = HashingBackbone(buckets)
-            if backbone.spec == spec:
-                return backbone
-    raise ArtifactError(
-        f"the router was trained on a backbone {dict(spec)!r}, which this version of the project "
-        "has not: train again (jobs/train_router.py), or use the version that trained it"
-    )
+    check_backbone(artifact)
+    spec = artifact.description.backbone
+    if isinstance(spec, HashingSpec):
+        return HashingBackbone(spec.buckets)
+    folder = find_model(spec, source, artifact=artifact.url)
+    adapter = find_adapter(spec, source, artifact=artifact.url)
+    return open_language_model(spec, engine, folder=folder, adapter=adapter)
+
+
+def check_backbone(artifact: Artifact) -> None:
+    """Check that this version counts n-grams as the one did that trained the router. A language
+    model is looked at when it is opened.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    spec = artifact.description.backbone
+    if isinstance(spec, LanguageModelSpec):
+        return
+    try:
+        mine = HashingBackbone(spec.buckets).spec
+    except ValueError as error:
+        raise ArtifactError(f"{artifact.url}/{DESCRIPTION}: backbone: {error}") from None
+    if mine != spec.model_dump():
+        raise ArtifactError(
+            f"the router was trained on a backbone {spec.model_dump()!r}, and this version of the "
+            f"project has {dict(mine)!r}: train again (jobs/train_router.py), or use the version "
+            "that trained it"
+        )

@@ -1,58 +1,68 @@
-"""Embedding → raw grade and output tokens per model, by linear heads.
-
-Rows are multiplied in blocks of one shape, so that a query's numbers do not depend on what is
-scored beside it: a matrix product's last bits depend on the shape of its operands.
-"""
+"""Factors of a query → log odds of a full grade and output tokens per model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moa.router.backbone import Embeddings
-
-BLOCK_ROWS = 64
+from moa.router.blocks import in_blocks
+from moa.router.factors import QueryFactors
+from moa.router.features import Floats32
 
 Floats = NDArray[np.float64]
 
 
+class Expected(NamedTuple):
+    """Of n queries and m models, before calibration."""
+
+    log_odds: Floats
+    """Of a full grade, shape (n, m)."""
+    tokens: Floats
+    """Output tokens, mean, shape (n, m)."""
+    most_tokens: Floats
+    """Output tokens that nine in ten answers stay below, shape (n, m)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """One column per model for each of the two."""
+    """One column per model; C domains."""
 
     grade: Floats
-    """Shape (width + 1, models); the last row is the intercept. Gives log odds."""
+    """Factors → log odds, shape (2 C + 3, m); the last row is the intercept."""
     log_tokens: Floats
-    """Same shape. Gives log(1 + output tokens)."""
+    """Features → log(1 + output tokens), were the query of this domain, shape (width + 1, C, m)."""
     token_factor: Floats
-    """Shape (models,): mean tokens over the exponential of the mean logarithm."""
-    most_tokens: Floats
-    """Shape (models,): the longest output in training; no estimate goes beyond it."""
+    """Mean tokens over the exponential of the mean logarithm, shape (C, m)."""
+    token_spread: Floats
+    """What nine in ten answers stay below, over the mean, shape (C, m)."""
+    token_limit: Floats
+    """The longest output in training; no estimate goes beyond it; shape (m,)."""
 
-    def __call__(self, embeddings: Embeddings) -> tuple[Floats, Floats]:
-        """Log odds of a full grade, and expected output tokens; each of shape (n, models)."""
-        both = np.concatenate([self.grade, self.log_tokens], axis=1)
-        raw = in_blocks(embeddings, both)
-        models = self.grade.shape[1]
-        tokens = tokens_of(raw[:, models:], self.token_factor, self.most_tokens)
-        return raw[:, :models], tokens
+    def of(self, models: Sequence[int]) -> Heads:
+        """Fewer models, by number."""
+        columns = list(models)
+        return Heads(
+            self.grade[:, columns],
+            self.log_tokens[:, :, columns],
+            self.token_factor[:, columns],
+            self.token_spread[:, columns],
+            self.token_limit[columns],
+        )
 
-
-def tokens_of(log_tokens: Floats, factor: Floats, most: Floats) -> Floats:
-    """Estimated logarithms → expected output tokens, from 1 to `most`; shape (n, models)."""
-    tokens = np.expm1(np.clip(log_tokens, 0, 20)) * factor
-    return np.asarray(np.clip(tokens, 1, most), np.float64)
-
-
-def in_blocks(embeddings: Embeddings, weights: Floats) -> Floats:
-    """`embeddings @ weights[:-1] + weights[-1]`, shape (n, columns)."""
-    out = np.empty((len(embeddings), weights.shape[1]))
-    block = np.zeros((BLOCK_ROWS, embeddings.shape[1]))
-    for start in range(0, len(embeddings), BLOCK_ROWS):
-        rows = embeddings[start : start + BLOCK_ROWS]
-        block[: len(rows)] = rows
-        out[start : start + len(rows)] = (block @ weights[:-1])[: len(rows)]
-    out += weights[-1]
-    return out
+    def __call__(self, features: Floats32, factors: QueryFactors) -> Expected:
+        """Of the queries that both are of."""
+        width, domains, models = self.log_tokens.shape
+        log_odds = np.einsum("nf,fm->nm", factors.values, self.grade[:-1]) + self.grade[-1]
+        raw = in_blocks(features, self.log_tokens.reshape(width, domains * models))
+        each = np.expm1(np.clip(raw, 0, 20)).reshape(-1, domains, models) * self.token_factor
+        tokens = np.einsum("nc,ncm->nm", factors.share, each)
+        most = np.einsum("nc,ncm->nm", factors.share, each * self.token_spread)
+        return Expected(
+            log_odds,
+            np.clip(tokens, 1, self.token_limit),
+            np.clip(most, 1, self.token_limit),
+        )

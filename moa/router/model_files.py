@@ -13,8 +13,9 @@ from pathlib import Path
 import pyarrow.fs
 import structlog
 
+from moa.config import ModelSource
 from moa.errors import ConfigError
-from moa.router.backbone_spec import LanguageModelSpec, ModelSource
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import ADAPTER_CONFIG, CONFIG, WEIGHTS, verify_adapter, verify_model
 from moa.storage.object_store import Folder, filesystem_of
 

@@ -1,4 +1,11 @@
-"""How far a query is from anything seen in training."""
+"""How far a query is from anything seen in training: what abstention goes by.
+
+Two looks, because each misses what the other sees. *Topic*: how close the embedding is to the
+centre of its nearest domain; it finds questions about other things. *Shape*: how far surface and
+leading directions of the embedding are from what is usual in the nearest domain; it finds code
+among questions that are about everything. What each noticed of sources left out of training is in
+tests/bench/LOG.md.
+"""
 
 from __future__ import annotations
 
@@ -8,73 +15,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa.router.backbone import Embeddings
-from moa.router.heads import in_blocks
+from moa.router.blocks import in_blocks
+from moa.router.features import Floats32
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
 QUANTILES = 201
+DIRECTIONS = 48
+"""Of the embedding, those in which training queries differ most."""
+BORROWED = 100.0
+"""Queries that the covariance common to all domains counts for in that of each."""
+NOISE = 0.05
+"""Variance that every direction has at least, where 1 is usual."""
 
 
 @dataclass(frozen=True, slots=True)
 class Novelty:
-    """Compares a query with the centres of the groups of training queries.
+    """Compares a query with the training queries that are nearest to the same domain.
 
-    How close queries are to their centre differs from group to group: questions about everything
-    are scattered, those of one template lie close. So a query is set beside the training queries
-    whose nearest centre is the same.
+    How close queries are to their domain differs from domain to domain: questions about everything
+    are scattered, those of one template lie close.
     """
 
     centres: Floats
-    """Unit vectors, shape (width + 1, groups); the last row is 0."""
+    """Unit vectors, shape (d + 1, C); the last row is 0."""
     similarity: Floats
-    """Per group, quantiles of similarity to it among the training queries that it is nearest to,
-    ascending, shape (quantiles, groups)."""
+    """Of training queries to the centre that they are nearest to, quantiles, ascending, shape
+    (quantiles, C)."""
+    directions: Floats
+    """Features → coordinates of the shape, shape (width + 1, s)."""
+    whitening: Floats
+    """Coordinates → standardised distances from a domain's usual, shape (s + 1, C, s)."""
+    distance: Floats
+    """Of training queries from the domain that they are nearest to, quantiles, ascending, shape
+    (quantiles, C)."""
 
-    def __call__(self, embeddings: Embeddings) -> NDArray[np.float32]:
-        """Share of these training queries that are closer to the centre, in [0, 1]; shape (n,).
+    def __call__(self, embeddings: Embeddings, features: Floats32) -> NDArray[np.float32]:
+        """Share of training queries that are less novel, in [0, 1], shape (n,).
 
-        Queries like the training data are spread evenly.
+        Of a query that looks unusual twice over only the stronger look counts, at half its
+        surprise, so that queries like the training data are spread evenly above 0.5.
         """
+        topic = self._topic(embeddings)
+        shape = self._shape(features)
+        surprise = np.minimum(1, 2 * np.minimum(1 - topic, 1 - shape))
+        return np.asarray(1 - surprise, np.float32)
+
+    def _topic(self, embeddings: Embeddings) -> Floats:
         similarity = in_blocks(embeddings, self.centres)
-        nearest = similarity.argmax(axis=1)
-        shares = np.linspace(1, 0, len(self.similarity))
-        out = np.empty(len(embeddings), np.float32)
-        for group in np.unique(nearest):
-            mine = nearest == group
-            out[mine] = np.interp(similarity[mine, group], self.similarity[:, group], shares)
-        return out
+        nearest, closest = similarity.argmax(axis=1), similarity.max(axis=1)
+        return 1 - _share_below(closest, nearest, self.similarity)
+
+    def _shape(self, features: Floats32) -> Floats:
+        distance = distances(in_blocks(features, self.directions), self.whitening)
+        nearest, closest = distance.argmin(axis=1), distance.min(axis=1)
+        return _share_below(closest, nearest, self.distance)
 
 
-def fit_novelty(
-    embeddings: Embeddings, groups: NDArray[np.intp], folds: NDArray[np.intp], compared: int
-) -> Novelty:
-    """Centres and quantiles of a training set.
+def distances(coordinates: Floats, whitening: Floats) -> Floats:
+    """Mahalanobis distances from each domain, shape (n, C).
 
     Args:
-        embeddings: shape (n, width).
-        groups: what each query is about, numbered from 0, shape (n,).
-        folds: of the cross-validation, shape (n,): a query's similarity is to centres that were
-            made without its fold, as a query's of tomorrow will be.
-        compared: only the first so many columns count.
+        coordinates: shape (n, s).
+        whitening: as `Novelty.whitening`.
     """
-    count = int(groups.max()) + 1
-    similarity = np.empty((len(embeddings), count))
-    for fold in np.unique(folds):
-        held_out = folds == fold
-        centres = _centres(embeddings[~held_out], groups[~held_out], count, compared)
-        similarity[held_out] = in_blocks(embeddings[held_out], centres)
-    nearest, closest = similarity.argmax(axis=1), similarity.max(axis=1)
-    shares = np.linspace(0, 1, QUANTILES)
-    quantiles = np.empty((QUANTILES, count))
-    for group in range(count):
-        mine = nearest == group
-        quantiles[:, group] = np.quantile(closest[mine] if mine.any() else closest, shares)
-    return Novelty(_centres(embeddings, groups, count, compared), quantiles)
+    size, domains, _ = whitening.shape
+    white = in_blocks(coordinates.astype(np.float32), whitening.reshape(size, -1))
+    cubed = white.reshape(len(coordinates), domains, -1)
+    return np.asarray(np.sqrt(np.einsum("ncs,ncs->nc", cubed, cubed)))
 
 
-def _centres(embeddings: Embeddings, groups: NDArray[np.intp], count: int, compared: int) -> Floats:
-    """As `Novelty.centres`; that of a group without a query is 0."""
-    centres = np.zeros((embeddings.shape[1] + 1, count))
-    for group in np.unique(groups):
-        centre = embeddings[groups == group, :compared].astype(np.float64).mean(axis=0)
-        centres[:compared, group] = centre / max(float(np.linalg.norm(centre)), 1e-12)
-    return centres
+def _share_below(values: Floats, nearest: Ints, quantiles: Floats) -> Floats:
+    """Where each value is among the training queries of its nearest domain, in [0, 1]."""
+    shares = np.linspace(0, 1, len(quantiles))
+    out = np.empty(len(values))
+    for domain in np.unique(nearest):
+        mine = nearest == domain
+        out[mine] = np.interp(values[mine], quantiles[:, domain], shares)
+    return out

@@ -25,9 +25,10 @@ import structlog
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from moa.config import EngineConfig
 from moa.errors import ArtifactError, ConfigError, EngineError
 from moa.router.backbone import Embeddings
-from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import CONFIG, read_model_config, window
 from moa.router.prompt_tokens import TOKENIZER, PromptTokens
 from moa.router.vllm_engine import lora_request, start_engine

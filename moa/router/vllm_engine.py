@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from moa.config import EngineConfig
 from moa.errors import ConfigError
-from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import ADAPTER_CONFIG
 
 if TYPE_CHECKING:

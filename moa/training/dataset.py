@@ -39,15 +39,17 @@ class Dataset:
     """Of each query, shape (n,)."""
     groups: tuple[str, ...]
     """Queries with the same normalised prompt share one; shape (n,)."""
+    other_grade: Floats
+    """Of k models beyond `models`, NaN where missing; shape (n, k)."""
 
     def folds(self, count: int) -> NDArray[np.intp]:
         """A fold of each query, below `count`: by its group's hash, so that it never changes."""
         hashed = (xxhash.xxh3_64_intdigest(group.encode()) % count for group in self.groups)
         return np.fromiter(hashed, np.intp, len(self.groups))
 
-    def only(self, split: NDArray[np.bool_]) -> Dataset:
-        """Some of the queries, as a mask of shape (n,)."""
-        rows = np.flatnonzero(split)
+    def only(self, split: NDArray[np.bool_] | NDArray[np.intp]) -> Dataset:
+        """Some of the queries, as a mask of shape (n,), or as numbers."""
+        rows = np.flatnonzero(split) if split.dtype == np.bool_ else split
         numbers = rows.tolist()
 
         def taken(values: Sequence[str]) -> tuple[str, ...]:
@@ -62,7 +64,13 @@ class Dataset:
             self.output_tokens[rows],
             taken(self.sources),
             taken(self.groups),
+            self.other_grade[rows],
         )
+
+
+LEAST_OTHER = 200
+"""Grades of a model beyond those asked for, for it to tell how easy queries are."""
+EVERY_SPLIT = "*"
 
 
 def read_dataset(folder: Path, models: Sequence[str], *, split: str) -> Dataset:
@@ -72,30 +80,29 @@ def read_dataset(folder: Path, models: Sequence[str], *, split: str) -> Dataset:
         folder: with `queries.parquet`, see `read_queries`, and `graded_outcomes.parquet`, which is
             `GRADED_OUTCOMES`; as in `moa/recordings`.
         models: catalog ids.
-        split: `train` or `demo`.
+        split: `train`, `demo`, whatever the queries say, or `EVERY_SPLIT`.
 
     Raises:
         ConfigError: a file or a column is missing, or a model has no graded outcome.
     """
-    queries = read_queries(folder).filter(pc.field("split") == split)
-    graded = _graded(folder / "graded_outcomes.parquet").filter(
-        pc.field("model").isin(list(models))
-        & pc.field("query_id").isin(queries.column("query_id").combine_chunks())
+    queries = read_queries(folder)
+    if split != EVERY_SPLIT:
+        queries = queries.filter(pc.field("split") == split)
+    everybody = _graded(folder / "graded_outcomes.parquet").filter(
+        pc.field("query_id").isin(queries.column("query_id").combine_chunks())
         & pc.field("grade").is_valid()
     )
+    graded = everybody.filter(pc.field("model").isin(list(models)))
     seen = pc.is_in(queries.column("query_id"), value_set=pc.unique(graded.column("query_id")))
     asked = queries.filter(seen).sort_by("query_id")
     ids = asked.column("query_id")
-    rows = pc.index_in(graded.column("query_id"), value_set=ids.combine_chunks()).to_numpy()
-    columns = pc.index_in(graded.column("model"), value_set=pa.array(models)).to_numpy()
-    unseen = sorted(set(models) - {models[n] for n in np.unique(columns)})
+    unseen = sorted(set(models) - set(graded.column("model").unique().to_pylist()))
     if unseen:
         raise ConfigError(f"{folder} has no graded outcome of {', '.join(unseen)} in {split}")
+    others = _others(everybody, models)
 
     def matrix(name: str) -> Floats:
-        values = np.full((len(ids), len(models)), np.nan)
-        values[rows, columns] = graded.column(name).cast(pa.float64()).to_numpy()
-        return values
+        return _matrix(graded, name, ids, models)
 
     def texts(name: str) -> tuple[str, ...]:
         values: list[Any] = asked.column(name).to_pylist()
@@ -110,7 +117,32 @@ def read_dataset(folder: Path, models: Sequence[str], *, split: str) -> Dataset:
         matrix("output_tokens"),
         texts("source"),
         texts("duplicate_group"),
+        _matrix(everybody, "grade", ids, others),
     )
+
+
+def _others(graded: pa.Table, models: Sequence[str]) -> list[str]:
+    """Models with `LEAST_OTHER` grades or more, beyond those asked for."""
+    counts = pc.value_counts(graded.column("model"))
+    return sorted(
+        one["values"]
+        for one in counts.to_pylist()
+        if one["counts"] >= LEAST_OTHER and one["values"] not in models
+    )
+
+
+def _matrix(graded: pa.Table, name: str, ids: pa.ChunkedArray, models: Sequence[str]) -> Floats:
+    """A column as (n, m), NaN where there is no row."""
+    rows = pc.index_in(graded.column("query_id"), value_set=ids.combine_chunks())
+    columns = pc.index_in(graded.column("model"), value_set=pa.array(models, pa.string()))
+    there = pc.and_(rows.is_valid(), columns.is_valid()).to_numpy()
+    values = np.full((len(ids), len(models)), np.nan)
+    places = (
+        rows.fill_null(0).to_numpy()[there],
+        columns.fill_null(0).to_numpy()[there],
+    )
+    values[places] = graded.column(name).cast(pa.float64()).to_numpy()[there]
+    return values
 
 
 def read_queries(folder: Path) -> pa.Table:

@@ -25,19 +25,19 @@ from moa.evaluation.robustness import robustness
 from moa.prices import PriceTable
 from moa.reports.wording import price
 from moa.router.router import Router
-from moa.training.dataset import Dataset, read_dataset
+from moa.toml_file import read_toml
+from moa.training.backbone import open_for_training
+from moa.training.dataset import EVERY_SPLIT, Dataset, read_dataset
 from moa.training.judge import answered_by_all, judge, read_domains
+from moa.training.left_out import strangers
+from moa.training.train import TrainRouterConfig
 
 Strangers = Mapping[str, Mapping[str, Stranger]]
 """Pool → source that was left out of training → its queries, scored by a router without it."""
 
 
-def evaluate_router(config: EvaluateRouterConfig, strangers: Strangers | None = None) -> Evaluation:
+def evaluate_router(config: EvaluateRouterConfig) -> Evaluation:
     """Score the queries of a split, and measure each pool.
-
-    Args:
-        config: of the job.
-        strangers: sources that were left out of training, if that was looked at.
 
     Raises:
         ArtifactError: the router cannot be read.
@@ -46,8 +46,9 @@ def evaluate_router(config: EvaluateRouterConfig, strangers: Strangers | None = 
     """
     router = Router.load(config.artifact)
     models = list(dict.fromkeys(name for pool in config.pools.values() for name in pool.models))
-    router.check_pool(models)
+    router.facts.check_pool(models)
     prices = _prices(config, models)
+    untaught = _strangers(config, models, prices)
     folder = Path(config.recordings)
     data = read_dataset(folder, models, split=config.split)
     domains = read_domains(folder, data)
@@ -63,7 +64,7 @@ def evaluate_router(config: EvaluateRouterConfig, strangers: Strangers | None = 
     calibrated = calibrations(graded, settings)
 
     def pool_of(name: str, pool: PoolConfig) -> PoolEvaluation:
-        best = pool.best_constant or router.best_constant(pool.models).model
+        best = pool.best_constant or router.facts.best_constant(pool.models).model
         judged = judge(data, scores, pool.models, prices, best_constant=best, domains=domains)
         asked = data.only(answered_by_all(data, pool.models))
         robust = None
@@ -73,7 +74,7 @@ def evaluate_router(config: EvaluateRouterConfig, strangers: Strangers | None = 
                 seed=config.seed, replicates=config.replicates,
             )  # fmt: skip
         mine = left_out(
-            (strangers or {}).get(name, {}), config.policy,
+            untaught.get(name, {}), config.policy,
             seed=config.seed, replicates=config.replicates,
         )  # fmt: skip
         return evaluate_pool(
@@ -88,6 +89,26 @@ def evaluate_router(config: EvaluateRouterConfig, strangers: Strangers | None = 
         pools=tuple(pool_of(name, pool) for name, pool in config.pools.items()),
         calibration=calibrated,
         calibration_by_domain=calibrations_by_domain(graded, settings),
+    )
+
+
+def _strangers(
+    config: EvaluateRouterConfig, models: Sequence[str], prices: PriceTable
+) -> Strangers:
+    """By routers that are trained as the job says, on these models."""
+    if config.train_config is None:
+        return {}
+    job = read_toml(TrainRouterConfig, config.train_config)
+    folder = Path(job.recordings)
+    train = read_dataset(folder, models, split="train")
+    backbone = open_for_training(job.backbone, artifact=Path(config.artifact))
+    return strangers(
+        train,
+        read_dataset(folder, models, split=EVERY_SPLIT),
+        backbone,
+        {name: pool.models for name, pool in config.pools.items()},
+        prices,
+        folds=job.folds,
     )
 
 
@@ -117,12 +138,12 @@ def _basis(
         notes.append("The router was fitted on these very queries: all figures flatter it.")
     best = {}
     for name, pool in config.pools.items():
-        found = router.best_constant(pool.models)
+        found = router.facts.best_constant(pool.models)
         best[name] = f"{found.model}: {found.why}"
         if pool.best_constant is not None and pool.best_constant != found.model:
             best[name] = f"{pool.best_constant}, as configured (by the artifact {best[name]})"
     return Basis(
-        router=router.version,
+        router=router.facts.version,
         data=f"{len(data.query_ids):,} queries of the {config.split} split of {config.recordings}",
         prices_of=str(prices.as_of),
         prices=f"of {prices.as_of}, version {prices.version}: {', '.join(prices.sources)}",

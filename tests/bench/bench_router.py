@@ -36,8 +36,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moa.config import EngineConfig
 from moa.pipeline.graph import cluster_gpus
-from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.hashing_backbone import HashingBackbone
 from moa.router.model_folder import describe_model
 from moa.router.router import Router

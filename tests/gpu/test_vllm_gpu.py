@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moa.config import EngineConfig
 from moa.router.backbone import Embeddings
-from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import describe_model
 from moa.router.prompt_tokens import PromptTokens
 from tests.router.language_models import INSTRUCTION, QUIET, make_tokenizer, need, open_model

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
+from moa.config import EngineConfig
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import describe_model
 from moa.router.vllm_backbone import VllmBackbone, open_language_model
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from moa.router.backbone_spec import EngineConfig, HashingSpec, LanguageModelSpec
+from moa.config import EngineConfig
+from moa.router.backbone_spec import HashingSpec, LanguageModelSpec
 from moa.router.hashing_backbone import HashingBackbone
 
 SPEC = {

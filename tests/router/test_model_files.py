@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from moa.config import ModelSource
 from moa.errors import ArtifactError, ConfigError
-from moa.router.backbone_spec import LanguageModelSpec, ModelSource
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_files import find_adapter, find_model
 from moa.router.model_folder import describe_model, hash_adapter, hash_model, verify_model
 from moa.storage.object_store import Folder
@@ -213,7 +214,7 @@ for name in ("vllm", "torch", "transformers", "tokenizers", "huggingface_hub", "
 from pathlib import Path
 import moa.pipeline.run, moa.stages, moa.router.vllm_backbone
 from moa.errors import ConfigError
-from moa.router.backbone_spec import EngineConfig
+from moa.config import EngineConfig
 from moa.router.model_folder import describe_model
 folder = Path(sys.argv[1])
 spec = describe_model(folder, name="small", pooling="last", max_tokens=64, dtype="float32")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moa.config import EngineConfig
 from moa.errors import ArtifactError, ConfigError, EngineError
 from moa.router.backbone import Backbone, Embeddings
-from moa.router.backbone_spec import EngineConfig, LanguageModelSpec
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import describe_model
 from moa.router.prompt_tokens import PromptTokens
 from moa.router.vllm_backbone import VllmBackbone, open_language_model

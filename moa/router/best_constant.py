@@ -1,0 +1,57 @@
+"""The one model that, used for every query, does best: what a router has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class BestConstant(NamedTuple):
+    """See the module."""
+
+    model: str
+    """Catalog id."""
+    why: str
+    """Where that comes from, as a phrase."""
+
+
+def best_constant(grade: NDArray[np.float64], pool: Sequence[str]) -> BestConstant:
+    """The model of a pool that did best on the training queries.
+
+    Args:
+        grade: NaN where missing, shape (n, len(pool)).
+        pool: catalog ids.
+
+    Not every model has answered every query, and one that was asked easy ones only would look
+    too good. So each is compared with the one that answered most, on what both have answered.
+    Ties go to the smaller id.
+    """
+    known = ~np.isnan(grade)
+    reference = min(range(len(pool)), key=lambda n: (-known[:, n].sum(), pool[n]))
+    lead = [
+        float((grade[both, n] - grade[both, reference]).mean())
+        if (both := known[:, n] & known[:, reference]).any()
+        else -np.inf
+        for n in range(len(pool))
+    ]
+    best = min(range(len(pool)), key=lambda n: (-lead[n], pool[n]))
+    common = {pool[n]: int((known[:, n] & known[:, best]).sum()) for n in range(len(pool))}
+    if len(pool) == 1:
+        why = f"the only model; graded on {common[pool[best]]:,} training queries"
+    elif best != reference:
+        why = (
+            f"its mean grade is {lead[best]:.3f} above that of {pool[reference]} on "
+            f"{common[pool[reference]]:,} training queries that both have answered, more than "
+            "any other model's"
+        )
+    else:
+        rivals = [model for model in sorted(pool) if model != pool[best]]
+        each = ", ".join(f"{model} on {common[model]:,}" for model in rivals)
+        why = (
+            "no other model has a higher mean grade than it on the training queries that both "
+            f"have answered: {each}"
+        )
+    return BestConstant(pool[best], why)
