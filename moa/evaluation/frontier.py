@@ -9,7 +9,7 @@ from decimal import Decimal
 import numpy as np
 
 from moa.config import PolicyConfig
-from moa.evaluation.judged import Bools, Floats, Ints, Judged, at, willingnesses
+from moa.evaluation.judged import Bools, Floats, Ints, Judged, at, bold, willingnesses
 from moa.planning.policy import NOVEL
 
 SWEEP_POINTS = 150
@@ -46,14 +46,16 @@ def sweep(judged: Judged, policy: PolicyConfig, *, points: int = SWEEP_POINTS) -
 
     Args:
         judged: the queries.
-        policy: as it is configured; all of it but the price of quality holds throughout.
+        policy: as it is configured; all of it but the price of quality and `max_novelty` holds
+            throughout. No query of the frontier is too novel: where some go to the best constant
+            at every price, a frontier has no cheap end that others' could be compared with.
         points: prices of quality between 0 and quality alone.
     """
     prices = willingnesses(points)
     configured = judged.decide(policy)
     return Sweep(
         willingness_to_pay=tuple(prices),
-        routed=np.stack([judged.decide(at(policy, price)).chosen for price in prices]),
+        routed=np.stack([judged.decide(at(bold(policy), price)).chosen for price in prices]),
         oracle=oracle(judged, prices),
         configured=configured.chosen,
         abstained=np.asarray(configured.rule == NOVEL),

@@ -120,6 +120,11 @@ def at(policy: PolicyConfig, willingness_to_pay: Decimal) -> PolicyConfig:
     return PolicyConfig.model_validate({**policy.model_dump(), **changed})
 
 
+def bold(policy: PolicyConfig) -> PolicyConfig:
+    """The policy without abstention."""
+    return policy.model_copy(update={"max_novelty": 1.0})
+
+
 def willingnesses(points: int) -> list[Decimal]:
     """What a frontier is drawn through: 0, then a thousandth of a cent to ten dollars in equal
     steps of the logarithm, then quality alone."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from moa.config import PolicyConfig
 from moa.evaluation.bootstrap import drawn_means, interval, ratio
-from moa.evaluation.judged import QUALITY_ALONE, Floats, Judged, at
+from moa.evaluation.judged import QUALITY_ALONE, Floats, Judged, at, bold
 from moa.intervals import Interval
 from moa.planning.policy import NOVEL
 
@@ -81,12 +81,11 @@ def _measure(
     source: str, stranger: Stranger, policy: PolicyConfig, seed: int, replicates: int
 ) -> LeftOut:
     judged, familiar = stranger
-    bold = policy.model_copy(update={"max_novelty": 1.0})
-    quality, bold_quality = at(policy, QUALITY_ALONE), at(bold, QUALITY_ALONE)
+    quality, bold_quality = at(policy, QUALITY_ALONE), at(bold(policy), QUALITY_ALONE)
     decided = judged.decide(policy)
     chosen = {
         "ours": decided.chosen,
-        "bold": judged.decide(bold).chosen,
+        "bold": judged.decide(bold(policy)).chosen,
         "quality": judged.decide(quality).chosen,
         "bold_quality": judged.decide(bold_quality).chosen,
     }

@@ -18,7 +18,7 @@ from moa.config import PolicyConfig
 from moa.evaluation import hull
 from moa.evaluation.bootstrap import drawn_means, interval, ratio
 from moa.evaluation.frontier import Sweep, value
-from moa.evaluation.judged import Bools, Floats, Judged, at
+from moa.evaluation.judged import Bools, Floats, Judged, at, bold
 from moa.evaluation.strong_weak import StrongWeak, strong_weak
 from moa.intervals import Interval
 
@@ -193,7 +193,7 @@ def metrics(
             _against(judged.pool[n], rows, n, swept, policy) for n in range(len(judged.pool))
         ),
         strong_weak=strong_weak(
-            judged, policy, weak=cheapest, points=len(swept.routed) - 2,
+            judged, bold(policy), weak=cheapest, points=len(swept.routed) - 2,
             seed=seed, replicates=replicates,
         ),
         regret=_regret(judged, policy, regret_at, seed=seed, replicates=replicates),

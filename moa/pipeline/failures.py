@@ -13,6 +13,11 @@ from moa.errors import MoaError, RunError
 RAYS_ADVICE = "\nFailed to apply UDF"
 """How that begins what Ray Data appends to the message of whatever a stage raised."""
 
+LAST_WORDS = (
+    "What the process itself said last is in Ray's logs on its machine, by default in "
+    "/tmp/ray/session_latest/logs. "
+)
+
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
@@ -31,9 +36,10 @@ def told_plainly() -> Iterator[None]:
             lines = [line for line in str(cause).splitlines() if line.strip()] or [""]
             # An actor that died begins with the general and ends with what killed it.
             line = lines[-1] if isinstance(cause, RayError) else lines[0]
+            where = LAST_WORDS if isinstance(cause, RayError) else ""
             raise RunError(
-                f"{type(cause).__name__}: {line.strip()}. What was answered is kept: when that is "
-                "mended, the same command goes on"
+                f"{type(cause).__name__}: {line.strip()}. {where}What was answered is kept: when "
+                "that is mended, the same command goes on"
             ) from error
         raise
 

@@ -22,8 +22,12 @@ T = TypeVar("T")
 BLOCK_BYTES = 16 << 20
 """Of Ray Data: small blocks let dispatch begin while scoring goes on."""
 
-ENGINE_RESTARTS = 5
+SCORE_RESTARTS = 5
 """Of one score actor; what kills it more often stops the run."""
+
+
+def _restarts() -> dict[str, int]:
+    return {"max_restarts": SCORE_RESTARTS, "max_task_retries": SCORE_RESTARTS}
 
 
 def cluster_cpus() -> int:
@@ -106,8 +110,7 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Generator[pa.Table
             compute=ActorPoolStrategy(size=config.router.replicas),
             num_cpus=1,
             num_gpus=config.router.num_gpus,
-            max_restarts=ENGINE_RESTARTS,
-            max_task_retries=ENGINE_RESTARTS,
+            ray_remote_args_fn=_restarts,
         )
         .map_batches(
             Decide(

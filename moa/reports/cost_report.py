@@ -136,6 +136,8 @@ class CostReport:
     lost_answers: int
     cost_usd: Decimal
     router_cost_usd: Decimal
+    decision_usd: Decimal | None
+    """Of the router's machines while they were held, per query that has ended; `None` without one."""
     spend: tuple[Spend, ...]
     comparisons: tuple[Comparison, ...]
     """One per model of the pool."""
@@ -227,6 +229,7 @@ def _report(
         lost_answers=sum(s.lost_answers for s in sums),
         cost_usd=sum((s.cost_usd for s in sums), Decimal(0)),
         router_cost_usd=inputs.router.cost_usd,
+        decision_usd=inputs.router.cost_usd / outcomes.asked if outcomes.asked else None,
         spend=_spend(outcomes, inputs.pool),
         comparisons=compared.comparisons,
         best_constant=inputs.router.best_constant,

@@ -28,6 +28,8 @@ class QueryFactors(NamedTuple):
 
     share: Floats
     """How likely each domain is, shape (n, C); rows sum to 1."""
+    ease: Floats
+    """Of each query within its domain, shape (n,)."""
     values: Floats
     """Shape (n, 2 C + 2)."""
 
@@ -50,7 +52,7 @@ class Factors:
         raw = in_blocks(features, np.concatenate([self.domain, self.ease], axis=1))
         share = softmax(raw[:, :domains])
         ease = (share * raw[:, domains:]).sum(axis=1)
-        return QueryFactors(share, factor_values(share, ease, self.domain_ease))
+        return QueryFactors(share, ease, factor_values(share, ease, self.domain_ease))
 
 
 def factor_values(share: Floats, ease: Floats, domain_ease: Floats) -> Floats:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from moa.router.backbone import Embeddings
 from moa.router.calibration import Curve
-from moa.router.factors import Factors
-from moa.router.features import Features
+from moa.router.factors import Factors, QueryFactors
+from moa.router.features import Features, Floats32
 from moa.router.heads import Heads
 from moa.router.novelty import Novelty
 from moa.router.surface import Surface
@@ -64,6 +64,11 @@ class Predictor:
             distance=tensors["novelty.distance"],
         )
 
+    def factors(self, embeddings: Embeddings, surface: Surface) -> tuple[Floats32, QueryFactors]:
+        """Features and factors of n queries: what heads are fitted on."""
+        features = self._features(embeddings, surface)
+        return features, self._factors(features)
+
     def __call__(
         self, embeddings: Embeddings, surface: Surface, models: Sequence[int]
     ) -> Prediction:
@@ -74,8 +79,8 @@ class Predictor:
             surface: shape (n, s), as `moa.router.surface` counts.
             models: numbers of the models asked about.
         """
-        features = self._features(embeddings, surface)
-        expected = self._heads.of(models)(features, self._factors(features))
+        features, factors = self.factors(embeddings, surface)
+        expected = self._heads.of(models)(features, factors)
         grade = np.empty_like(expected.log_odds)
         for place, model in enumerate(models):
             grade[:, place] = self._curves[model](expected.log_odds[:, place])

@@ -20,7 +20,7 @@ from moa.training.domains import DomainFit, Domains, find_domains, fit_domain_ma
 from moa.training.ease import fit_ease
 from moa.training.linear import fit_log_odds
 from moa.training.novelty import fit_novelty
-from moa.training.ridge import Experts, fit_experts
+from moa.training.ridge import fit_experts
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -124,12 +124,15 @@ def _token_heads(
 ) -> Heads:
     """Experts on the logarithm of output tokens, and what turns it into means and a spread."""
     experts = fit_experts(x, np.log1p(data.output_tokens), domains.of_query, fold)
-    factor, spread = _token_scale(data.output_tokens, experts, domains)
+    scales = [
+        token_scale(tokens, expected, domains.of_query, len(domains.names))
+        for tokens, expected in zip(data.output_tokens.T, experts.out_of_fold.T, strict=True)
+    ]
     return Heads(
         grade=grade,
         log_tokens=_filled(experts.weights),
-        token_factor=factor,
-        token_spread=spread,
+        token_factor=np.stack([factor for factor, _ in scales], axis=1),
+        token_spread=np.stack([spread for _, spread in scales], axis=1),
         token_limit=np.nanmax(data.output_tokens, axis=0),
     )
 
@@ -156,28 +159,36 @@ def _filled(weights: Floats) -> Floats:
     return np.concatenate([filled, levels[None]])
 
 
-def _token_scale(tokens: Floats, experts: Experts, domains: Domains) -> tuple[Floats, Floats]:
-    """What makes estimates right in sum, and what nine in ten answers stay below, by domain and
-    model; those of the model over all domains where one has few answers."""
-    estimated = np.expm1(np.clip(experts.out_of_fold, 0, 20))
+def token_scale(
+    tokens: Floats, log_tokens: Floats, domain: Ints, domains: int
+) -> tuple[Floats, Floats]:
+    """What makes one model's estimates right in sum, and what nine in ten answers stay below.
+
+    Args:
+        tokens: measured, NaN where missing, shape (n,).
+        log_tokens: expected log(1 + tokens), by maps that had not seen the query; likewise.
+        domain: of each query, shape (n,).
+        domains: how many there are, C.
+
+    Returns:
+        `Heads.token_factor` and `Heads.token_spread` of the model, shape (C,) each; those over all
+        domains where it has few answers.
+    """
+    estimated = np.expm1(np.clip(log_tokens, 0, 20))
     known = ~np.isnan(tokens + estimated)
-    count = len(domains.names)
-    factor, spread = np.ones((count, tokens.shape[1])), np.ones((count, tokens.shape[1]))
-    for model in range(tokens.shape[1]):
-        everywhere = _scale(tokens[:, model], estimated[:, model], known[:, model])
-        for domain in range(count):
-            mine = known[:, model] & (domains.of_query == domain)
-            own = mine.sum() >= LEAST_CELL
-            factor[domain, model], spread[domain, model] = (
-                _scale(tokens[:, model], estimated[:, model], mine) if own else everywhere
-            )
-    return factor, spread
+    pairs = [_scale(tokens[known], estimated[known])] * domains
+    for number in range(domains):
+        mine = known & (domain == number)
+        if mine.sum() >= LEAST_CELL:
+            pairs[number] = _scale(tokens[mine], estimated[mine])
+    factor, spread = zip(*pairs, strict=True)
+    return np.array(factor), np.array(spread)
 
 
-def _scale(tokens: Floats, estimated: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
+def _scale(tokens: Floats, estimated: Floats) -> tuple[float, float]:
     """Mean over mean estimate, and the quantile `SPREAD` of tokens over estimated means."""
-    factor = tokens[rows].sum() / max(estimated[rows].sum(), 1e-9)
-    ratio = tokens[rows] / np.maximum(estimated[rows] * factor, 1)
+    factor = tokens.sum() / max(estimated.sum(), 1e-9)
+    ratio = tokens / np.maximum(estimated * factor, 1)
     return float(factor), float(np.quantile(ratio, SPREAD))
 
 
