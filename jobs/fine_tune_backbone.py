@@ -1,0 +1,80 @@
+"""Graded outcomes → a fine-tuned backbone in Hugging Face form, which `train_router` takes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import ray
+import typer
+
+from moa import log
+from moa.errors import MoaError
+from moa.pipeline.graph import cluster_gpus
+from moa.toml_file import describe_keys, read_toml
+from moa.training.fine_tune import check_cluster, fine_tune, need_extra
+from moa.training.fine_tune_config import FineTuneConfig
+
+
+def _explain(wanted: bool) -> None:
+    if wanted:
+        print(describe_keys(FineTuneConfig), end="")
+        raise typer.Exit
+
+
+Config = Annotated[str, typer.Option("--config", help="TOML file of the job")]
+Overrides = Annotated[list[str], typer.Option("--set", help="key=value, any number")]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain-config",
+        callback=_explain,
+        is_eager=True,
+        help="Print every key with its unit and range, and do nothing else",
+    ),
+]
+
+
+def main(config: Config, overrides: Overrides = [], explain: Explain = False) -> None:  # noqa: B006
+    """Fine-tune on the `train` split, write the model, and say what was gained."""
+    job = read_toml(FineTuneConfig, config, overrides)
+    need_extra()
+    log.configure()
+    start_ray(job)
+    try:
+        tuned = fine_tune(job)
+    finally:
+        ray.shutdown()
+    print(
+        f"{tuned.output}: {job.base.name} after {tuned.steps} steps; held-out log loss "
+        f"{tuned.best_loss:.4f}, and {tuned.first_loss:.4f} by source and model alone"
+    )
+    if not tuned.steps:
+        print("no step was better than none: this is the base itself, under another name")
+
+
+def start_ray(job: FineTuneConfig) -> None:
+    """A Ray of its own, or the cluster that RAY_ADDRESS names, whose autoscaler may add room."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+        return
+    need = job.cluster.workers * job.cluster.cpus_per_worker
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, need) + 1,  # one for Ray Train's own controller
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+    )
+    check_cluster(job, cpus=need, gpus=cluster_gpus())
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except MoaError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
