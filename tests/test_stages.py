@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moa.catalog import load_catalog
-from moa.config import PolicyConfig, QueryLogConfig
+from moa.config import PolicyConfig, QueryLogConfig, RouterConfig
 from moa.prices import PriceTable
 from moa.schema import OUTCOMES, PARTS, PREPARED_QUERIES, ROUTING_DECISIONS, SCORED_QUERIES
 from moa.stages import Decide, Read, Score, pack, unpack
@@ -20,7 +20,7 @@ CATALOG = load_catalog("jobs/configs/demo_catalog.toml")
 POOL = ("openai/gpt-4o-mini", "google/gemini-1.5-flash", "openai/gpt-4o")
 MODELS = tuple(CATALOG.models[name] for name in POOL)
 PRICES = PriceTable.build(MODELS)
-SCORE = Score("moa/router/embedded", POOL)
+SCORE = Score(RouterConfig(usd_per_hour=Decimal(0)), POOL)
 
 
 class Backlog:

@@ -17,7 +17,7 @@ from moa.router.router import Router
 from moa.training.dataset import read_dataset
 import moa, pathlib
 router = Router.load("moa/router/embedded")
-print(router.score(["What is 2 + 2?"], router.models).expected_grade.shape)
+print(router.score(["What is 2 + 2?"], router.facts.models).expected_grade.shape)
 with replay_server() as server:
     print(server.ledger())
 print(pathlib.Path(moa.__file__).parent)

@@ -133,20 +133,31 @@ KINDS: Mapping[str, Callable[[Floats, Floats, Floats], Curve]] = {
 
 
 def _probability(log_odds: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-log_odds)))
+    return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -30, 30))))
 
 
 def _newton(design: Floats, grade: Floats, weight: Floats, start: Floats) -> Floats:
     """Logistic regression without an intercept of its own, pulled a little towards `start`: with
-    few or separable queries it stays there."""
-    coefficients = start.copy()
-    for _ in range(30):
-        expected = _probability(np.clip(design @ coefficients, -30, 30))
+    few or separable queries it stays there.
+
+    A step that makes things worse is halved: from far away, Newton's method runs off.
+    """
+
+    def loss(coefficients: Floats) -> float:
+        log_odds = design @ coefficients
+        pull = coefficients - start
+        return float(weight @ (np.logaddexp(0, log_odds) - grade * log_odds) + pull @ pull / 2)
+
+    coefficients, now = start.copy(), loss(start)
+    for _ in range(50):
+        expected = _probability(design @ coefficients)
         gradient = design.T @ (weight * (expected - grade)) + (coefficients - start)
         curvature = weight * np.maximum(expected * (1 - expected), 1e-6)
         hessian = (design * curvature[:, None]).T @ design + np.eye(len(start))
         step = np.linalg.solve(hessian, gradient)
-        coefficients = coefficients - step
+        while (then := loss(coefficients - step)) > now and np.abs(step).max() >= 1e-9:
+            step /= 2
+        coefficients, now = coefficients - step, min(then, now)
         if np.abs(step).max() < 1e-9:
             break
     return coefficients

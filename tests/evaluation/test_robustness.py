@@ -44,7 +44,7 @@ def router(wants_dear: Callable[[str], bool]) -> Callable[[Sequence[str], Sequen
         dear = np.array([[wants_dear(text)] for text in texts], np.float32)
         ones = np.ones((len(texts), 2), np.float32)
         novelty = np.zeros(len(texts), np.float32)
-        return Scores(np.concatenate([1 - dear, dear], axis=1), ones, 0 * ones, novelty)
+        return Scores(np.concatenate([1 - dear, dear], axis=1), ones, 0 * ones, 0 * ones, novelty)
 
     return score
 
