@@ -12,7 +12,7 @@ export RAY_AUTH_MODE ?= disabled
 export REQUIRE_VLLM
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cpu test check bench router clean
+.PHONY: help demo cpu test check bench router evaluate clean
 
 help:
 	@echo "make demo    the main job on real, recorded queries: no key, no GPU"
@@ -21,6 +21,7 @@ help:
 	@echo "make check   lint, types, spelling"
 	@echo "make bench   the benchmarks (tests/bench)"
 	@echo "make router  train the embedded router again: gives the shipped bytes"
+	@echo "make evaluate  what the embedded router is worth on queries that nothing was fitted on"
 	@echo "make clean   remove the environment and what tools leave behind; runs/ stays"
 
 # A stamp, not $(VENV)/bin/python: an interrupted `venv` leaves that behind without pip.
@@ -74,6 +75,9 @@ bench: $(VENV)/.dev
 
 router: $(VENV)/.dev
 	$(BIN)/python jobs/train_router.py --config jobs/configs/train_router.toml
+
+evaluate: $(VENV)/.dev
+	$(BIN)/python jobs/evaluate_router.py --config jobs/configs/evaluate_router.toml
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

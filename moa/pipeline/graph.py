@@ -92,6 +92,7 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Generator[pa.Table
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # see moa.pipeline.failures
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run tells its own progress
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # and what went wrong
     parts = (
         ray.data.from_items(
             [{"partition": p.number} for p in undecided],

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa.router.backbone import Embeddings
-from moa.router.blocks import in_blocks
+from moa.router.blocks import in_blocks, products
 from moa.router.features import Floats32
 
 Floats = NDArray[np.float64]
@@ -80,9 +80,14 @@ def distances(coordinates: Floats, whitening: Floats) -> Floats:
         whitening: as `Novelty.whitening`.
     """
     size, domains, _ = whitening.shape
-    white = in_blocks(coordinates.astype(np.float32), whitening.reshape(size, -1))
-    cubed = white.reshape(len(coordinates), domains, -1)
-    return np.asarray(np.sqrt(np.einsum("ncs,ncs->nc", cubed, cubed)))
+    flat = whitening.reshape(size, -1)
+    middle = flat[-1].astype(np.float32)
+    squares = np.empty((len(coordinates), domains))
+    for start, white in products(coordinates.astype(np.float32), flat):
+        white += middle
+        white *= white
+        squares[start : start + len(white)] = white.reshape(len(white), domains, -1).sum(axis=2)
+    return np.sqrt(squares)
 
 
 def _share_below(values: Floats, nearest: Ints, quantiles: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Linear models by Newton's method: few lines, a unique optimum, equal bits on a rerun."""
+"""Logistic regression by Newton's method: few lines, a unique optimum, equal bits on a rerun."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fit_log_odds(features: Floats, grade: Floats, weight: Floats, *, l2: float) 
     Returns:
         Coefficients, the intercept last, shape (width + 1,).
     """
-    design = _with_intercept(features)
+    design = np.column_stack([features, np.ones(len(features))])
     penalty = np.full(design.shape[1], l2)
     penalty[-1] = 0
     share = np.clip(np.average(grade, weights=weight), 1e-3, 1 - 1e-3)
@@ -38,16 +38,3 @@ def fit_log_odds(features: Floats, grade: Floats, weight: Floats, *, l2: float) 
         if np.abs(step).max() < PRECISION:
             break
     return coefficients
-
-
-def fit_mean(features: Floats, target: Floats, weight: Floats, *, l2: float) -> Floats:
-    """Ridge regression; arguments and result as in `fit_log_odds`."""
-    design = _with_intercept(features)
-    penalty = np.full(design.shape[1], l2)
-    penalty[-1] = 0
-    hessian = (design * weight[:, None]).T @ design + np.diag(penalty)
-    return np.asarray(np.linalg.solve(hessian, design.T @ (weight * target)))
-
-
-def _with_intercept(features: Floats) -> Floats:
-    return np.concatenate([features, np.ones((len(features), 1))], axis=1)
