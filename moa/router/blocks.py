@@ -1,7 +1,10 @@
 """Products of many rows with one matrix, in which a row's result does not depend on its neighbours.
 
-The last bits of a matrix product depend on the shape of its operands: rows are multiplied in blocks
-of one shape.
+The last bits of a sum depend on its order, and a matrix product's on where a row stands: on one CPU
+rows 6 to 11 of a dozen came out otherwise than rows 0 to 5. So nothing is rounded: rows are taken
+in steps of 2^-20, weights are those of an artifact, which are half precision and so whole multiples
+of 2^-24, and double precision holds every sum below 2^9 of their products exactly, whatever its
+order, kernel and number of threads.
 """
 
 from __future__ import annotations
@@ -12,28 +15,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_ROWS = 64
+STEPS = 2.0**20
+"""Of a row's values, to 1. Features are of the order of 2^-6."""
 
 Floats = NDArray[np.float64]
 
 
-def in_blocks(rows: NDArray[np.float32], weights: NDArray[np.floating]) -> Floats:
-    """`rows @ weights[:-1] + weights[-1]` in single precision, shape (n, columns)."""
-    out = np.empty((len(rows), weights.shape[1]), np.float32)
+def in_blocks(rows: NDArray[np.floating], weights: NDArray[np.floating]) -> Floats:
+    """`rows @ weights[:-1] + weights[-1]`, shape (n, columns)."""
+    out = np.empty((len(rows), weights.shape[1]))
     for start, product in products(rows, weights):
         out[start : start + len(product)] = product
     return np.asarray(out + weights[-1], np.float64)
 
 
 def products(
-    rows: NDArray[np.float32], weights: NDArray[np.floating]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    rows: NDArray[np.floating], weights: NDArray[np.floating]
+) -> Iterator[tuple[int, Floats]]:
     """`rows @ weights[:-1]` block by block, each with the number of its first row. A block is valid
     until the next one: what is made of it at once is made in the processor's cache."""
-    matrix = np.ascontiguousarray(weights[:-1], np.float32)
-    block = np.zeros((BLOCK_ROWS, rows.shape[1]), np.float32)
-    product = np.empty((BLOCK_ROWS, matrix.shape[1]), np.float32)
+    matrix = np.ascontiguousarray(weights[:-1], np.float64) / STEPS
+    block = np.zeros((BLOCK_ROWS, rows.shape[1]))
+    product = np.empty((BLOCK_ROWS, matrix.shape[1]))
     for start in range(0, len(rows), BLOCK_ROWS):
         some = rows[start : start + BLOCK_ROWS]
-        block[: len(some)] = some
+        np.rint(some * STEPS, out=block[: len(some)])
         np.matmul(block, matrix, out=product)
         yield start, product[: len(some)]

@@ -63,7 +63,7 @@ def factor_values(share: Floats, ease: Floats, domain_ease: Floats) -> Floats:
         ease: of each query within its domain, shape (n,).
         domain_ease: shape (C,).
     """
-    common = np.column_stack([share @ domain_ease, ease])
+    common = np.column_stack([(share * domain_ease).sum(axis=1), ease])
     return np.column_stack([SHARED * common, share, share * ease[:, None]])
 
 

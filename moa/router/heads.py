@@ -43,24 +43,30 @@ class Heads:
     """The longest output in training; no estimate goes beyond it; shape (m,)."""
 
     def of(self, models: Sequence[int]) -> Heads:
-        """Fewer models, by number."""
+        """Fewer models, by number; laid out alike, since the order of a sum goes by the layout."""
         columns = list(models)
         return Heads(
-            self.grade[:, columns],
-            self.log_tokens[:, :, columns],
-            self.token_factor[:, columns],
-            self.token_spread[:, columns],
-            self.token_limit[columns],
+            *(
+                np.ascontiguousarray(values[..., columns])
+                for values in (
+                    self.grade,
+                    self.log_tokens,
+                    self.token_factor,
+                    self.token_spread,
+                    self.token_limit,
+                )
+            )
         )
 
     def __call__(self, features: Floats32, factors: QueryFactors) -> Expected:
         """Of the queries that both are of."""
         width, domains, models = self.log_tokens.shape
-        log_odds = np.einsum("nf,fm->nm", factors.values, self.grade[:-1]) + self.grade[-1]
+        # Sums of whole arrays: in those of `einsum` and `@` a row depends on how many there are.
+        log_odds = (factors.values[:, :, None] * self.grade[:-1]).sum(axis=1) + self.grade[-1]
         raw = in_blocks(features, self.log_tokens.reshape(width, domains * models))
         each = np.expm1(np.clip(raw, 0, 20)).reshape(-1, domains, models) * self.token_factor
-        tokens = np.einsum("nc,ncm->nm", factors.share, each)
-        most = np.einsum("nc,ncm->nm", factors.share, each * self.token_spread)
+        each *= factors.share[:, :, None]
+        tokens, most = each.sum(axis=1), (each * self.token_spread).sum(axis=1)
         return Expected(
             log_odds,
             np.clip(tokens, 1, self.token_limit),

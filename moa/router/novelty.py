@@ -81,9 +81,9 @@ def distances(coordinates: Floats, whitening: Floats) -> Floats:
     """
     size, domains, _ = whitening.shape
     flat = whitening.reshape(size, -1)
-    middle = flat[-1].astype(np.float32)
+    middle = flat[-1]
     squares = np.empty((len(coordinates), domains))
-    for start, white in products(coordinates.astype(np.float32), flat):
+    for start, white in products(coordinates, flat):
         white += middle
         white *= white
         squares[start : start + len(white)] = white.reshape(len(white), domains, -1).sum(axis=2)
