@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.errors import ArtifactError, ConfigError
+from moa.errors import ArtifactError
 from moa.router import hashing_backbone
-from moa.router.artifact import read_artifact, write_artifact
-from moa.router.router import GRADE_STEPS, NO_GRADE, Router
+from moa.router.artifact import CARDS, read_artifact, write_artifact
+from moa.router.router import Router
 from moa.storage.object_store import Folder
 
 ROUTER = Router.load("moa/router/embedded")
-ROUTER_GRADES = read_artifact("moa/router/embedded").tensors["training.grades"]
 POOL = ("openai/gpt-4o-mini", "google/gemini-1.5-pro", "openai/gpt-4o")
 UNLIKE = [
     "Napisz długi wiersz o jesieni nad Wisłą",
@@ -45,6 +44,7 @@ def test_scores_are_what_they_say_and_depend_on_the_query_alone(texts: list[str]
     assert ((together.novelty >= 0) & (together.novelty <= 1)).all()
     assert (together.expected_input_tokens >= 1).all()
     assert (together.expected_output_tokens >= 1).all()
+    assert (together.most_output_tokens >= 1).all()
 
 
 def test_columns_follow_the_pool() -> None:
@@ -63,40 +63,10 @@ def test_a_query_unlike_all_training_is_novel() -> None:
     like = ROUTER.score(backlog["prompt"].to_pylist(), POOL).novelty
     unlike = ROUTER.score(UNLIKE, POOL).novelty
 
-    shares = np.histogram(like, 10, (0, 1))[0] / len(like)
-    assert shares.min() > 0.05
-    assert shares.max() < 0.15
-    assert (like > 0.95).mean() < 0.1
+    # Spread evenly above 0.5, or below that: each look is allowed half of the surprise.
+    for most in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95):
+        assert 0.5 * (1 - most) < (like > most).mean() < (1 - most) + 0.02, most
     assert unlike.min() > 0.95
-
-
-def test_a_pool_with_an_unknown_model_is_refused() -> None:
-    ROUTER.check_pool(POOL)
-
-    with pytest.raises(ConfigError, match=r"not trained on openai/gpt-9; it knows openai/gpt-4o,"):
-        ROUTER.check_pool([*POOL, "openai/gpt-9"])
-
-
-def test_a_best_constant_that_few_queries_speak_for_says_how_many(tmp_path: Path) -> None:
-    grades = ROUTER_GRADES.copy()
-    mini = ROUTER.models.index("openai/gpt-4o-mini")
-    grades[grades[:, mini] != NO_GRADE, mini] = GRADE_STEPS
-    rewrite(tmp_path, tensors={"training.grades": grades})
-
-    best = Router.load(str(tmp_path)).best_constant(ROUTER.models)
-
-    assert best.model == "openai/gpt-4o-mini"
-    assert "above that of openai/gpt-4o on 1,800 training queries that both" in best.why
-
-
-def test_the_best_constant_is_compared_on_common_queries() -> None:
-    best = ROUTER.best_constant(ROUTER.models)
-
-    # gpt-4o-mini has the higher mean, 0.790 against 0.732, on the easier queries it was asked.
-    assert best.model == "openai/gpt-4o"
-    assert "openai/gpt-4o-mini on 1,800" in best.why
-    assert "google/gemini-1.5-pro on 12,155" in best.why
-    assert ROUTER.best_constant(["openai/gpt-4o-mini"]).model == "openai/gpt-4o-mini"
 
 
 def copied(folder: Path) -> Path:
@@ -112,7 +82,8 @@ def rewrite(folder: Path, **changes: object) -> None:
     description = artifact.description.model_dump(exclude={"sha256"})
     tensors = {**artifact.tensors, **changes.pop("tensors", {})}  # type: ignore[dict-item]
     kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    write_artifact(folder, {**description, **changes}, kept)
+    cards = [(folder / card).read_text() for card in CARDS]
+    write_artifact(folder, {**description, **changes}, kept, cards)
 
 
 def edit(folder: Path, **changes: object) -> None:
@@ -125,11 +96,13 @@ def edit(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda f: edit(f, sha256={}), "hash of weights.safetensors"),
-        (lambda f: edit(f, sha256={"other": "0"}), "hash of weights.safetensors"),
+        (lambda f: edit(f, sha256={}), "hashes of weights.safetensors"),
+        (lambda f: edit(f, sha256={"other": "0"}), "hashes of weights.safetensors"),
         (lambda f: edit(f, format=None), "format"),
         (lambda f: edit(f, models=["openai/gpt-4o"] * 6), "named more than once"),
         (lambda f: edit(f, tokens_per_feature=[1.0]), "tokens_per_feature"),
+        (lambda f: edit(f, domains=[]), "domains"),
+        (lambda f: edit(f, domains=["one"]), r"factors\.domain is float16 .* is needed"),
         (lambda f: edit(f, models=["openai/gpt-4o"]), r"calibration\.1\.grade is no part of a r"),
         (
             lambda f: edit(f, backbone={"kind": "hashing", "buckets": 1024, "digest": "0" * 16}),
@@ -139,14 +112,14 @@ def edit(folder: Path, **changes: object) -> None:
         (lambda f: rewrite(f, tensors={"heads.grade": None}), r"heads\.grade is missing"),
         (
             lambda f: rewrite(f, tensors={"heads.grade": np.zeros((3, 6), np.float16)}),
-            r"heads\.grade is float16 \(3, 6\) where float16 \(1036, 6\) is needed",
+            r"heads\.grade is float16 \(3, 6\) where float64 \(19, 6\) is needed",
         ),
         (
-            lambda f: rewrite(f, tensors={"heads.most_tokens": np.ones(6, np.float32)}),
+            lambda f: rewrite(f, tensors={"heads.token_limit": np.ones(6, np.float32)}),
             "float32",
         ),
         (
-            lambda f: rewrite(f, tensors={"heads.token_factor": np.full(6, np.nan)}),
+            lambda f: rewrite(f, tensors={"heads.token_factor": np.full((8, 6), np.nan)}),
             "no numbers",
         ),
         (
@@ -166,7 +139,7 @@ def test_an_artifact_that_does_not_fit_is_refused_with_the_reason(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("NGRAMS", (3, 4)), ("MOST_BYTES", 100), ("SURFACE", (b"?",)), ("_PRIME", np.uint64(7))],
+    [("NGRAMS", (3, 4)), ("MOST_BYTES", 100), ("_PRIME", np.uint64(7))],
 )
 def test_a_backbone_that_has_changed_refuses_what_was_trained_on_the_old_one(
     monkeypatch: pytest.MonkeyPatch, name: str, value: object
@@ -209,4 +182,4 @@ def test_an_artifact_in_a_bucket_is_the_same_router(object_store: str) -> None:
 
     router = Router.load(folder.url)
 
-    assert router.version == ROUTER.version == read_artifact(folder.url).version
+    assert router.facts.version == ROUTER.facts.version == read_artifact(folder.url).version
