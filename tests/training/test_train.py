@@ -8,18 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from pydantic import ValidationError
 
 from moa.catalog import AgreedPrice, Limits, Model, Rates
 from moa.errors import ConfigError
 from moa.prices import PriceTable
-from moa.router.router import Router
+from moa.router.artifact import CARDS
+from moa.router.router import Router, Scores
 from moa.schema import GRADED_OUTCOMES
 from moa.toml_file import read_toml
-from moa.training.comparison import routed, single_models
 from moa.training.dataset import read_dataset
-from moa.training.linear import fit_log_odds, fit_mean
-from moa.training.train import TrainRouterConfig, calibration_error, train_router
+from moa.training.judge import judge
+from moa.training.train import TrainRouterConfig, train_router
 
 ROOT = Path(__file__).parents[2]
 QUERIES = 400
@@ -62,7 +63,8 @@ def config(recordings: Path, name: str = "artifact", **fields: object) -> TrainR
     return TrainRouterConfig.model_validate(
         {
             "recordings": str(recordings), "models": ["v/good", "v/cheap"], "catalog": "unused",
-            "artifact": str(recordings / name), "buckets": 64, **fields,
+            "artifact": str(recordings / name),
+            "backbone": {"kind": "hashing", "buckets": 64}, **fields,
         }
     )  # fmt: skip
 
@@ -83,7 +85,7 @@ def test_a_router_learns_what_a_model_is_good_at(recordings: Path) -> None:
     assert scores.expected_input_tokens[:, 0].sum() == pytest.approx(
         demo.input_tokens.sum(), rel=0.1
     )
-    assert router.training.outcomes == {"v/good": 300, "v/cheap": 100}
+    assert router.facts.training.outcomes == {"v/good": 300, "v/cheap": 100}
 
 
 def test_equal_data_gives_equal_bytes(recordings: Path) -> None:
@@ -91,7 +93,7 @@ def test_equal_data_gives_equal_bytes(recordings: Path) -> None:
     second = train_router(config(recordings, "two"))
 
     assert first.version == second.version
-    for name in ("artifact.json", "weights.safetensors"):
+    for name in ("artifact.json", "weights.safetensors", *CARDS):
         assert (recordings / "one" / name).read_bytes() == (recordings / "two" / name).read_bytes()
 
 
@@ -157,22 +159,23 @@ def test_an_answer_without_tokens_is_not_a_free_one(recordings: Path) -> None:
         )
         for name in data.models
     ]  # fmt: skip
-    prices = PriceTable.build(models)
-    known = np.isfinite(data.grade + data.output_tokens)
+    blank = np.ones_like(data.grade, np.float32)
+    scores = Scores(blank, blank, blank, blank, blank[:, 0])
 
-    alone = single_models(data, prices)
-    points = routed(data, models, prices, np.nan_to_num(data.grade), np.ones_like(data.grade))
+    found = judge(data, scores, data.models, PriceTable.build(models), best_constant="v/good")
 
-    assert [point.queries for point in alone] == known.sum(axis=0).tolist()
-    assert {point.queries for point in points} == {int(known.any(axis=1).sum())}
-    assert all(np.isfinite(point.cost_usd) and point.cost_usd > 0 for point in points)
+    known = np.isfinite(data.grade + data.output_tokens).all(axis=1)
+    assert found.queries == known.sum() < np.isfinite(data.grade).all(axis=1).sum()
+    assert np.isfinite(found.cost_usd).all()
+    assert (found.cost_usd > 0).all()
 
 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         ({"models": ["v/good", "v/good"]}, "v/good named more than once"),
-        ({"source_weights": {"s": -1}}, "greater than or equal to 0"),
+        ({"backbone": {"kind": "hashing", "buckets": 100}}, "a power of two from 64"),
+        ({"folds": 1}, "greater than or equal to 2"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(
@@ -180,20 +183,6 @@ def test_a_config_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         config(recordings, **fields)
-
-
-@pytest.mark.parametrize(
-    ("weights", "said"),
-    [
-        ({"nowhere": 1.0}, "have no source nowhere; they have s"),
-        ({"s": 0.0}, "v/good has grade on 0 training queries"),
-    ],
-)
-def test_weights_that_leave_nothing_to_learn_from_are_refused(
-    recordings: Path, weights: dict[str, float], said: str
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        train_router(config(recordings, source_weights=weights))
 
 
 def test_a_model_without_any_count_of_tokens_is_refused(recordings: Path) -> None:
@@ -216,28 +205,38 @@ def test_what_is_not_there_is_named(recordings: Path, models: list[str], said: s
         train_router(config(recordings, models=models))
 
 
-def test_the_fits_find_what_made_the_data() -> None:
-    random = np.random.default_rng(1)
-    features = random.normal(size=(20_000, 3))
-    truth = np.array([1.0, -2.0, 0.5])
-    odds = features @ truth - 0.7
-    grade = (random.random(20_000) < 1 / (1 + np.exp(-odds))).astype(float)
-    weight = np.ones(20_000)
+def test_what_is_told_of_a_query_comes_from_routers_that_had_not_seen_it(recordings: Path) -> None:
+    table = pq.read_table(recordings / "graded_outcomes.parquet")
+    before = train_router(config(recordings, "one"))
+    fold = before.data.folds(5)
+    mine = {query for query, n in zip(before.data.query_ids, fold, strict=True) if n == 2}
+    rows = zip(table["query_id"].to_pylist(), table["grade"].to_pylist(), strict=True)
+    change(recordings, "grade", [g if q not in mine or g is None else 1 - g for q, g in rows])
 
-    by_odds = fit_log_odds(features, grade, weight, l2=1e-3)
-    by_mean = fit_mean(features, odds, weight, l2=1e-6)
+    after = train_router(config(recordings, "two"))
 
-    assert by_odds == pytest.approx([*truth, -0.7], abs=0.12)
-    assert by_mean == pytest.approx([*truth, -0.7], abs=1e-6)
+    assert before.version != after.version
+    for name, values in before.held_out._asdict().items():
+        same = values == getattr(after.held_out, name)
+        assert same[fold == 2].all(), name
+    assert (before.held_out.expected_grade != after.held_out.expected_grade)[fold != 2].any()
 
 
-def test_calibration_error_is_the_distance_from_the_truth() -> None:
-    expected = np.linspace(0, 1, 1000)
+def test_a_fold_without_a_query_is_left_out(recordings: Path) -> None:
+    queries = pq.read_table(recordings / "queries.parquet")
+    one = queries.filter(pa.compute.is_in(queries["duplicate_group"], pa.array(some_folds())))
+    pq.write_table(one, recordings / "queries.parquet")
 
-    assert calibration_error(expected, expected) == pytest.approx(0)
-    assert calibration_error(expected, np.clip(expected - 0.2, 0, 1)) == pytest.approx(
-        0.18, abs=0.01
-    )
+    trained = train_router(config(recordings))
+
+    assert np.isfinite(trained.held_out.expected_grade).all()
+    assert set(trained.data.folds(5)) == {1, 3}
+
+
+def some_folds() -> list[str]:
+    """Groups of two folds of five."""
+    groups = [f"g{n}" for n in range(QUERIES // 2)]
+    return [group for group in groups if xxhash.xxh3_64_intdigest(group.encode()) % 5 in (1, 3)]
 
 
 @pytest.mark.slow
