@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
-import ray
 import typer
 
 from moa import log
 from moa.errors import MoaError
-from moa.pipeline.graph import cluster_gpus
 from moa.toml_file import describe_keys, read_toml
-from moa.training.fine_tune import check_cluster, fine_tune, need_extra
+from moa.training.fine_tune import check_cluster, fine_tune, prepare
 from moa.training.fine_tune_config import FineTuneConfig
+
+NOISE = "State API may be temporarily unavailable|Reporting training result"
+"""What Ray Train 2.60 says every second where there is no dashboard, and of each checkpoint."""
 
 
 def _explain(wanted: bool) -> None:
@@ -40,13 +43,10 @@ Explain = Annotated[
 def main(config: Config, overrides: Overrides = [], explain: Explain = False) -> None:  # noqa: B006
     """Fine-tune on the `train` split, write the model, and say what was gained."""
     job = read_toml(FineTuneConfig, config, overrides)
-    need_extra()
     log.configure()
-    start_ray(job)
-    try:
-        tuned = fine_tune(job)
-    finally:
-        ray.shutdown()
+    prepared = prepare(job)
+    with started_ray(job):
+        tuned = fine_tune(prepared)
     print(
         f"{tuned.output}: {job.base.name} after {tuned.steps} steps; held-out log loss "
         f"{tuned.best_loss:.4f}, and {tuned.first_loss:.4f} by source and model alone"
@@ -55,17 +55,37 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
         print("no step was better than none: this is the base itself, under another name")
 
 
-def start_ray(job: FineTuneConfig) -> None:
+@contextmanager
+def started_ray(job: FineTuneConfig) -> Iterator[None]:
     """A Ray of its own, or the cluster that RAY_ADDRESS names, whose autoscaler may add room."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
-        return
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", NOISE)
+    import ray  # it reads these as it is imported
+
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.WARNING)
+        else:
+            start_local_ray(job)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start_local_ray(job: FineTuneConfig) -> None:
+    """With room for the workers, and for Ray Train's own controller.
+
+    Raises:
+        ConfigError: the machine has fewer GPUs than they need.
+    """
+    import ray
+
+    from moa.pipeline.graph import cluster_gpus
+
     need = job.cluster.workers * job.cluster.cpus_per_worker
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, need) + 1,  # one for Ray Train's own controller
+        num_cpus=max(os.cpu_count() or 1, need) + 1,
         include_dashboard=False,
         logging_level=logging.WARNING,
     )

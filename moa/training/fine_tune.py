@@ -64,21 +64,25 @@ def need_extra() -> None:
         )
 
 
-def fine_tune(config: FineTuneConfig) -> FineTuned:
-    """Fine-tune and write the model. Ray has been started.
+class Prepared(NamedTuple):
+    """A fine-tuning that has been checked, and may start."""
 
-    Started again under the same name, a run goes on from its last checkpoint.
+    plan: Plan
+    base: Path
+    """Folder of the model to begin with."""
+
+
+def prepare(config: FineTuneConfig) -> Prepared:
+    """Find the model, read the data, check all that can be checked before a machine is claimed.
 
     Raises:
-        ConfigError: something in the config does not fit the model, the data or the machines; told
-            before any of them is claimed.
-        RunError: the name is another run's, or the training failed: started again, it goes on.
+        ConfigError: something in the config does not fit the model or the data.
+        RunError: the run's name is that of another.
     """
     need_extra()
     from moa.training.fine_tune_loop import Plan
-    from moa.training.fine_tune_workers import opened, train
     from moa.training.graded_encoder import quiet
-    from moa.training.tuned_model import check_output, write_model
+    from moa.training.tuned_model import check_output
 
     quiet()
     check_output(config.output)
@@ -89,12 +93,27 @@ def fine_tune(config: FineTuneConfig) -> FineTuned:
     plan = Plan(config, spec, examples)
     _begin(plan)
     _tell(examples)
+    return Prepared(plan, base)
+
+
+def fine_tune(prepared: Prepared) -> FineTuned:
+    """Fine-tune and write the model. Ray has been started.
+
+    Started again under the same name, a run goes on from its last checkpoint.
+
+    Raises:
+        RunError: the training failed: started again, it goes on.
+    """
+    from moa.training.fine_tune_workers import opened, train
+    from moa.training.tuned_model import write_model
+
+    plan, base = prepared
     trained = train(plan, base)
     figures = trained.figures
     with opened(trained) as folder:
-        spec = write_model(plan, base, folder, config.output, _card(plan, figures))
+        spec = write_model(plan, base, folder, plan.config.output, _card(plan, figures))
     return FineTuned(
-        output=config.output,
+        output=plan.config.output,
         spec=spec,
         steps=int(figures["step"]),
         first_loss=figures["first_loss"],

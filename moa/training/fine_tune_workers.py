@@ -4,7 +4,6 @@ go on: a worker that dies is replaced, and a job that dies is started again unde
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -99,7 +98,6 @@ def _work(told: dict[str, Any]) -> None:
     """What each worker runs."""
     train: Any = importlib.import_module("ray.train")
     moa.log.configure("json")
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     quiet()
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     plan: Plan = ray.get(told["plan"])

@@ -19,7 +19,7 @@ from torch import nn
 
 from moa.errors import ConfigError
 from moa.router.backbone_spec import LanguageModelSpec
-from moa.router.model_folder import CONFIG, describe_model
+from moa.router.model_folder import CONFIG, WEIGHTS, describe_model
 from moa.storage.object_store import Folder, filesystem_of
 from moa.training.checkpoints import load_weights
 from moa.training.fine_tune_loop import Plan
@@ -72,6 +72,8 @@ def write_model(
             for path in base.glob(pattern):
                 if path.name != CONFIG and "safetensors" not in path.name:
                     shutil.copyfile(path, temporary / path.name)
+        for path in temporary.glob(WEIGHTS):  # which are written for their owner alone
+            shutil.copymode(temporary / CONFIG, path)
         spec = _described(plan, temporary, output)
         (temporary / BACKBONE).write_text(spec.model_dump_json(indent=2))
         if local is not None:

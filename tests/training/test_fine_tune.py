@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from moa.errors import ConfigError, RunError
 from moa.router.model_folder import describe_model, verify_model
 from moa.router.prompt_tokens import PromptTokens
 from moa.schema import GRADED_OUTCOMES
+from moa.storage.object_store import Folder
 from moa.toml_file import check
 from moa.training.fine_tune_config import FineTuneConfig
 from moa.training.fine_tune_examples import Examples, micro_batches, read_examples, schedule
@@ -130,7 +132,7 @@ def config(qwen: Path, recordings: Path, tmp_path: Path) -> Make:
             if isinstance(value, dict):
                 document[key] = {**document.get(key, {}), **value}
             elif value is None:
-                document.pop(key)
+                document.pop(key, None)
             else:
                 document[key] = value
         return check(FineTuneConfig, document, where="the test")
@@ -484,8 +486,6 @@ def by_transformers(folder: Path, ids: torch.Tensor, counts: torch.Tensor) -> to
 def test_the_model_comes_to_a_bucket_with_its_card_last(
     config: Make, tmp_path: Path, object_store: str
 ) -> None:
-    from moa.storage.object_store import Folder
-
     cache = {"source": {"cache": str(tmp_path / "cache")}}
     plan = planned(config(output=f"{object_store}/tuned", base=cache, optimizer={"steps": 1}))
     kept = Kept(tmp_path / "kept")
@@ -497,7 +497,45 @@ def test_the_model_comes_to_a_bucket_with_its_card_last(
     assert {"config.json", "model.safetensors", "tokenizer.json", CARD} <= set(names)
     assert not list((tmp_path / "cache").iterdir())
     with pytest.raises(ConfigError, match="holds a fine-tuned model already"):
-        job.fine_tune(plan.config)
+        job.prepare(plan.config)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_environment")
+def test_vllm_reads_the_merged_model(config: Make, tmp_path: Path) -> None:
+    need_here("vllm")
+    from tests.router.language_models import open_model
+
+    kept = Kept(tmp_path / "kept")
+    plan = planned(config(optimizer={"steps": 10}))
+    run(plan.config, kept)
+    base, output = Path(plan.config.base.name), Path(plan.config.output)
+    output.parent.mkdir()
+    write_model(plan, base, kept.at(10), str(output), {})
+    texts = pq.read_table(f"{plan.config.recordings}/queries.parquet")["prompt"].to_pylist()[:3]
+
+    spec = plan.config.base
+    template, most = spec.template, spec.max_tokens
+    _, backbone = open_model(output, pooling="last", template=template, max_tokens=most)
+
+    with torch.no_grad():
+        wanted = by_transformers(output, *tensors(plan, [0, 1, 2]))
+    np.testing.assert_allclose(backbone.embed(texts), wanted.numpy(), atol=1e-5)
+
+
+@pytest.fixture
+def _environment() -> Iterator[None]:
+    """Opening an engine sets variables for its process, which here is everybody's."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def need_here(package: str) -> None:
+    """As `need`, of one test."""
+    if find_spec(package) is None and not os.environ.get("REQUIRE_VLLM"):
+        pytest.skip(f"{package} not installed (`make cpu`)")
 
 
 # What is refused
@@ -525,7 +563,7 @@ def test_what_does_not_fit_is_told_with_value_limit_and_remedy(
         changes = {**changes, "optimizer": {"micro_batch_tokens": 4096}}
 
     with pytest.raises(ConfigError, match=said):
-        job.fine_tune(config(**changes))
+        job.prepare(config(**changes))
 
 
 @pytest.mark.parametrize(
@@ -553,7 +591,7 @@ def test_a_fold_without_a_query_is_told(config: Make) -> None:
     assert len(texts) == len(examples.ids)
 
     with pytest.raises(ConfigError, match="of 120 training queries none is held out"):
-        job.fine_tune(config(data={"folds": 100, "held_out_fold": min(set(range(100)) - taken)}))
+        job.prepare(config(data={"folds": 100, "held_out_fold": min(set(range(100)) - taken)}))
 
 
 def test_no_training_query_is_told(config: Make, recordings: Path, tmp_path: Path) -> None:
@@ -564,7 +602,7 @@ def test_no_training_query_is_told(config: Make, recordings: Path, tmp_path: Pat
     pq.write_table(other, tmp_path / "demo" / "queries.parquet")
 
     with pytest.raises(ConfigError, match="no query whose split is 'train'"):
-        job.fine_tune(config(recordings=str(tmp_path / "demo")))
+        job.prepare(config(recordings=str(tmp_path / "demo")))
 
 
 def test_workers_that_would_wait_for_ever_are_refused(config: Make) -> None:
@@ -695,19 +733,31 @@ def as_toml(document: dict[str, Any], prefix: str = "") -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("storage", ["disk", "bucket"])
 def test_a_job_that_is_killed_goes_on_from_its_last_checkpoint_and_ends_as_if_it_had_not_been(
-    config: Make, tmp_path: Path, started: Callable[[FineTuneConfig], subprocess.Popen[str]]
+    config: Make,
+    tmp_path: Path,
+    started: Callable[[FineTuneConfig], subprocess.Popen[str]],
+    object_store: str,
+    storage: str,
 ) -> None:
+    where = {"disk": str(tmp_path / "storage"), "bucket": f"{object_store}/storage"}[storage]
     # Ray Train looks for reports every two seconds: ten evaluations take twenty.
-    asked = config(optimizer={"steps": 60, "patience": 99}, lora={"dropout": 0.1})
+    asked = config(
+        storage=where,
+        tensorboard=str(tmp_path / "events") if storage == "bucket" else None,
+        optimizer={"steps": 60, "patience": 99},
+        lora={"dropout": 0.1},
+    )
     undisturbed = Kept(tmp_path / "undisturbed")
     run(asked, undisturbed)
     best = min(undisturbed.losses(), key=lambda step: undisturbed.losses()[step])
 
     killed = started(asked)
-    wait_for_step(Path(asked.storage) / asked.name, 20, killed)
+    wait_for_step(Folder(asked.run_url), 20, killed)
     kill(killed)
-    out, err = (again := started(asked)).communicate(timeout=240)
+    out, err = (again := started(asked)).communicate(timeout=600)
 
     assert again.returncode == 0, err[-4000:]
     assert '"fine_tune.resumed"' in out + err
@@ -715,23 +765,22 @@ def test_a_job_that_is_killed_goes_on_from_its_last_checkpoint_and_ends_as_if_it
     assert card["step"] == best
     assert card["held_out_loss"] == pytest.approx(undisturbed.losses()[best], rel=1e-6)
     assert f"after {best} steps" in out
-    assert list((Path(asked.storage) / asked.name / "tensorboard").glob("events.*"))
+    events = Path(asked.tensorboard or f"{asked.run_url}/tensorboard")
+    assert len(list(events.glob("events.*"))) == 2
     with pytest.raises(RunError, match="is a run with another seed"):
-        job.fine_tune(
+        job.prepare(
             asked.model_copy(update={"seed": 5, "output": str(tmp_path / "elsewhere" / "tuned")})
         )
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Until a checkpoint of that step or a later one is whole."""
-    give_up_at = time.monotonic() + 180
+def wait_for_step(folder: Folder, step: int, process: subprocess.Popen[str]) -> None:
+    """Until a checkpoint of that step or a later one is whole: Ray lists it."""
+    give_up_at = time.monotonic() + 400
     while time.monotonic() < give_up_at:
         assert process.poll() is None, process.communicate()[1][-4000:]
-        for path in folder.glob("checkpoint_*/progress.json"):
-            try:
-                if json.loads(path.read_text())["step"] >= step:
-                    return
-            except (OSError, ValueError):
-                continue
-        time.sleep(0.05)
-    raise AssertionError(f"no checkpoint of step {step} in {folder}")
+        listed = json.loads(folder.read("checkpoint_manager_snapshot.json") or b"{}")
+        for one in listed.get("checkpoint_results", ()):
+            if one["metrics"]["step"] >= step:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"no checkpoint of step {step} in {folder.url}")
