@@ -57,9 +57,10 @@ def find_domains(data: Dataset, features: Floats32) -> Domains:
 
 
 def _clusters(features: Floats32, count: int) -> Ints:
-    """By k-means; equal data gives equal clusters."""
+    """By k-means. On one thread, so that equal data gives equal clusters on any number of cores."""
     means = _sklearn("cluster").KMeans(count, n_init=4, random_state=0)
-    return np.asarray(means.fit_predict(features.astype(np.float64)), np.intp)
+    with importlib.import_module("threadpoolctl").threadpool_limits(1):  # scikit-learn brings it
+        return np.asarray(means.fit_predict(features.astype(np.float64)), np.intp)
 
 
 class DomainFit(NamedTuple):
