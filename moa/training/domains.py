@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,13 +54,17 @@ def find_domains(data: Dataset, features: Floats32) -> Domains:
     source = data.sources[0]
     if count == 1:
         return Domains([source], np.zeros(len(features), np.intp))
-    return Domains([f"{source} {n + 1}" for n in range(count)], _clusters(features, count))
+    found, of_query = np.unique(_clusters(features, count), return_inverse=True)
+    return Domains([f"{source} {n + 1}" for n in range(len(found))], of_query)
 
 
 def _clusters(features: Floats32, count: int) -> Ints:
-    """By k-means. On one thread, so that equal data gives equal clusters on any number of cores."""
+    """By k-means. On one thread, so that equal data gives equal clusters on any number of cores;
+    fewer where queries repeat each other."""
     means = _sklearn("cluster").KMeans(count, n_init=4, random_state=0)
-    with importlib.import_module("threadpoolctl").threadpool_limits(1):  # scikit-learn brings it
+    one_thread = importlib.import_module("threadpoolctl").threadpool_limits(1)  # of scikit-learn's
+    with one_thread, warnings.catch_warnings():
+        warnings.simplefilter("ignore", _sklearn("exceptions").ConvergenceWarning)
         return np.asarray(means.fit_predict(features.astype(np.float64)), np.intp)
 
 

@@ -71,6 +71,18 @@ def test_a_small_log_of_one_source_is_one_domain() -> None:
     assert not found.of_query.any()
 
 
+def test_a_log_of_one_question_asked_again_and_again_is_one_domain() -> None:
+    same = np.resize(MADE.reading.embeddings[:1], (len(X), X.shape[1]))
+    asked = np.resize(MADE.reading.embeddings[:2], (3 * len(X), X.shape[1]))
+
+    one = find_domains(with_sources(["log"] * len(X)), same)
+    two = find_domains(with_sources(["log"] * len(X)), asked)
+
+    assert one.names == ["log 1"]
+    assert two.names == ["log 1", "log 2"]
+    assert set(two.of_query) == {0, 1}
+
+
 def test_the_map_finds_the_domains_of_queries_that_it_has_not_seen() -> None:
     domains = find_domains(MADE.data, MADE.reading.embeddings)
     new = made(8)
