@@ -49,14 +49,14 @@ def test_all_of_the_policy_but_the_price_of_quality_is_kept() -> None:
     assert changed.max_novelty == 0.7
 
 
-def test_what_is_too_novel_goes_to_the_best_constant_at_every_price() -> None:
+def test_the_configured_policy_abstains_and_the_frontier_does_not() -> None:
     data = judged([[1, 0], [1, 0]], [0.001, 0.01], novelty=[0.2, 0.9])
     careful = POLICY.model_copy(update={"max_novelty": 0.5})
 
     swept = sweep(data, careful, points=10)
 
-    assert (swept.routed[:, 0] == 0).all()
-    assert (swept.routed[:, 1] == 1).all()
+    assert (swept.routed == 0).all()
+    assert swept.configured.tolist() == [0, 1]
     assert swept.abstained.tolist() == [False, True]
 
 

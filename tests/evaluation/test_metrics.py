@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,8 +37,10 @@ def test_a_router_that_sends_all_to_the_best_constant_captures_nothing() -> None
 
 def test_the_aiq_of_a_constant_is_what_its_point_and_the_origin_span() -> None:
     # Every query to the dear one, at 10 of [1, 10]: the line from the origin, 0.05 to 0.5 high.
-    never = POLICY.model_copy(update={"max_novelty": 0.0})
-    dear = measure(judged(FOUR, [CHEAP, DEAR], [[0, 1]] * 4, novelty=[1] * 4), never)
+    data = judged(FOUR, [CHEAP, DEAR])
+    swept = sweep(data, POLICY)
+    always = replace(swept, routed=np.ones_like(swept.routed))
+    dear = metrics(data, always, POLICY, regret_at=(0.05,), replicates=100)
     # Every query to the cheap one: level from the left end on.
     cheap = measure(judged(FOUR, [CHEAP, DEAR], [[1, 0]] * 4))
 
