@@ -13,9 +13,9 @@ import typer
 
 from moa import log
 from moa.errors import MoaError
+from moa.fine_tuning.config import FineTuneConfig
+from moa.fine_tuning.run import check_cluster, fine_tune, prepare
 from moa.toml_file import describe_keys, read_toml
-from moa.training.fine_tune import check_cluster, fine_tune, prepare
-from moa.training.fine_tune_config import FineTuneConfig
 
 NOISE = "State API may be temporarily unavailable|Reporting training result"
 """What Ray Train 2.60 says every second where there is no dashboard, and of each checkpoint."""

@@ -137,7 +137,7 @@ class CostReport:
     cost_usd: Decimal
     router_cost_usd: Decimal
     decision_usd: Decimal | None
-    """Of the router's machines while they were held, per query that has ended; `None` without one."""
+    """Of the router's machines while they were held, per query that has ended, if any has."""
     spend: tuple[Spend, ...]
     comparisons: tuple[Comparison, ...]
     """One per model of the pool."""

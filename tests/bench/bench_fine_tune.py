@@ -30,16 +30,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import moa.log
+from moa.fine_tuning.config import FineTuneConfig
+from moa.fine_tuning.examples import chosen, micro_batches, padded, read_examples
 from moa.router.model_folder import describe_model
 from moa.router.prompt_tokens import PromptTokens
 from moa.toml_file import check
 from moa.training.dataset import Dataset, read_dataset, read_queries
-from moa.training.fine_tune_config import FineTuneConfig
-from moa.training.fine_tune_examples import chosen, micro_batches, padded, read_examples
 from tests.bench.results import record
 
 if TYPE_CHECKING:
-    from moa.training.graded_encoder import GradedEncoder
+    from moa.fine_tuning.graded_encoder import GradedEncoder
 
 RECORDINGS = Path("moa/recordings")
 POOL = (
@@ -151,8 +151,8 @@ def encode(
     """Fine-tune on the training queries of a folder; texts before and after."""
     import torch
 
-    from moa.training.checkpoints import load_weights
-    from moa.training.fine_tune_loop import Place, Plan, build_model, fine_tune_here
+    from moa.fine_tuning.checkpoints import load_weights
+    from moa.fine_tuning.loop import Place, Plan, build_model, fine_tune_here
 
     torch.set_num_threads(1)
     base = minilm()

@@ -42,6 +42,7 @@ from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.hashing_backbone import HashingBackbone
 from moa.router.model_folder import describe_model
 from moa.router.router import Router
+from moa.router.surface import plain, surface
 from moa.router.vllm_backbone import VllmBackbone, open_language_model
 from tests.bench.results import record
 
@@ -98,15 +99,16 @@ def alone(function: Callable[..., dict[str, Any]], *arguments: object) -> dict[s
 
 
 def embedded(artifact: str, count: int) -> dict[str, float]:
-    """Queries a second of the hashing backbone and of a whole router, on one core."""
+    """Queries a second of hashing, hashing and counting, and a whole router; on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     started = time.perf_counter()
     router = Router.load(artifact)
     start_s = time.perf_counter() - started
-    texts, pool = prompts(count), router.models
+    texts, pool = prompts(count), router.facts.models
     hashing = HashingBackbone()
     ways: dict[str, Callable[[], object]] = {
         "hashing": lambda: hashing.embed(texts),
+        "reading": lambda: (hashing.embed(texts), surface([plain(text) for text in texts])),
         "router": lambda: router.score(texts, pool),
     }
     seconds = in_turns(ways)
@@ -115,8 +117,9 @@ def embedded(artifact: str, count: int) -> dict[str, float]:
         "models": len(pool),
         "start_s": start_s,
         "hashing_per_s": count / seconds["hashing"],
+        "reading_per_s": count / seconds["reading"],
         "router_per_s": count / seconds["router"],
-        "heads_share": 1 - seconds["hashing"] / seconds["router"],
+        "heads_share": 1 - seconds["reading"] / seconds["router"],
         "peak_mb": peak_mb(),
     }
 

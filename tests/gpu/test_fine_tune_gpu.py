@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moa.fine_tuning.config import FineTuneConfig, LoraConfig
+from moa.fine_tuning.examples import Examples
 from moa.toml_file import check
-from moa.training.fine_tune_config import FineTuneConfig, LoraConfig
-from moa.training.fine_tune_examples import Examples
 from tests.router.language_models import QUIET, make_tokenizer, need
 
 need("torch", "transformers", "peft", "tensorboard")
@@ -44,10 +44,10 @@ def test_ten_steps_of_a_7b_take_the_memory_and_the_time_that_arithmetic_says(
     import torch
     from transformers import AutoConfig, AutoModel
 
+    from moa.fine_tuning.graded_encoder import outline, trainable
+    from moa.fine_tuning.loop import Place, Plan, fine_tune_here
+    from moa.fine_tuning.memory import flop_per_token, memory, shape_of
     from moa.router.model_folder import describe_model
-    from moa.training.fine_tune_loop import Place, Plan, fine_tune_here
-    from moa.training.fine_tune_memory import flop_per_token, memory, shape_of
-    from moa.training.graded_encoder import outline, trainable
 
     if not torch.cuda.is_available():
         pytest.skip("this machine has no GPU")

@@ -17,9 +17,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from moa.errors import ConfigError
+from moa.fine_tuning.config import SPLIT, DataConfig
 from moa.router.prompt_tokens import PromptTokens
 from moa.training.dataset import Dataset, read_dataset, read_queries
-from moa.training.fine_tune_config import SPLIT, DataConfig
 
 Ints = NDArray[np.int64]
 Reals = NDArray[np.float32]

@@ -15,11 +15,11 @@ import torch
 
 import moa.log
 from moa.errors import RunError
+from moa.fine_tuning.config import ClusterConfig, FineTuneConfig
+from moa.fine_tuning.graded_encoder import quiet
+from moa.fine_tuning.loop import Place, Plan, fine_tune_here
 from moa.router.model_files import find_model
 from moa.storage.object_store import Folder, filesystem_of
-from moa.training.fine_tune_config import ClusterConfig, FineTuneConfig
-from moa.training.fine_tune_loop import Place, Plan, fine_tune_here
-from moa.training.graded_encoder import quiet
 
 SCORE = "held_out_loss"
 """By which a checkpoint is the best one; less is better."""

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moa.fine_tuning.checkpoints import Progress, load_checkpoint, save_checkpoint
+from moa.fine_tuning.config import FineTuneConfig
+from moa.fine_tuning.examples import Examples, micro_batches, padded, schedule
+from moa.fine_tuning.graded_encoder import GradedEncoder, Predicted, load_encoder, trainable
 from moa.router.backbone_spec import LanguageModelSpec
-from moa.training.checkpoints import Progress, load_checkpoint, save_checkpoint
-from moa.training.fine_tune_config import FineTuneConfig
-from moa.training.fine_tune_examples import Examples, micro_batches, padded, schedule
-from moa.training.graded_encoder import GradedEncoder, Predicted, load_encoder, trainable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -21,15 +21,15 @@ import numpy as np
 import structlog
 
 from moa.errors import ConfigError, RunError
+from moa.fine_tuning.config import BaseConfig, FineTuneConfig
+from moa.fine_tuning.examples import Examples, read_examples
 from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import CONFIG, WEIGHTS, describe_model, read_model_config, window
 from moa.router.prompt_tokens import TOKENIZER, PromptTokens
 from moa.storage.object_store import Folder
-from moa.training.fine_tune_config import BaseConfig, FineTuneConfig
-from moa.training.fine_tune_examples import Examples, read_examples
 
 if TYPE_CHECKING:
-    from moa.training.fine_tune_loop import Plan
+    from moa.fine_tuning.loop import Plan
 
 PACKAGES = ("torch", "transformers", "peft", "tensorboard", "pandas")
 """Of the extra `train`; looked for before any of them is imported, which takes seconds."""
@@ -80,9 +80,9 @@ def prepare(config: FineTuneConfig) -> Prepared:
         RunError: the run's name is that of another.
     """
     need_extra()
-    from moa.training.fine_tune_loop import Plan
-    from moa.training.graded_encoder import quiet
-    from moa.training.tuned_model import check_output
+    from moa.fine_tuning.graded_encoder import quiet
+    from moa.fine_tuning.loop import Plan
+    from moa.fine_tuning.tuned_model import check_output
 
     quiet()
     check_output(config.output)
@@ -104,8 +104,8 @@ def fine_tune(prepared: Prepared) -> FineTuned:
     Raises:
         RunError: the training failed: started again, it goes on.
     """
-    from moa.training.fine_tune_workers import opened, train
-    from moa.training.tuned_model import write_model
+    from moa.fine_tuning.tuned_model import write_model
+    from moa.fine_tuning.workers import opened, train
 
     plan, base = prepared
     trained = train(plan, base)
@@ -161,7 +161,7 @@ def check_model(config: FineTuneConfig, base: Path) -> None:
     Raises:
         ConfigError: it cannot.
     """
-    from moa.training.graded_encoder import check_lora, outline
+    from moa.fine_tuning.graded_encoder import check_lora, outline
 
     name, most = config.base.name, window(base)
     if most is not None and config.base.max_tokens > most:

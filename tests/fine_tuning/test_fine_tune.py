@@ -23,13 +23,13 @@ import pytest
 import xxhash
 
 from moa.errors import ConfigError, RunError
+from moa.fine_tuning.config import FineTuneConfig
+from moa.fine_tuning.examples import Examples, micro_batches, read_examples, schedule
 from moa.router.model_folder import describe_model, verify_model
 from moa.router.prompt_tokens import PromptTokens
 from moa.schema import GRADED_OUTCOMES
 from moa.storage.object_store import Folder
 from moa.toml_file import check
-from moa.training.fine_tune_config import FineTuneConfig
-from moa.training.fine_tune_examples import Examples, micro_batches, read_examples, schedule
 from tests.router.language_models import QUIET, make_qwen, minilm, need
 
 need("torch", "transformers", "peft", "tensorboard", "pandas")
@@ -37,8 +37,9 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
 
 import torch  # noqa: E402  # what need() has just looked for
 
-from moa.training import fine_tune as job  # noqa: E402
-from moa.training.fine_tune_loop import (  # noqa: E402
+from moa.fine_tuning import run as job  # noqa: E402
+from moa.fine_tuning.graded_encoder import Predicted, outline, pool, trainable  # noqa: E402
+from moa.fine_tuning.loop import (  # noqa: E402
     Place,
     Plan,
     build_model,
@@ -46,9 +47,8 @@ from moa.training.fine_tune_loop import (  # noqa: E402
     losses,
     rate_at,
 )
-from moa.training.fine_tune_memory import Shape, flop_per_token, memory, shape_of  # noqa: E402
-from moa.training.graded_encoder import Predicted, outline, pool, trainable  # noqa: E402
-from moa.training.tuned_model import CARD, write_model  # noqa: E402
+from moa.fine_tuning.memory import Shape, flop_per_token, memory, shape_of  # noqa: E402
+from moa.fine_tuning.tuned_model import CARD, write_model  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 HARD, EASY = "How many letters are in the word strawberry", "Answer the question. Explain why"
@@ -190,7 +190,7 @@ def run(config: FineTuneConfig, kept: Kept, *, resume: Path | None = None) -> No
 
 
 def tensors(plan: Plan, rows: list[int]) -> tuple[Any, Any]:
-    from moa.training.fine_tune_examples import padded
+    from moa.fine_tuning.examples import padded
 
     ids, counts = padded([plan.examples.ids[row] for row in rows])
     return torch.from_numpy(ids), torch.from_numpy(counts)
@@ -450,7 +450,7 @@ def work(document: dict[str, Any], rank: int, port: int, folder: str) -> None:
 def test_the_merged_model_gives_the_embeddings_of_the_one_that_learned(
     config: Make, tmp_path: Path, lora: dict[str, int] | None
 ) -> None:
-    from moa.training.checkpoints import load_weights
+    from moa.fine_tuning.checkpoints import load_weights
 
     kept = Kept(tmp_path / "kept")
     plan = planned(config(lora=lora, optimizer={"steps": 10, "learning_rate": 2e-3}))
@@ -648,7 +648,7 @@ QWEN = Shape(
 
 
 def test_the_shape_of_a_7b_is_counted_right(tmp_path: Path) -> None:
-    from moa.training.fine_tune_config import LoraConfig
+    from moa.fine_tuning.config import LoraConfig
     from tests.gpu.test_fine_tune_gpu import QWEN_7B
 
     (tmp_path / "config.json").write_text(json.dumps(QWEN_7B))

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moa.errors import ConfigError
-from moa.training.fine_tune_config import BaseConfig, LoraConfig
-from moa.training.fine_tune_examples import Examples
+from moa.fine_tuning.config import BaseConfig, LoraConfig
+from moa.fine_tuning.examples import Examples
 
 UNUSED = "pooler"
 """Layers after the last hidden state, which no pooling of ours reads."""

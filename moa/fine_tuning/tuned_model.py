@@ -18,12 +18,12 @@ import torch
 from torch import nn
 
 from moa.errors import ConfigError
+from moa.fine_tuning.checkpoints import load_weights
+from moa.fine_tuning.graded_encoder import GradedEncoder, load_encoder, merged, trainable
+from moa.fine_tuning.loop import Plan
 from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import CONFIG, WEIGHTS, describe_model
 from moa.storage.object_store import Folder, filesystem_of
-from moa.training.checkpoints import load_weights
-from moa.training.fine_tune_loop import Plan
-from moa.training.graded_encoder import GradedEncoder, load_encoder, merged, trainable
 
 BACKBONE = "backbone.json"
 CARD = "fine_tuning.json"

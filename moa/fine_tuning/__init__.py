@@ -1,0 +1,1 @@
+"""A backbone that learns from graded outcomes, before heads are fitted on what it then says."""
