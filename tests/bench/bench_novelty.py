@@ -26,8 +26,8 @@ from moa.router.features import Floats32
 from moa.router.novelty import Novelty, _share_below, distances
 from moa.training.fit import Reading, balance
 from moa.training.novelty import fit_novelty
-from tests.bench.bench_heads import FOLDS, Recordings
-from tests.bench.heads import Lesson
+from tests.bench.heads.cross_validation import FOLDS, Recordings
+from tests.bench.heads.lesson import Lesson
 from tests.bench.results import record
 
 Floats = NDArray[np.float64]

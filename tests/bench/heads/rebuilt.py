@@ -22,17 +22,8 @@ from moa.training.domains import DomainFit, fit_domain_map
 from moa.training.ease import Ease, fit_ease
 from moa.training.fit import HEAD_L2, Reading, fit_grade_heads
 from moa.training.ridge import fit_experts
-from tests.bench.heads import (
-    RIDGES,
-    Answer,
-    Lesson,
-    Quiz,
-    domain_means,
-    factorise,
-    probability,
-    ridge_tables,
-    timed,
-)
+from tests.bench.heads.lesson import Answer, Lesson, Quiz, domain_means, probability, timed
+from tests.bench.heads.low_rank import RIDGES, factorise, ridge_tables
 
 Floats = NDArray[np.float64]
 

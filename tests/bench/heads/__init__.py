@@ -1,0 +1,1 @@
+"""Heads that ours are compared with, and how they are compared."""
