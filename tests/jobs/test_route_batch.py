@@ -175,9 +175,12 @@ def test_a_dispatch_actor_that_is_killed_is_followed_by_another(
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_budget_holds_over_replicas_and_kills(job: JobUnderTest, replicas: int) -> None:
+def test_a_budget_holds_over_replicas_and_kills(
+    job: JobUnderTest, finished: JobUnderTest, replicas: int
+) -> None:
     job.server.set_script({"latency": {"median_s": 0.2}})
-    budget_usd, in_flight = Decimal("0.1"), 8 // replicas
+    whole_usd = sum(outcomes(finished.folder)["cost_usd"].to_pylist())
+    budget_usd, in_flight = round(whole_usd / 2, 4), 8 // replicas
     override = [f"dispatch.replicas={replicas}", f"dispatch.max_in_flight={in_flight}"]
     override.append(f"dispatch.budget_usd={budget_usd}")
 
