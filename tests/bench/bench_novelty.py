@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -45,11 +45,14 @@ def main() -> None:
     importlib.import_module("threadpoolctl").threadpool_limits(1)
     given = Recordings.load()
     told: dict[str, Any] = {}
-    print(f"{'left out':24} {'look':14} {'> 0.95':>8} {'> 0.98':>8} {'AUROC':>8} {'even':>8}")
+    print(
+        f"{'left out':24} {'look':14} {'> 0.95':>8} {'> 0.98':>8} {'AUROC':>8} {'even':>8}"
+        f" {'familiar':>8} queries/s"
+    )
     for source in sorted(set(given.data.sources)):
         told[source] = left_out(given, source)
         for look, found in told[source].items():
-            print(f"{source:24} {look:14}", *(f"{value:8.3f}" for value in found.values()))
+            tell(source, look, found)
     looks = list(next(iter(told.values())))
     told["mean"] = {
         look: {
@@ -59,8 +62,14 @@ def main() -> None:
         for look in looks
     }
     for look in looks:
-        print(f"{'mean':24} {look:14}", *(f"{value:8.3f}" for value in told["mean"][look].values()))
+        tell("mean", look, told["mean"][look])
     record("novelty", {"left_out": told})
+
+
+def tell(source: str, look: str, found: Mapping[str, float]) -> None:
+    """A row; `familiar` is the share of familiar queries above 0.95."""
+    *shares, rate = found.values()
+    print(f"{source:24} {look:14}", *(f"{value:8.3f}" for value in shares), f"{rate:9,.0f}")
 
 
 def left_out(given: Recordings, source: str) -> dict[str, dict[str, float]]:
