@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
@@ -86,14 +87,25 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Generator[pa.Table
     undecided = _undecided(job.partitions, decided)
     if not undecided:
         return
-    config = job.config
     context = DataContext.get_current()
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # see moa.pipeline.failures
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run tells its own progress
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # and what went wrong
-    parts = (
+    with warnings.catch_warnings():
+        # How often an actor is restarted cannot be said otherwise yet; Ray is held below 2.61.
+        warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
+        parts = _graph(job, undecided, decided)
+    yield from parts.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _graph(
+    job: Job, undecided: Sequence[Partition], decided: frozenset[PartName]
+) -> ray.data.Dataset:
+    """Partitions in, a table of `PARTS` out. Lazy: rows stream, nothing is held whole."""
+    config = job.config
+    return (
         ray.data.from_items(
             [{"partition": p.number} for p in undecided],
             override_num_blocks=len(undecided),
@@ -126,7 +138,6 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Generator[pa.Table
             batch_format="pyarrow",
         )
     )
-    yield from parts.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _undecided(partitions: Sequence[Partition], decided: frozenset[PartName]) -> list[Partition]:
