@@ -17,7 +17,7 @@ MOST_DEVIATIONS = np.float32(5)
 WEIGHT = 0.5
 """Of the embedding as a whole, and of the surface: each feature's is this over the root of how many
 there are. So one strength of regularisation serves a backbone of 384 numbers and one of 3,584.
-Measured on the hashing backbone and on MiniLM: tests/bench/LOG.md."""
+Measured on the hashing backbone: tests/bench/LOG.md."""
 
 
 @dataclass(frozen=True, slots=True)
