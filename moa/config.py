@@ -157,6 +157,14 @@ class RouterConfig(Section):
                 f"engine.tensor_parallel_size is {size} and num_gpus {self.num_gpus:g}: one "
                 "replica needs as many GPUs as share its weights"
             )
+        # vLLM takes its share of the whole GPU, whoever else is there.
+        share = self.engine.gpu_memory_utilization
+        if 0 < self.num_gpus < 1 and share > self.num_gpus:
+            raise ValueError(
+                f"num_gpus is {self.num_gpus:g}, so that replicas share a GPU, and "
+                f"engine.gpu_memory_utilization {share:g}: one replica may take at most "
+                f"{self.num_gpus:g} of its memory"
+            )
         return self
 
 

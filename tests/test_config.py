@@ -93,6 +93,26 @@ def test_a_policy_has_exactly_one_criterion(smallest: Path, policy: str, said: s
 
 
 @pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["router.engine.tensor_parallel_size=2", "router.num_gpus=1"], "as many GPUs as share"),
+        (
+            ["router.num_gpus=0.5"],
+            r"gpu_memory_utilization 0\.9: one replica may take at most 0\.5",
+        ),
+    ],
+)
+def test_gpus_and_what_engines_take_of_them_must_agree(
+    smallest: Path, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(smallest, overrides)
+
+    fits = ["router.num_gpus=0.5", "router.engine.gpu_memory_utilization=0.45"]
+    assert load_config(smallest, fits).router.num_gpus == 0.5
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "run.id=../elsewhere",

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moa.errors import RunError
 from moa.fine_tuning.checkpoints import Progress, load_checkpoint, save_checkpoint
 from moa.fine_tuning.config import FineTuneConfig
 from moa.fine_tuning.examples import Examples, micro_batches, padded, schedule
@@ -119,7 +120,9 @@ def fine_tune_here(
     if resume is not None:
         progress = load_checkpoint(resume, model, optimizer)
         log.info("fine_tune.resumed", step=progress.step)
-    writer = _Writer(_tensorboard(tensorboard, progress.step) if place.rank == 0 else None)
+    # What an earlier start wrote of later steps is written again.
+    purge = None if resume is None else progress.step + 1
+    writer = _Writer(_tensorboard(tensorboard, purge) if place.rank == 0 else None)
     if resume is None:
         progress = loop.evaluate(progress, {}, report, writer)
     while progress.step < len(order) and progress.without_gain < config.optimizer.patience:
@@ -284,6 +287,11 @@ class _Loop:
         """Measure on what is held out, write a checkpoint, tell."""
         figures = {**trained, **self._held_out()}
         loss = figures["held_out_loss"]
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the held-out loss is {loss} after step {before.step}: what was learned is lost. "
+                "Begin again under another name with a lower optimizer.learning_rate"
+            )
         better = loss < before.best_loss
         progress = Progress(
             step=before.step,
@@ -407,9 +415,9 @@ class _Loop:
         return context
 
 
-def _tensorboard(folder: str | None, step: int) -> SummaryWriter | None:
+def _tensorboard(folder: str | None, purge: int | None) -> SummaryWriter | None:
     if folder is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(folder, purge_step=step or None)
+    return SummaryWriter(folder, purge_step=purge)

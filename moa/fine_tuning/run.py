@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from moa.fine_tuning.loop import Plan
 
 PACKAGES = ("torch", "transformers", "peft", "tensorboard", "pandas")
-"""Of the extra `train`; looked for before any of them is imported, which takes seconds."""
+"""Of the extra `fine-tune`; looked for before any of them is imported, which takes seconds."""
 IDENTITY = "run.json"
 log = structlog.get_logger()
 
@@ -59,8 +59,8 @@ def need_extra() -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"fine-tuning needs {', '.join(missing)}, not installed here: install the extra train "
-            "(`pip install -e '.[train]'`), or on a machine without a GPU cpu (`make cpu`)"
+            f"fine-tuning needs {', '.join(missing)}, not installed here: install the extra "
+            "fine-tune (`pip install -e '.[fine-tune]'`), or on a machine without a GPU `make cpu`"
         )
 
 

@@ -22,10 +22,9 @@ from moa.fine_tuning.checkpoints import load_weights
 from moa.fine_tuning.graded_encoder import GradedEncoder, load_encoder, merged, trainable
 from moa.fine_tuning.loop import Plan
 from moa.router.backbone_spec import LanguageModelSpec
-from moa.router.model_folder import CONFIG, WEIGHTS, describe_model
+from moa.router.model_folder import CONFIG, TUNED, WEIGHTS, describe_model
 from moa.storage.object_store import Folder, filesystem_of
 
-BACKBONE = "backbone.json"
 CARD = "fine_tuning.json"
 _KEPT = ("*.json", "*.txt", "*.model", "LICENSE*", "NOTICE*")
 """Of the base's files: its tokenizer, its window, its licence. Its weights and config are not."""
@@ -75,7 +74,7 @@ def write_model(
         for path in temporary.glob(WEIGHTS):  # which are written for their owner alone
             shutil.copymode(temporary / CONFIG, path)
         spec = _described(plan, temporary, output)
-        (temporary / BACKBONE).write_text(spec.model_dump_json(indent=2))
+        (temporary / TUNED).write_text(spec.model_dump_json(indent=2))
         if local is not None:
             (temporary / CARD).write_text(_json(card))
             if local.is_dir():  # it is empty: `check_output`

@@ -19,6 +19,7 @@ from moa.fine_tuning.config import ClusterConfig, FineTuneConfig
 from moa.fine_tuning.graded_encoder import quiet
 from moa.fine_tuning.loop import Place, Plan, fine_tune_here
 from moa.router.model_files import find_model
+from moa.router.model_folder import CONFIG
 from moa.storage.object_store import Folder, filesystem_of
 
 SCORE = "held_out_loss"
@@ -39,7 +40,8 @@ def train(plan: Plan, base: Path) -> Trained:
 
     Args:
         plan: of the fine-tuning.
-        base: the model's folder, where this process sees it; workers look there first.
+        base: the model's folder, where this process sees it; workers look there first, then where
+            the config says.
 
     Raises:
         RunError: a worker failed more often than the config allows.
@@ -50,7 +52,12 @@ def train(plan: Plan, base: Path) -> Trained:
     filesystem, root = filesystem_of(config.storage)
     trainer = importlib.import_module("ray.train.torch").TorchTrainer(
         _work,
-        train_loop_config={"plan": ray.put(plan), "folder": str(base)},
+        # Ray Train puts its workers into a folder of its own: relative paths end here.
+        train_loop_config={
+            "plan": ray.put(plan),
+            "folder": str(base.absolute()),
+            "tensorboard": tensorboard_folder(config),
+        },
         scaling_config=_scaling(config.cluster),
         run_config=train.RunConfig(
             name=config.name,
@@ -99,11 +106,13 @@ def _work(told: dict[str, Any]) -> None:
     train: Any = importlib.import_module("ray.train")
     moa.log.configure("json")
     quiet()
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     plan: Plan = ray.get(told["plan"])
     torch.set_num_threads(plan.config.cluster.cpus_per_worker)
-    source = plan.config.base.source.model_copy(update={"folder": told["folder"]})
+    source = plan.config.base.source
+    if (Path(told["folder"]) / CONFIG).is_file():
+        source = source.model_copy(update={"folder": told["folder"]})
     folder = find_model(plan.spec, source, artifact=plan.config.run_url)
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     context = train.get_context()
     device = importlib.import_module("ray.train.torch").get_device()
     place = Place(context.get_world_rank(), context.get_world_size(), device)
@@ -120,13 +129,13 @@ def _work(told: dict[str, Any]) -> None:
             place,
             report,
             resume=None if resume is None else Path(resume),
-            tensorboard=tensorboard_folder(plan.config),
+            tensorboard=told["tensorboard"],
         )
 
 
 def tensorboard_folder(config: FineTuneConfig) -> str | None:
     """Where event files go."""
     if config.tensorboard is not None:
-        return config.tensorboard
+        return str(Path(config.tensorboard).absolute())
     local = Folder(config.run_url).local
     return None if local is None else str(local / "tensorboard")

@@ -14,7 +14,7 @@ import pyarrow.fs
 import structlog
 
 from moa.config import ModelSource
-from moa.errors import ConfigError
+from moa.errors import ArtifactError, ConfigError, MoaError
 from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import ADAPTER_CONFIG, CONFIG, WEIGHTS, verify_adapter, verify_model
 from moa.storage.object_store import Folder, filesystem_of
@@ -84,7 +84,13 @@ def _local(
     cache = Path(source.cache).expanduser()
     target = cache / hashlib.sha256(f"{url} {hashes}".encode()).hexdigest()[:24]
     if target.is_dir():
-        verify(target)
+        try:
+            verify(target)
+        except MoaError as error:
+            raise ArtifactError(
+                f"{target}, the copy of {url}, is damaged: {error}. Remove this folder, and it is "
+                "copied again"
+            ) from None
         return target
     sizes = Folder(url).sizes("")
     if needs not in [name for name, _ in sizes]:

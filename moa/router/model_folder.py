@@ -21,6 +21,10 @@ from moa.router.prompt_tokens import TOKENIZER
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+TUNED = "backbone.json"
+"""Beside a fine-tuned model: what makes its embeddings, a `LanguageModelSpec`."""
+MODULES = "modules.json"
+"""Of sentence-transformers: what comes after the model."""
 SENTENCE_ENCODER = "sentence_bert_config.json"
 _READERS = 8
 """Files of weights that are hashed at once; hashing lets go of the interpreter."""
@@ -115,9 +119,10 @@ def hash_model(folder: Path) -> ModelHashes:
     """Hash a model's files; about 1 GB/s a file, several at once.
 
     Raises:
-        ConfigError: a file that a model needs is missing.
+        ConfigError: a file that a model needs is missing, or it has layers after its pooling.
     """
     read_model_config(folder)
+    _check_modules(folder)
     weights = list(folder.rglob(WEIGHTS))
     if not weights:
         raise ConfigError(
@@ -132,6 +137,26 @@ def hash_model(folder: Path) -> ModelHashes:
     return ModelHashes(
         _sha256_of_all(folder, [folder / CONFIG, *weights]), _sha256(folder / TOKENIZER)
     )
+
+
+def _check_modules(folder: Path) -> None:
+    """vLLM would put dense layers behind the pooling, which neither the hashes nor fine-tuning
+    know of."""
+    try:
+        modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        listed = modules.get("modules", []) if isinstance(modules, dict) else modules
+        types = [str(one.get("type")) for one in listed]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / MODULES} cannot be read ({error}): fetch the model again"
+        ) from None
+    if any(one.rpartition(".")[2] == "Dense" for one in types):
+        raise ConfigError(
+            f"{folder / MODULES} has a dense layer after the pooling, which is not read here. Take "
+            "that layer out of the file, or another model"
+        )
 
 
 def hash_adapter(folder: Path) -> str:

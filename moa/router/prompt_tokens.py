@@ -122,7 +122,7 @@ def _open(file: Path) -> Tokenizer:
     except ImportError:
         raise ConfigError(
             "a language model as backbone needs the package tokenizers: install the extra cpu "
-            "(`make cpu`), gpu or train"
+            "(`make cpu`), gpu or fine-tune"
         ) from None
     try:
         tokenizer = Tokenizer.from_file(str(file))

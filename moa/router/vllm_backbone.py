@@ -156,6 +156,7 @@ def open_language_model(
         ConfigError: the extra is not installed, or a value does not fit the model or the machine;
             told before the engine starts, but for what only vLLM knows.
         ArtifactError: the model is not the one of the spec.
+        EngineError: the engine failed as it started.
     """
     _check_model(spec, folder)
     if (adapter is None) != (spec.adapter_sha256 is None):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from moa.config import EngineConfig
-from moa.errors import ConfigError
+from moa.errors import ConfigError, EngineError
 from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.model_folder import ADAPTER_CONFIG
 
@@ -38,6 +38,7 @@ def start_engine(
 
     Raises:
         ConfigError: vLLM is not installed, or does not take these settings here.
+        EngineError: it failed as it started.
     """
     alone = engine.tensor_parallel_size == 1
     settings = {
@@ -93,6 +94,11 @@ def start_engine(
     except ValueError as error:  # pydantic's too: vLLM's words for a setting that does not fit
         raise ConfigError(
             f"vLLM does not take {spec.name} with these settings (router.engine): {_said(error)}"
+        ) from error
+    except RuntimeError as error:  # memory ran out, or a device or a process of its own died
+        raise EngineError(
+            f"vLLM could not start {spec.name}: {type(error).__name__}: {error}. If memory ran "
+            "out, lower router.engine.gpu_memory_utilization, or give a replica more GPUs"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ import structlog
 from pydantic import Field, field_validator
 
 from moa.config import EngineConfig
+from moa.errors import ConfigError
 from moa.router.backbone import Backbone
 from moa.router.backbone_spec import QUERY, LanguageModelSpec
 from moa.router.hashing_backbone import HashingBackbone
-from moa.router.model_folder import describe_model
+from moa.router.model_folder import TUNED, describe_model, verify_model
 from moa.router.surface import plain, surface
 from moa.router.vllm_backbone import open_language_model
 from moa.toml_file import Section
@@ -55,7 +57,11 @@ class LanguageModelConfig(Section):
     template: str = Field(default=QUERY, description="What the model reads; the query at {query}")
     max_tokens: int = Field(ge=16, description="Of a prompt; of longer ones the middle is left out")
     dtype: Literal["float32", "bfloat16", "float16"]
+    normalized: bool = Field(default=True, description="Embeddings are scaled to length 1")
     quantization: Literal["fp8"] | None = None
+    revision: str | None = Field(
+        default=None, description="Commit on the hub, for a job that takes the model from there"
+    )
     engine: EngineConfig = EngineConfig()
     cache: str | None = Field(
         default=None, description="Folder that embeddings are kept in, so that heads can be fitted "
@@ -117,10 +123,16 @@ def open_for_training(config: BackboneConfig, *, artifact: Path) -> OpenedBackbo
         artifact: folder that the model is copied into, if the config says so.
 
     Raises:
-        ConfigError: it is no model folder, or cannot be used as the config says.
+        ConfigError: it is no model folder, or cannot be used as the config says; one that was
+            fine-tuned is read as it was then, or not at all.
     """
     if isinstance(config, HashingConfig):
         return OpenedBackbone(HashingBackbone(config.buckets).spec, config, None)
+    if "://" in config.folder:
+        raise ConfigError(
+            f"backbone.folder = {config.folder!r} is in a bucket: copy the model to this machine, "
+            "and name that folder"
+        )
     folder = Path(config.folder)
     spec = describe_model(
         folder,
@@ -129,9 +141,41 @@ def open_for_training(config: BackboneConfig, *, artifact: Path) -> OpenedBackbo
         max_tokens=config.max_tokens,
         dtype=config.dtype,
         template=config.template,
+        normalized=config.normalized,
         quantization=config.quantization,
+        revision=config.revision,
     )
+    _check_tuned(spec, folder)
     target = artifact / config.name
     if config.copy_model and target.resolve() != folder.resolve():
-        shutil.copytree(folder, target, dirs_exist_ok=True)
+        _copy(spec, folder, target)
     return OpenedBackbone(spec.model_dump(mode="json"), config, folder)
+
+
+def _check_tuned(spec: LanguageModelSpec, folder: Path) -> None:
+    """A fine-tuned model learned to be read in one way."""
+    try:
+        tuned = LanguageModelSpec.model_validate_json((folder / TUNED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / TUNED} cannot be read ({error}): write it again") from None
+    for name in ("pooling", "template", "normalized"):
+        has, wants = getattr(spec, name), getattr(tuned, name)
+        if has != wants:
+            raise ConfigError(
+                f"backbone.{name} = {has!r}: {folder} was fine-tuned with {wants!r}, says its "
+                f"{TUNED}. Give the same"
+            )
+
+
+def _copy(spec: LanguageModelSpec, folder: Path, target: Path) -> None:
+    """In place of whatever has the name: files of two models would be none."""
+    temporary = target.parent / f".writing-{secrets.token_hex(8)}"
+    try:
+        shutil.copytree(folder, temporary)
+        verify_model(spec, temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

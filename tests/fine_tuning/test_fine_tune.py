@@ -378,6 +378,24 @@ def test_it_stops_when_the_held_out_loss_no_longer_falls(config: Make, tmp_path:
     assert max(kept.losses()) == best + 20
 
 
+def test_a_loss_that_is_no_number_ends_it_and_leaves_no_checkpoint(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, taken = Kept(tmp_path / "kept"), torch.optim.AdamW.step
+
+    def diverging(self: torch.optim.AdamW, **named: object) -> None:
+        taken(self, **named)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", diverging)
+
+    with pytest.raises(RunError, match=r"held-out loss is nan after step 10: .*learning_rate"):
+        run(config(), kept)
+
+    assert list(kept.losses()) == [0]
+
+
 def test_all_weights_can_be_learned_with_log_output_tokens(config: Make, tmp_path: Path) -> None:
     kept = Kept(tmp_path / "kept")
 
@@ -615,7 +633,9 @@ def test_workers_that_would_wait_for_ever_are_refused(config: Make) -> None:
 def test_a_missing_extra_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "PACKAGES", ("torch", "no_such_package"))
 
-    with pytest.raises(ConfigError, match=r"needs no_such_package.*pip install -e '.\[train\]'"):
+    with pytest.raises(
+        ConfigError, match=r"needs no_such_package.*pip install -e '.\[fine-tune\]'"
+    ):
         job.need_extra()
 
 
@@ -743,9 +763,12 @@ def test_a_job_that_is_killed_goes_on_from_its_last_checkpoint_and_ends_as_if_it
     storage: str,
 ) -> None:
     where = {"disk": str(tmp_path / "storage"), "bucket": f"{object_store}/storage"}[storage]
-    # Ray Train looks for reports every two seconds: ten evaluations take twenty.
+    # Ray Train looks for reports every two seconds: ten evaluations take twenty. Its workers run in
+    # a folder of their own, so relative paths must be made whole before.
+    model = config().base.name
     asked = config(
         storage=where,
+        base={"name": os.path.relpath(model, ROOT) if storage == "disk" else model},
         tensorboard=str(tmp_path / "events") if storage == "bucket" else None,
         optimizer={"steps": 60, "patience": 99},
         lora={"dropout": 0.1},

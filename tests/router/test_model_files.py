@@ -75,6 +75,27 @@ def test_what_is_beside_the_weights_does_not_count(model: Path) -> None:
     assert hash_model(model) == before
 
 
+@pytest.mark.parametrize("form", ["list", "dict"])
+def test_a_dense_layer_after_the_pooling_is_refused(model: Path, form: str) -> None:
+    modules = [{"type": f"sentence_transformers.models.{kind}"} for kind in ("Pooling", "Dense")]
+    (model / "modules.json").write_text(json.dumps(modules[:1]))
+    hash_model(model)
+    (model / "modules.json").write_text(
+        json.dumps(modules if form == "list" else {"modules": modules})
+    )
+
+    with pytest.raises(ConfigError, match=r"modules\.json has a dense layer after the pooling"):
+        hash_model(model)
+
+
+@pytest.mark.parametrize("content", ["{", "3", "[3]"])
+def test_modules_that_cannot_be_read_are_told(model: Path, content: str) -> None:
+    (model / "modules.json").write_text(content)
+
+    with pytest.raises(ConfigError, match=r"modules\.json cannot be read"):
+        hash_model(model)
+
+
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "*.safetensors"])
 def test_a_folder_that_lacks_a_file_is_told_which(model: Path, file: str) -> None:
     for path in model.glob(file):
@@ -148,6 +169,20 @@ def test_a_model_in_a_bucket_is_copied_once(model: Path, bucket: str, tmp_path: 
     assert first == second
     assert hash_model(first) == hash_model(model)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.name]
+
+
+def test_a_damaged_copy_is_told_with_the_folder_to_remove(
+    model: Path, bucket: str, tmp_path: Path
+) -> None:
+    source = ModelSource(folder=bucket, cache=str(tmp_path / "cache"))
+    copy = find_model(spec_of(model), source, artifact="unused")
+    (copy / "model-1.safetensors").write_bytes(b"cut")
+
+    with pytest.raises(ArtifactError, match=f"{copy}, the copy of .* Remove this folder"):
+        find_model(spec_of(model), source, artifact="unused")
+
+    shutil.rmtree(copy)
+    assert hash_model(find_model(spec_of(model), source, artifact="unused")) == hash_model(model)
 
 
 def test_a_model_inside_an_artifact_in_a_bucket_is_found(
@@ -230,4 +265,4 @@ def test_the_core_imports_without_the_extras_and_says_which_one_is_needed(model:
 
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    assert "install the extra cpu (`make cpu`), gpu or train" in told
+    assert "install the extra cpu (`make cpu`), gpu or fine-tune" in told

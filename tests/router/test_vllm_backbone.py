@@ -227,6 +227,22 @@ def test_a_failed_engine_is_told_and_not_asked_again(causal: VllmBackbone) -> No
         broken.embed(["a"])
 
 
+def test_an_engine_that_fails_as_it_starts_is_told(
+    qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vllm
+
+    def out_of_memory(**_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(vllm, "LLM", out_of_memory)
+
+    with pytest.raises(
+        EngineError, match=r"could not start qwen: RuntimeError: CUDA out of memory"
+    ):
+        open_model(qwen, pooling="last")
+
+
 @pytest.mark.parametrize(
     ("spec", "engine", "error", "told"),
     [

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from moa.errors import ConfigError
 from moa.router.backbone import Embeddings
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.hashing_backbone import HashingBackbone
+from moa.router.model_folder import describe_model, verify_model
 from moa.router.surface import plain, surface
 from moa.training import backbone as module
 from moa.training.backbone import (
@@ -124,3 +129,54 @@ def test_half_written_embeddings_are_not_used(tmp_path: Path, engine: Engine) ->
 
     assert engine.started == 2
     assert np.array_equal(np.load(kept), reading.embeddings)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model's folder, of two files of weights."""
+    folder = tmp_path / "models" / "tuned"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"hidden_size": 4}))
+    (folder / "tokenizer.json").write_text("{}")
+    for number in (1, 2):
+        save_file({"w": np.full(4, number, np.float32)}, folder / f"model-{number}.safetensors")
+    return folder
+
+
+def of(folder: Path | str, **changes: object) -> LanguageModelConfig:
+    values = {
+        "kind": "language_model", "folder": str(folder), "name": "tuned", "pooling": "last",
+        "max_tokens": 64, "dtype": "float32", "template": "Q: {query}", **changes,
+    }  # fmt: skip
+    return LanguageModelConfig.model_validate(values)
+
+
+def test_a_model_comes_into_the_artifact_in_place_of_another(model: Path, tmp_path: Path) -> None:
+    artifact = tmp_path / "router"
+    open_for_training(of(model, copy_model=True), artifact=artifact)
+    (model / "model-2.safetensors").unlink()
+
+    opened = open_for_training(of(model, copy_model=True), artifact=artifact)
+
+    verify_model(LanguageModelSpec.model_validate(opened.spec), artifact / "tuned")
+    assert [path.name for path in artifact.iterdir()] == ["tuned"]
+
+
+def test_a_fine_tuned_model_is_read_as_it_learned_to_be(model: Path, tmp_path: Path) -> None:
+    tuned = describe_model(
+        model, name="tuned", pooling="last", max_tokens=64, dtype="bfloat16", template="Q: {query}"
+    )
+    (model / "backbone.json").write_text(tuned.model_dump_json())
+
+    opened = open_for_training(of(model), artifact=tmp_path)
+
+    assert opened.spec["weights_sha256"] == tuned.weights_sha256
+    for change in ({"pooling": "mean"}, {"template": "{query}"}, {"normalized": False}):
+        (name,) = change
+        with pytest.raises(ConfigError, match=rf"backbone\.{name} = .* was fine-tuned with"):
+            open_for_training(of(model, **change), artifact=tmp_path)
+
+
+def test_a_model_in_a_bucket_is_told_to_be_copied_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is in a bucket: copy the model to this machine"):
+        open_for_training(of("s3://models/tuned"), artifact=tmp_path)
