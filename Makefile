@@ -12,14 +12,15 @@ export RAY_AUTH_MODE ?= disabled
 export REQUIRE_VLLM
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cpu test check bench router evaluate clean
+.PHONY: help demo cpu test check bench bench-training router evaluate clean
 
 help:
 	@echo "make demo    the main job on real, recorded queries: no key, no GPU"
 	@echo "make test    the tests"
 	@echo "make cpu     vLLM and torch for the CPU, into the same environment"
 	@echo "make check   lint, types, spelling"
-	@echo "make bench   the benchmarks (tests/bench)"
+	@echo "make bench   the benchmarks (tests/bench): minutes"
+	@echo "make bench-training  those of fine-tuning, heads and novelty: hours"
 	@echo "make router  train the embedded router again: gives the shipped bytes"
 	@echo "make evaluate  what the embedded router is worth on queries that nothing was fitted on"
 	@echo "make clean   remove the environment and what tools leave behind; runs/ stays"
@@ -68,10 +69,15 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/typos
 
+# Those of training take hours, and torch.
+TRAINING := fine_tune heads novelty
+BENCHES := $(filter-out $(TRAINING),$(patsubst tests/bench/bench_%.py,%,$(wildcard tests/bench/bench_*.py)))
+
 bench: $(VENV)/.dev
-	for bench in tests/bench/bench_*.py; do \
-		$(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; \
-	done
+	for bench in $(BENCHES); do $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
+
+bench-training: $(VENV)/.cpu
+	for bench in $(TRAINING); do $(BIN)/python -m tests.bench.bench_$$bench || exit 1; done
 
 # On one thread: sums of more come in another order, and the last bits are others.
 router: $(VENV)/.dev

@@ -16,7 +16,11 @@ from moa.toml_file import check
 from tests.router.language_models import QUIET, make_tokenizer, need
 
 need("torch", "transformers", "peft", "tensorboard")
-pytestmark = [pytest.mark.gpu, *(pytest.mark.filterwarnings(line) for line in QUIET)]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(1800),  # 14 GB are made, written, hashed and read
+    *(pytest.mark.filterwarnings(line) for line in QUIET),
+]
 
 QWEN_7B: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
