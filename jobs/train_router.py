@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moa.catalog import load_catalog
-from moa.errors import MoaError
+from moa.errors import ConfigError, MoaError
 from moa.evaluation.evaluation import Settings
 from moa.evaluation.summary import quick_look
 from moa.log import configure
@@ -16,7 +16,7 @@ from moa.prices import PriceTable
 from moa.router.artifact import read_artifact
 from moa.router.best_constant import best_constant
 from moa.toml_file import describe_keys, read_toml
-from moa.training.judge import judge
+from moa.training.judge import answered_by_all, judge
 from moa.training.train import TrainRouterConfig, train_router
 
 
@@ -43,6 +43,12 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
     """Train on the `train` split, write the artifact, and say what it would do for the pool."""
     job = read_toml(TrainRouterConfig, config, overrides)
     catalog = load_catalog(job.catalog)
+    missing = [name for name in job.models if name not in catalog.models]
+    if missing:
+        raise ConfigError(
+            f"models: {job.catalog} has no {', '.join(missing)}; it has "
+            f"{', '.join(sorted(catalog.models))}"
+        )
     prices = PriceTable.build([catalog.models[name] for name in job.models])
     configure()
     trained = train_router(job)
@@ -52,6 +58,9 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
     for model, figures in told.items():
         print(f"  {model:28}", *(f"{name} {value:.4f}" for name, value in figures.items()))
     if job.policy is None:
+        return
+    if not answered_by_all(trained.data, job.models).any():
+        print("no summary: no training query has a grade and tokens of every model")
         return
     judged = judge(trained.data, trained.held_out, job.models, prices, best_constant=best.model)
     print("\ntraining queries that all models have answered, scored by routers of other folds:")

@@ -42,6 +42,17 @@ def day(value: object) -> object:
     raise ValueError("should be a day, as YYYY-MM-DD")
 
 
+def local(folder: str) -> str:
+    """For a field that is written to on this machine's disk.
+
+    Raises:
+        ValueError: it is the address of a bucket.
+    """
+    if "://" in folder:
+        raise ValueError("should be a local folder; copy it to a bucket from there")
+    return folder
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

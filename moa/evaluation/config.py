@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from moa.config import PolicyConfig
 from moa.evaluation.gate import GateConfig
-from moa.toml_file import Section, day
+from moa.toml_file import Section, day, local
 
 
 class PoolConfig(Section):
@@ -71,6 +71,7 @@ class EvaluateRouterConfig(Section):
     perturb: bool = Field(default=True, description="Measure the flip rate")
 
     _day = field_validator("prices_as_of", mode="before")(day)
+    _local = field_validator("output")(local)
 
     @field_validator("regret_at")
     @classmethod

@@ -23,9 +23,9 @@ from moa.router.facts import grades_of, installed, steps_of
 from moa.router.predictor import Predictor
 from moa.router.surface import plain, surface
 from moa.storage.object_store import Folder
-from moa.toml_file import Section
+from moa.toml_file import Section, local
 from moa.training.dataset import Dataset, read_dataset
-from moa.training.fit import Reading, fit_grade_heads, token_scale
+from moa.training.fit import LEAST_CELL, Reading, fit_grade_heads, token_scale
 from moa.training.train import text_hashes
 
 Floats = NDArray[np.float64]
@@ -48,6 +48,8 @@ class AddModelsConfig(Section):
     folds: int = Field(default=5, ge=2, le=20, description="Of the calibration; 2 to 20")
     model: ModelSource = ModelSource()
     engine: EngineConfig = EngineConfig()
+
+    _local = field_validator("artifact")(local)
 
     @field_validator("models")
     @classmethod
@@ -84,6 +86,12 @@ def add_models(config: AddModelsConfig) -> Added:
                 f"{config.recordings}: {model} has {count} grades on training queries, and a head "
                 f"needs {LEAST_GRADES}: add graded outcomes of it"
             )
+    for model, tokens in zip(data.models, np.isfinite(data.output_tokens).sum(axis=0), strict=True):
+        if tokens < LEAST_CELL:
+            raise ConfigError(
+                f"{config.recordings}: {model} has output_tokens on {tokens} training queries, and "
+                f"what an answer costs is learnt from {LEAST_CELL}: add them"
+            )
     backbone = open_backbone(artifact, config.model, config.engine)
     texts = data.texts
     reading = Reading(backbone.embed(texts), surface([plain(text) for text in texts]))
@@ -119,7 +127,7 @@ def _check(config: AddModelsConfig, artifact: Artifact) -> None:
             f"models: the router {artifact.version} knows {', '.join(known)} already; to learn a "
             "model anew, train the router anew (jobs/train_router.py)"
         )
-    if config.artifact.rstrip("/") == config.router.rstrip("/"):
+    if Path(config.artifact).resolve() == Path(installed(config.router)).resolve():
         raise ConfigError(
             f"artifact is {config.artifact}, the folder of the router itself: name another, so "
             "that runs that use the old one can go on"
@@ -151,7 +159,7 @@ def _larger(
         tensors[f"calibration.{first + column}.grade"] = np.round(curve.grade, 6)
     tensors["heads.grade"] = np.hstack([old["heads.grade"], np.round(heads, 6)])
     _add_tokens(tensors, data, features.astype(np.float64), factors.share)
-    _add_grades(tensors, data, first)
+    _add_grades(tensors, data, first, ease)
     return tensors, kinds
 
 
@@ -197,9 +205,10 @@ def _add_tokens(tensors: Tensors, data: Dataset, features: Floats, share: Floats
     tensors["heads.token_limit"] = np.append(tensors["heads.token_limit"], longest)
 
 
-def _add_grades(tensors: Tensors, data: Dataset, first: int) -> None:
+def _add_grades(tensors: Tensors, data: Dataset, first: int, ease: Floats) -> None:
     """Training queries that are known get their new grades; others are rows of their own, with
-    which the new models are compared among themselves."""
+    which the new models are compared among themselves. Their ease is kept as well: the next model
+    may be graded on them."""
     hashes, grades = tensors["training.text_hash"], grades_of(tensors["training.grades"])
     row_of = {int(one): n for n, one in enumerate(hashes)}
     mine = text_hashes(data.texts)
@@ -209,11 +218,13 @@ def _add_grades(tensors: Tensors, data: Dataset, first: int) -> None:
     places = np.empty(len(mine), np.intp)
     places[~new] = [row_of[int(one)] for one in mine[~new]]
     places[new] = len(hashes) + np.arange(int(new.sum()))
-    wide[places, first:] = data.grade
+    rows, columns = np.nonzero(~np.isnan(data.grade))  # a text may be there twice
+    wide[places[rows], first + columns] = data.grade[rows, columns]
     tensors["training.grades"] = steps_of(wide)
     tensors["training.text_hash"] = np.concatenate([hashes, mine[new]])
-    nothing = np.zeros(int(new.sum()), np.float16)
-    tensors["training.ease"] = np.concatenate([tensors["training.ease"], nothing])
+    tensors["training.ease"] = np.concatenate(
+        [tensors["training.ease"], ease[new].astype(np.float16)]
+    )
 
 
 def _cards(artifact: Artifact, config: AddModelsConfig, graded: dict[str, int]) -> list[str]:

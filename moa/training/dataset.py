@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,17 @@ class Dataset:
             taken(self.sources),
             taken(self.groups),
             self.other_grade[rows],
+        )
+
+    def of_models(self, models: Sequence[str]) -> Dataset:
+        """The same queries and fewer models."""
+        columns = [self.models.index(model) for model in models]
+        return replace(
+            self,
+            models=tuple(models),
+            grade=self.grade[:, columns],
+            input_tokens=self.input_tokens[:, columns],
+            output_tokens=self.output_tokens[:, columns],
         )
 
 
@@ -158,6 +169,9 @@ def read_queries(folder: Path) -> pa.Table:
     for name in ("query_id", "prompt"):
         if name not in queries.column_names:
             raise ConfigError(f"{path} has no column {name!r}; it has {queries.column_names}")
+    queries = _as_text(queries, path)
+    if pc.count_distinct(queries.column("query_id")).as_py() < len(queries):
+        raise ConfigError(f"{path} has a query_id more than once: leave out the repetitions")
     if "split" not in queries.column_names:
         queries = queries.append_column("split", pa.array(["train"] * len(queries)))
     if "source" not in queries.column_names:
@@ -170,11 +184,36 @@ def read_queries(folder: Path) -> pa.Table:
     return queries
 
 
+def _as_text(queries: pa.Table, path: Path) -> pa.Table:
+    """The columns that are read as strings, whatever type of text or number they were."""
+    for place, name in enumerate(queries.column_names):
+        if name not in ("query_id", "prompt", "split", "source", "duplicate_group"):
+            continue
+        column = queries.column(name)
+        if column.null_count:
+            raise ConfigError(
+                f"{path}: {column.null_count:,} of {len(column):,} rows have no {name}: fill them "
+                "in, or leave out these rows"
+            )
+        try:
+            queries = queries.set_column(place, name, column.cast(pa.string()))
+        except pa.ArrowException as error:
+            raise ConfigError(f"{path}: column {name!r} is no text: {error}") from None
+    return queries
+
+
 def _graded(path: Path) -> pa.Table:
     try:
-        return agree(_read(path), GRADED_OUTCOMES, where=str(path))
+        graded = agree(_read(path), GRADED_OUTCOMES, where=str(path))
     except SchemaError as error:
         raise ConfigError(f"{error}: it must be as GRADED_OUTCOMES of moa/schema.py") from None
+    low, high = pc.min_max(graded.column("grade")).as_py().values()
+    if low is not None and not 0 <= low <= high <= 1:
+        raise ConfigError(
+            f"{path}: grades reach from {low:g} to {high:g}, and must be in [0, 1]: scale them; a "
+            "missing one is null"
+        )
+    return graded
 
 
 def _read(path: Path) -> pa.Table:

@@ -100,10 +100,14 @@ def fit_domain_map(features: Floats, domains: Domains, weight: Floats, folds: In
 def _logistic(features: Floats, domains: Domains, weight: Floats) -> Floats:
     """Shape (width + 1, C); a domain without any query of weight is never likely."""
     counted = np.flatnonzero(weight)
-    model = _sklearn("linear_model").LogisticRegression(C=LOOSENESS, max_iter=500)
-    model.fit(features[counted], domains.of_query[counted], sample_weight=weight[counted])
     table = np.zeros((features.shape[1] + 1, len(domains.names)))
     table[-1] = -UNLIKELY
+    present = np.unique(domains.of_query[counted])
+    if len(present) == 1:  # the rest are all in the fold that is left out
+        table[-1, present] = 0
+        return table
+    model = _sklearn("linear_model").LogisticRegression(C=LOOSENESS, max_iter=500)
+    model.fit(features[counted], domains.of_query[counted], sample_weight=weight[counted])
     slopes, levels = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # told by one row, of the second
         slopes, levels = np.stack([-slopes[0], slopes[0]]) / 2, np.array([-1, 1]) * levels / 2

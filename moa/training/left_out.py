@@ -84,11 +84,25 @@ def _of_source(
     """Fitted on all folds of the other sources but the last, which tells what is familiar."""
     held_out = rest & (train.folds(folds) == folds - 1)
     taught = train.only(rest & ~held_out)
+    known = _fittable(taught)
+    taught, source = taught.of_models(known), source.of_models(known)
     predict = Predictor(fit(taught, reading.only(rest & ~held_out), folds=folds).tensors)
-    columns = range(len(train.models))
+    columns = range(len(known))
     scores = scores_of(predict(*source_reading, columns), source.texts, fit_prompt_tokens(taught))
     familiar = predict(*reading.only(held_out), columns).novelty.astype(np.float64)
     for name, pool in pools.items():
-        numbers = [train.models.index(model) for model in pool]
+        if not set(pool) <= set(known):
+            continue
+        numbers = [taught.models.index(model) for model in pool]
         best = best_constant(taught.grade[:, numbers], pool).model
         yield name, Stranger(judge(source, scores, pool, prices, best_constant=best), familiar)
+
+
+def _fittable(data: Dataset) -> list[str]:
+    """The models that have a grade and a count of output tokens somewhere."""
+    graded, counted = np.isfinite(data.grade), np.isfinite(data.output_tokens)
+    return [
+        model
+        for column, model in enumerate(data.models)
+        if graded[:, column].any() and counted[:, column].any()
+    ]

@@ -15,7 +15,8 @@ Bools = NDArray[np.bool_]
 STRENGTHS = (0.25, 1.0, 4.0, 16.0, 64.0)
 """Of the regularisation; features are scaled so that 1 is a good guess."""
 LEAST_ROWS = 40
-"""Below these a domain has its mean and no more."""
+"""Of all folds but one; below these a domain has its mean and no more, since there is nothing to
+choose a strength by."""
 
 
 class Experts(NamedTuple):
@@ -67,17 +68,19 @@ def _fit_domain(features: Floats, targets: Floats, rows: Ints, mine: Ints, folds
         empty = np.full((features.shape[1] + 1, targets.shape[1]), np.nan)
         return Experts(empty, np.full((len(rows), targets.shape[1]), np.nan), np.array(np.nan))
     guesses = np.empty((len(STRENGTHS), len(rows), targets.shape[1]))
+    compared = False
     for fold in np.unique(folds[rows]):
         held_out = folds[rows] == fold
         rest = mine[folds[mine] != fold]
         solver = _Ridge(features[rest], targets[rest]) if len(rest) >= LEAST_ROWS else None
+        compared = compared or solver is not None
         for n, strength in enumerate(STRENGTHS):
             if solver is None:
                 guesses[n, held_out] = targets[rest if len(rest) else mine].mean(axis=0)
             else:
                 guesses[n, held_out] = solver.weights(strength).at(features[rows[held_out]])
     error = ((guesses - targets[rows]) ** 2)[:, np.isin(rows, mine)].mean(axis=1)
-    if len(mine) < LEAST_ROWS:
+    if not compared:
         constant = np.zeros((features.shape[1] + 1, targets.shape[1]))
         constant[-1] = targets[mine].mean(axis=0)
         return Experts(constant, guesses[0], np.array(np.nan))

@@ -18,7 +18,7 @@ from moa.router.artifact import write_artifact
 from moa.router.facts import steps_of
 from moa.router.predictor import Prediction, Predictor
 from moa.router.router import Scores, prompt_features, scores_of
-from moa.toml_file import Section
+from moa.toml_file import Section, local
 from moa.training.backbone import BackboneConfig, HashingConfig, OpenedBackbone, open_for_training
 from moa.training.cards import data_card, figures, model_card, values
 from moa.training.dataset import Dataset, read_dataset
@@ -44,6 +44,8 @@ class TrainRouterConfig(Section):
         default=None, description="Of the summary that the job prints; without it there is none"
     )
     backbone: BackboneConfig = Field(default=HashingConfig(), discriminator="kind")
+
+    _local = field_validator("artifact")(local)
 
     @field_validator("models")
     @classmethod

@@ -7,7 +7,14 @@ import pytest
 
 from moa.router.factors import softmax
 from moa.training.dataset import Dataset
-from moa.training.domains import LEAST_SOURCE, OTHERS, PER_CLUSTER, find_domains, fit_domain_map
+from moa.training.domains import (
+    LEAST_SOURCE,
+    OTHERS,
+    PER_CLUSTER,
+    Domains,
+    find_domains,
+    fit_domain_map,
+)
 from tests.training.made import SOURCES, made
 
 MADE = made()
@@ -136,3 +143,14 @@ def test_of_one_domain_every_query_is_sure() -> None:
 
     assert (fitted.share == 1).all()
     assert not fitted.weights.any()
+
+
+@pytest.mark.parametrize("stray", [1, 30])
+def test_a_domain_of_one_fold_is_told_of_there_as_unheard_of(stray: int) -> None:
+    of_query = np.where(np.isin(np.arange(len(X)), np.flatnonzero(FOLD == 2)[:stray]), 1, 0)
+
+    fitted = fit_domain_map(X, Domains(["log", "stray"], of_query), EVEN, FOLD)
+
+    assert fitted.share[FOLD == 2, 1].max() < 1e-6
+    assert np.isfinite(fitted.share).all()
+    assert np.isfinite(fitted.weights).all()

@@ -144,3 +144,19 @@ def test_a_log_of_one_source_has_no_stranger() -> None:
     talk = DATA.only(np.array([source == "talk" for source in DATA.sources]))
 
     assert find(talk) == {"two": {}, "all": {}}
+
+
+def test_a_model_that_only_the_source_has_asked_is_measured_nowhere() -> None:
+    elsewhere = np.array([source != "maths" for source in DATA.sources])
+    unasked = np.zeros(DATA.grade.shape, bool)
+    unasked[elsewhere, MODELS.index("v/apart")] = True
+    data = replace(
+        DATA,
+        grade=np.where(unasked, np.nan, DATA.grade),
+        output_tokens=np.where(unasked, np.nan, DATA.output_tokens),
+    )
+
+    found = find(data)
+
+    assert not found["all"]
+    assert set(found["two"]) == set(KINDS)

@@ -90,8 +90,8 @@ def test_a_query_is_never_told_by_a_map_that_has_seen_it() -> None:
     assert (before.weights != after.weights).any()
 
 
-def test_of_few_rows_only_the_mean_is_learnt() -> None:
-    rows = LEAST_ROWS - 1
+@pytest.mark.parametrize("rows", [LEAST_ROWS - 1, LEAST_ROWS + 5])
+def test_of_rows_that_no_fold_could_be_told_by_only_the_mean_is_learnt(rows: int) -> None:
     features, target = RANDOM.normal(size=(rows, 5)), RANDOM.normal(size=rows)
 
     found = fit_experts(features, target[:, None], np.zeros(rows, np.intp), folds(rows))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -291,3 +293,68 @@ def test_logs_with_other_columns_are_told_what_is_missing(recordings: Path) -> N
 
     with pytest.raises(ConfigError, match=r"queries.parquet has no column 'prompt'"):
         read_dataset(recordings, ["v/good"], split="train")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("prompt", [None, *["a"] * (QUERIES - 1)], "1 of 400 rows have no prompt"),
+        ("source", [None, *["a"] * (QUERIES - 1)], "1 of 400 rows have no source"),
+        ("duplicate_group", [None] * QUERIES, "400 of 400 rows have no duplicate_group"),
+        ("query_id", ["q000"] * QUERIES, "a query_id more than once"),
+        ("prompt", [["a"]] * QUERIES, "'prompt' is no text"),
+    ],
+)
+def test_queries_that_cannot_be_learnt_from_are_refused(
+    recordings: Path, column: str, values: list[Any], said: str
+) -> None:
+    queries = pq.read_table(recordings / "queries.parquet")
+    place = queries.column_names.index(column)
+    pq.write_table(
+        queries.set_column(place, column, pa.array(values)), recordings / "queries.parquet"
+    )
+
+    with pytest.raises(ConfigError, match=said):
+        train_router(config(recordings))
+
+
+def test_ids_may_be_of_any_type_that_is_text_in_the_end(recordings: Path) -> None:
+    queries = pq.read_table(recordings / "queries.parquet")
+    graded = pq.read_table(recordings / "graded_outcomes.parquet")
+    numbers = pa.array(range(QUERIES))
+    ids = [str(int(name[1:])) for name in graded["query_id"].to_pylist()]
+    sources = queries["source"].combine_chunks().dictionary_encode()
+    queries = queries.set_column(0, "query_id", numbers).set_column(2, "source", sources)
+    pq.write_table(queries, recordings / "queries.parquet")
+    change(recordings, "query_id", ids)
+
+    data = read_dataset(recordings, ["v/good"], split="train")
+
+    assert data.query_ids == tuple(sorted(str(n) for n in range(300)))
+    assert data.sources == ("s",) * 300
+
+
+@pytest.mark.parametrize("grade", [5.0, -1.0])
+def test_grades_on_another_scale_are_refused(recordings: Path, grade: float) -> None:
+    grades = pq.read_table(recordings / "graded_outcomes.parquet")["grade"].to_pylist()
+    change(recordings, "grade", [grade, *grades[1:]])
+
+    with pytest.raises(ConfigError, match=r"must be in \[0, 1\]: scale them"):
+        train_router(config(recordings))
+
+
+def test_an_artifact_is_not_written_to_a_folder_named_like_a_bucket(recordings: Path) -> None:
+    with pytest.raises(ValidationError, match="should be a local folder"):
+        config(recordings, artifact="s3://bucket/router")
+
+
+def test_a_model_that_the_catalog_has_not_is_named_before_anything_is_read() -> None:
+    command = [sys.executable, "jobs/train_router.py", "--config", "jobs/configs/train_router.toml"]
+
+    done = subprocess.run(
+        [*command, "--set", 'models=["openai/none"]'], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert done.returncode == 2
+    assert "has no openai/none" in done.stderr
+    assert "Traceback" not in done.stderr
