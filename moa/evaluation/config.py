@@ -6,7 +6,7 @@ from datetime import date
 
 from pydantic import Field, field_validator, model_validator
 
-from moa.config import PolicyConfig
+from moa.config import EngineConfig, ModelSource, PolicyConfig
 from moa.evaluation.gate import GateConfig
 from moa.toml_file import Section, day, local
 
@@ -69,6 +69,8 @@ class EvaluateRouterConfig(Section):
         "source, and measured on that source; by default this is not looked at",
     )
     perturb: bool = Field(default=True, description="Measure the flip rate")
+    model: ModelSource = ModelSource()
+    engine: EngineConfig = EngineConfig()
 
     _day = field_validator("prices_as_of", mode="before")(day)
     _local = field_validator("output")(local)

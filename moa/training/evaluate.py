@@ -24,13 +24,15 @@ from moa.evaluation.left_out import Stranger, left_out
 from moa.evaluation.robustness import robustness
 from moa.prices import PriceTable
 from moa.reports.wording import price
+from moa.router.artifact import Artifact, open_backbone, read_artifact
+from moa.router.facts import RouterFacts, installed
 from moa.router.router import Router
 from moa.toml_file import read_toml
 from moa.training.backbone import open_for_training
 from moa.training.dataset import EVERY_SPLIT, Dataset, read_dataset
 from moa.training.judge import answered_by_all, judge, read_domains
 from moa.training.left_out import strangers
-from moa.training.train import TrainRouterConfig
+from moa.training.train import TrainRouterConfig, text_hashes
 
 Strangers = Mapping[str, Mapping[str, Stranger]]
 """Pool → source that was left out of training → its queries, scored by a router without it."""
@@ -44,14 +46,17 @@ def evaluate_router(config: EvaluateRouterConfig) -> Evaluation:
         ConfigError: a model, a price or the recordings are not there, or the router does not know
             a model.
     """
-    router = Router.load(config.artifact)
+    artifact = read_artifact(installed(config.artifact))
+    facts = RouterFacts.of(artifact)
     models = list(dict.fromkeys(name for pool in config.pools.values() for name in pool.models))
-    router.facts.check_pool(models)
+    facts.check_pool(models)
     prices = _prices(config, models)
-    untaught = _strangers(config, models, prices)
     folder = Path(config.recordings)
     data = read_dataset(folder, models, split=config.split)
     domains = read_domains(folder, data)
+    # Before the router's own engine: one that ends takes those beside it in its process with it.
+    untaught = _strangers(config, models, prices)
+    router = Router(artifact, open_backbone(artifact, config.model, config.engine))
     scores = router.score(data.texts, models)
     settings = Settings(
         policy=config.policy,
@@ -64,7 +69,7 @@ def evaluate_router(config: EvaluateRouterConfig) -> Evaluation:
     calibrated = calibrations(graded, settings)
 
     def pool_of(name: str, pool: PoolConfig) -> PoolEvaluation:
-        best = pool.best_constant or router.facts.best_constant(pool.models).model
+        best = pool.best_constant or facts.best_constant(pool.models).model
         judged = judge(data, scores, pool.models, prices, best_constant=best, domains=domains)
         asked = data.only(answered_by_all(data, pool.models))
         robust = None
@@ -84,7 +89,7 @@ def evaluate_router(config: EvaluateRouterConfig) -> Evaluation:
 
     return Evaluation(
         title=config.title,
-        basis=_basis(config, router, data, prices),
+        basis=_basis(config, artifact, data, prices),
         settings=settings,
         pools=tuple(pool_of(name, pool) for name, pool in config.pools.items()),
         calibration=calibrated,
@@ -124,9 +129,9 @@ def _prices(config: EvaluateRouterConfig, models: Sequence[str]) -> PriceTable:
 
 
 def _basis(
-    config: EvaluateRouterConfig, router: Router, data: Dataset, prices: PriceTable
+    config: EvaluateRouterConfig, artifact: Artifact, data: Dataset, prices: PriceTable
 ) -> Basis:
-    policy = config.policy
+    facts, policy = RouterFacts.of(artifact), config.policy
     if policy.willingness_to_pay is not None:
         said = f"{price(policy.willingness_to_pay)} for a right instead of a wrong answer"
     else:
@@ -134,16 +139,20 @@ def _basis(
     if policy.max_novelty < 1:
         said += f"; above a novelty of {policy.max_novelty:g}, the best constant"
     notes = list(prices.warnings)
-    if config.split == "train":
-        notes.append("The router was fitted on these very queries: all figures flatter it.")
+    taught = int(np.isin(text_hashes(data.texts), artifact.tensors["training.text_hash"]).sum())
+    if taught:
+        notes.append(
+            f"The router was fitted on {taught:,} of these {len(data.texts):,} queries: the "
+            "figures flatter it."
+        )
     best = {}
     for name, pool in config.pools.items():
-        found = router.facts.best_constant(pool.models)
+        found = facts.best_constant(pool.models)
         best[name] = f"{found.model}: {found.why}"
         if pool.best_constant is not None and pool.best_constant != found.model:
             best[name] = f"{pool.best_constant}, as configured (by the artifact {best[name]})"
     return Basis(
-        router=router.facts.version,
+        router=facts.version,
         data=f"{len(data.query_ids):,} queries of the {config.split} split of {config.recordings}",
         prices_of=str(prices.as_of),
         prices=f"of {prices.as_of}, version {prices.version}: {', '.join(prices.sources)}",

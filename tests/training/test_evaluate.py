@@ -16,7 +16,7 @@ from moa.evaluation.evaluation import Evaluation
 from moa.prices import PriceTable
 from moa.router.router import Router
 from moa.toml_file import read_toml
-from moa.training.dataset import read_dataset
+from moa.training.dataset import EVERY_SPLIT, read_dataset
 from moa.training.evaluate import evaluate_router
 from moa.training.judge import answered_by_all, judge, read_domains
 
@@ -73,6 +73,16 @@ def test_every_source_and_domain_is_measured(evaluation: Evaluation) -> None:
     assert "math" in three.by_domain
     assert {one.model for one in evaluation.calibration} == set(evaluation.pools[0].pool)
     assert set(evaluation.calibration_by_domain) == set(three.by_domain)
+
+
+@pytest.mark.parametrize("split", ["train", EVERY_SPLIT])
+def test_queries_that_the_router_was_fitted_on_are_told_of(
+    evaluation: Evaluation, config: Config, split: str
+) -> None:
+    found = evaluate_router(config(f'split="{split}"'))
+
+    assert not any("flatter" in note for note in evaluation.basis.notes)
+    assert any("fitted on 12,165 of these" in note for note in found.basis.notes)
 
 
 def test_another_best_constant_can_be_named(config: Config) -> None:
