@@ -72,6 +72,29 @@ def find_adapter(spec: LanguageModelSpec, source: ModelSource, *, artifact: str)
     return _local(url, source, wants, ADAPTER_CONFIG, partial(verify_adapter, wants))
 
 
+def bring_along(
+    spec: LanguageModelSpec, source: ModelSource, *, artifact: str, target: Path
+) -> None:
+    """Copy the model and the adapter that lie in an artifact's folder into another's.
+
+    Args:
+        spec: of both artifacts.
+        source: what the job's config says.
+        artifact: the folder that they may lie in: a path, `s3://…` or `gs://…`.
+        target: the other artifact's.
+
+    Raises:
+        ArtifactError: their hashes are not the spec's.
+    """
+    if Folder(f"{artifact.rstrip('/')}/{spec.name}").has(CONFIG):
+        inside = source.model_copy(update={"folder": None})
+        model = find_model(spec, inside, artifact=artifact)
+        shutil.copytree(model, target / spec.name, dirs_exist_ok=True)
+    adapter = find_adapter(spec, source, artifact=artifact)
+    if adapter is not None:
+        shutil.copytree(adapter, target / ADAPTER, dirs_exist_ok=True)
+
+
 def _local(
     url: str, source: ModelSource, hashes: str, needs: str, verify: Callable[[Path], None]
 ) -> Path:

@@ -17,9 +17,11 @@ from pydantic import Field, field_validator
 from moa.config import EngineConfig, ModelSource
 from moa.errors import ConfigError
 from moa.router.artifact import CARDS, Artifact, open_backbone, read_artifact, write_artifact
+from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.calibration import calibrate
 from moa.router.factors import factor_values
 from moa.router.facts import grades_of, installed, steps_of
+from moa.router.model_files import bring_along
 from moa.router.predictor import Predictor
 from moa.router.surface import plain, surface
 from moa.storage.object_store import Folder
@@ -111,6 +113,10 @@ def add_models(config: AddModelsConfig) -> Added:
     larger = description.model_copy(
         update={"models": [*description.models, *graded], "training": facts}
     )
+    if isinstance(description.backbone, LanguageModelSpec):
+        bring_along(
+            description.backbone, config.model, artifact=artifact.url, target=Path(config.artifact)
+        )
     version = write_artifact(
         Path(config.artifact),
         larger.model_dump(mode="json", exclude={"format", "sha256"}),

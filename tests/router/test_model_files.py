@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from moa.config import ModelSource
 from moa.errors import ArtifactError, ConfigError
 from moa.router.backbone_spec import LanguageModelSpec
-from moa.router.model_files import find_adapter, find_model
+from moa.router.model_files import bring_along, find_adapter, find_model
 from moa.router.model_folder import describe_model, hash_adapter, hash_model, verify_model
 from moa.storage.object_store import Folder
 
@@ -266,3 +266,33 @@ def test_the_core_imports_without_the_extras_and_says_which_one_is_needed(model:
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert "install the extra cpu (`make cpu`), gpu or fine-tune" in told
+
+
+def test_what_lies_in_an_artifact_is_brought_along_to_another(model: Path, tmp_path: Path) -> None:
+    spec, old, new = spec_of(model), tmp_path / "old", tmp_path / "new"
+    shutil.copytree(model, old / "small")
+
+    bring_along(spec, ModelSource(folder=str(model)), artifact=str(old), target=new)
+
+    assert find_model(spec, SOURCE, artifact=str(new)) == new / "small"
+
+
+def test_a_model_that_lies_elsewhere_is_not_copied(model: Path, tmp_path: Path) -> None:
+    source = ModelSource(folder=str(model))
+
+    bring_along(spec_of(model), source, artifact=str(tmp_path), target=tmp_path / "new")
+
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_adapter_is_brought_along(model: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "old" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    save_file({"a": np.ones(4, np.float32)}, adapter / "adapter_model.safetensors")
+    spec = spec_of(model).model_copy(update={"adapter_sha256": hash_adapter(adapter)})
+
+    bring_along(spec, SOURCE, artifact=str(tmp_path / "old"), target=tmp_path / "new")
+
+    found = find_adapter(spec, SOURCE, artifact=str(tmp_path / "new"))
+    assert found == tmp_path / "new" / "adapter"
