@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+ENOUGH = 100
+"""Common queries: fewer are chance."""
+
 
 class BestConstant(NamedTuple):
     """See the module."""
@@ -26,14 +29,16 @@ def best_constant(grade: NDArray[np.float64], pool: Sequence[str]) -> BestConsta
         pool: catalog ids.
 
     Not every model has answered every query, and one that was asked easy ones only would look
-    too good. So each is compared with the one that answered most, on what both have answered.
+    too good. So each is compared with the one that answered most, on what both have answered, if
+    that is a tenth of its queries or `ENOUGH` of them.
     Ties go to the smaller id.
     """
     known = ~np.isnan(grade)
     reference = min(range(len(pool)), key=lambda n: (-known[:, n].sum(), pool[n]))
+    enough = max(1, min(ENOUGH, int(known[:, reference].sum()) // 10))
     lead = [
         float((grade[both, n] - grade[both, reference]).mean())
-        if (both := known[:, n] & known[:, reference]).any()
+        if (both := known[:, n] & known[:, reference]).sum() >= enough
         else -np.inf
         for n in range(len(pool))
     ]

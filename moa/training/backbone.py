@@ -81,6 +81,11 @@ class OpenedBackbone(NamedTuple):
     folder: Path | None
     """Of a language model."""
 
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the model was fine-tuned by `moa.fine_tuning`; on what, is not known here."""
+        return self.folder is not None and (self.folder / TUNED).is_file()
+
     def read(self, texts: Sequence[str]) -> Reading:
         """Embed and count; a language model is started only if the embeddings are not kept."""
         counts = surface([plain(text) for text in texts])

@@ -55,6 +55,7 @@ def model_card(
     told: Mapping[str, Calibration],
     *,
     folds: int,
+    note: str | None = None,
 ) -> str:
     """Markdown."""
     rows = [
@@ -78,6 +79,7 @@ def model_card(
             "- Not for queries unlike the training data: give `policy.max_novelty`, and they go to "
             "the best single model.",
             f"- Made with {versions}.",
+            *([f"- Mind: {note}."] if note else []),
             "",
             f"Cross-validated in {folds} folds of near-duplicate groups, everything but the "
             "backbone fitted anew in each; 95 % intervals by bootstrap over queries. `of the mean` "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ Ints = NDArray[np.intp]
 
 LEAST_SOURCE = 20
 """Queries of a source that is a domain of its own; smaller ones share one, `others`."""
+MOST_SOURCES = 30
+"""Largest first: a log with a source per customer has no more domains than these and `others`."""
 OTHERS = "others"
 PER_CLUSTER = 400
 MOST_CLUSTERS = 12
@@ -43,9 +46,10 @@ def find_domains(data: Dataset, features: Floats32) -> Domains:
     A log of one source is cut into clusters of its queries' features, one per `PER_CLUSTER`
     queries, by k-means from a fixed start.
     """
-    sizes = {source: data.sources.count(source) for source in set(data.sources)}
+    sizes = Counter(data.sources)
     if len(sizes) > 1:
-        large = sorted(source for source, size in sizes.items() if size >= LEAST_SOURCE)
+        ranked = sorted(sizes, key=lambda source: (-sizes[source], source))[:MOST_SOURCES]
+        large = sorted(source for source in ranked if sizes[source] >= LEAST_SOURCE)
         names = large if len(large) == len(sizes) else [*large, OTHERS]
         place = {source: min(n, len(names) - 1) for n, source in enumerate(names)}
         last = len(names) - 1

@@ -26,6 +26,14 @@ from moa.training.fit import Fitted, Reading, fit
 
 Floats = NDArray[np.float64]
 
+LEAST_GRADES = 30
+"""Of a model: four right answers make it look right always."""
+SEEN = (
+    "the backbone was fine-tuned, and perhaps on these very queries: then calibration and "
+    "cross-validated figures flatter the router, and what it is worth has to be measured on "
+    "queries that neither saw (jobs/evaluate_router.py)"
+)
+
 log = structlog.get_logger()
 
 
@@ -77,6 +85,8 @@ def train_router(config: TrainRouterConfig) -> Trained:
     check_enough(data, config.folds, where=config.recordings)
     opened = open_for_training(config.backbone, artifact=Path(config.artifact))
     reading = opened.read(data.texts)
+    if opened.fine_tuned:
+        log.warning("training.figures_flatter", why=SEEN)
     log.info("training.read", queries=len(data.texts), width=reading.embeddings.shape[1])
     fitted = fit(data, reading, folds=config.folds)
     log.info("training.fitted", domains=fitted.domains, calibration=fitted.calibration)
@@ -119,11 +129,11 @@ def check_enough(data: Dataset, folds: int, *, where: str) -> None:
     for name, table in (("grade", data.grade), ("output_tokens", data.output_tokens)):
         for column, model in enumerate(data.models):
             known = np.isfinite(table[:, column])
-            if len(np.unique(fold[known])) < 2:
+            if known.sum() < LEAST_GRADES or len(np.unique(fold[known])) < 2:
                 raise ConfigError(
                     f"{where}: {model} has {name} on {known.sum()} training queries, too few to "
-                    "learn from and to check by: add graded outcomes of it, or leave it out of "
-                    "models"
+                    f"learn from and to check by ({LEAST_GRADES} are needed): add graded outcomes "
+                    "of it, or leave it out of models"
                 )
     if not np.isfinite(data.input_tokens).any():
         raise ConfigError(f"{where}: no graded outcome has input_tokens")
@@ -178,7 +188,14 @@ def _write(
         "training.text_hash": text_hashes(data.texts),
     }
     cards = (
-        model_card(opened.spec, data, fitted, told, folds=config.folds),
+        model_card(
+            opened.spec,
+            data,
+            fitted,
+            told,
+            folds=config.folds,
+            note=SEEN if opened.fine_tuned else None,
+        ),
         data_card(data, Path(config.recordings)),
     )
     return write_artifact(Path(config.artifact), description, tensors, cards)

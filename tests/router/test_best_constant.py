@@ -69,3 +69,11 @@ def test_of_one_model_it_is_said_that_it_is_the_only_one() -> None:
     best = best_constant(np.array([[1.0], [NAN], [0.0]]), ["v/a"])
 
     assert best == ("v/a", "the only model; graded on 2 training queries")
+
+
+def test_one_lucky_query_makes_no_best_constant() -> None:
+    grade = np.full((200, 2), NAN)
+    grade[:, 0] = np.arange(200) % 4 > 0
+    grade[0, 1] = 1.0
+
+    assert best_constant(grade, ["v/often", "v/once"]).model == "v/often"

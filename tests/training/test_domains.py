@@ -9,6 +9,7 @@ from moa.router.factors import softmax
 from moa.training.dataset import Dataset
 from moa.training.domains import (
     LEAST_SOURCE,
+    MOST_SOURCES,
     OTHERS,
     PER_CLUSTER,
     Domains,
@@ -44,6 +45,17 @@ def test_small_sources_are_others_together() -> None:
     assert found.names == [*SOURCES, OTHERS]
     named = [found.names[n] for n in found.of_query.tolist()]
     assert named == [source if source in SOURCES else OTHERS for source in sources]
+
+
+def test_a_source_per_customer_makes_no_thousand_domains() -> None:
+    data = MADE.data.only(np.arange(LEAST_SOURCE * 40) % len(X))
+    customers = [f"customer {n % 40}" for n in range(LEAST_SOURCE * 40)]
+
+    found = find_domains(replace(data, sources=tuple(customers)), MADE.reading.embeddings)
+
+    assert len(found.names) == MOST_SOURCES + 1
+    assert found.names[-1] == OTHERS
+    assert (found.of_query == MOST_SOURCES).sum() == 10 * LEAST_SOURCE
 
 
 def test_sources_that_are_all_small_are_one_domain() -> None:

@@ -358,3 +358,14 @@ def test_a_model_that_the_catalog_has_not_is_named_before_anything_is_read() -> 
     assert done.returncode == 2
     assert "has no openai/none" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_with_a_handful_of_grades_is_refused(recordings: Path) -> None:
+    path = recordings / "graded_outcomes.parquet"
+    table = pq.read_table(path)
+    cheap = np.array([model == "v/cheap" for model in table["model"].to_pylist()])
+    few = ~cheap | (np.cumsum(cheap) <= 12)
+    pq.write_table(table.filter(pa.array(few)), path)
+
+    with pytest.raises(ConfigError, match=r"v/cheap has grade on 4 .*\(30 are needed\)"):
+        train_router(config(recordings))
