@@ -51,7 +51,12 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
     (folder / "verdict.json").write_bytes(evaluation.verdict_json())
     print(*evaluation_lines(evaluation), f"page: {folder / 'evaluation.html'}", sep="\n")
     if not evaluation.passed:
-        print("REFUSED: the gate of the config was not passed", file=sys.stderr)
+        why = (
+            "the router was fitted on some of these queries"
+            if evaluation.basis.taught
+            else "the gate of the config was not passed"
+        )
+        print(f"REFUSED: {why}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -159,4 +159,5 @@ def _basis(
         policy=said,
         best_constants=best,
         notes=tuple(notes),
+        taught=taught,
     )

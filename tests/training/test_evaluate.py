@@ -83,6 +83,8 @@ def test_queries_that_the_router_was_fitted_on_are_told_of(
 
     assert not any("flatter" in note for note in evaluation.basis.notes)
     assert any("fitted on 12,165 of these" in note for note in found.basis.notes)
+    assert found.basis.taught == 12_165
+    assert not found.passed
 
 
 def test_another_best_constant_can_be_named(config: Config) -> None:
