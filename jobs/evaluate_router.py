@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from moa.errors import MoaError
+from moa.command_line import Config, Overrides, explaining, run_command
 from moa.evaluation.config import EvaluateRouterConfig, PoolConfig
 from moa.evaluation.page import render_html
 from moa.evaluation.summary import evaluation_lines
@@ -19,25 +17,12 @@ from moa.toml_file import describe_keys, read_toml
 from moa.training.evaluate import evaluate_router
 
 
-def _explain(wanted: bool) -> None:
-    if wanted:
-        print(describe_keys(EvaluateRouterConfig))
-        print("Each of pools:\n")
-        print(describe_keys(PoolConfig), end="")
-        raise typer.Exit
+def _keys() -> str:
+    pools = describe_keys(PoolConfig)
+    return f"{describe_keys(EvaluateRouterConfig)}\nEach of pools:\n\n{pools}"
 
 
-Config = Annotated[str, typer.Option("--config", help="TOML file of the job")]
-Overrides = Annotated[list[str], typer.Option("--set", help="key=value, any number")]
-Explain = Annotated[
-    bool,
-    typer.Option(
-        "--explain-config",
-        callback=_explain,
-        is_eager=True,
-        help="Print every key with its unit and range, and do nothing else",
-    ),
-]
+Explain = Annotated[bool, explaining(_keys)]
 
 
 def main(config: Config, overrides: Overrides = [], explain: Explain = False) -> None:  # noqa: B006
@@ -61,8 +46,4 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except MoaError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

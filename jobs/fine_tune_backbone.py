@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-import typer
-
 from moa import log
-from moa.errors import MoaError
+from moa.command_line import Config, Overrides, explaining, run_command
 from moa.fine_tuning.config import FineTuneConfig
 from moa.fine_tuning.run import check_cluster, fine_tune, prepare
 from moa.toml_file import describe_keys, read_toml
@@ -21,23 +18,7 @@ NOISE = "State API may be temporarily unavailable|Reporting training result"
 """What Ray Train 2.60 says every second where there is no dashboard, and of each checkpoint."""
 
 
-def _explain(wanted: bool) -> None:
-    if wanted:
-        print(describe_keys(FineTuneConfig), end="")
-        raise typer.Exit
-
-
-Config = Annotated[str, typer.Option("--config", help="TOML file of the job")]
-Overrides = Annotated[list[str], typer.Option("--set", help="key=value, any number")]
-Explain = Annotated[
-    bool,
-    typer.Option(
-        "--explain-config",
-        callback=_explain,
-        is_eager=True,
-        help="Print every key with its unit and range, and do nothing else",
-    ),
-]
+Explain = Annotated[bool, explaining(lambda: describe_keys(FineTuneConfig))]
 
 
 def main(config: Config, overrides: Overrides = [], explain: Explain = False) -> None:  # noqa: B006
@@ -93,8 +74,4 @@ def start_local_ray(job: FineTuneConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except MoaError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
+from moa.command_line import run_command
 from moa.config import load_config
-from moa.errors import MoaError
 from moa.reports.run_report import write_report
 
 Run = Annotated[str, typer.Argument(help="The run's folder: a path, s3://… or gs://…")]
@@ -32,8 +31,4 @@ def main(run: Run, config: Path = None, overrides: Overrides = []) -> None:  # n
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except MoaError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -8,35 +8,20 @@ from typing import Annotated
 
 import typer
 
+from moa.command_line import Config, Overrides, explaining, run_command
 from moa.config import describe, load_config
-from moa.errors import Interrupted, MoaError
+from moa.errors import Interrupted
 from moa.log import configure
 from moa.pipeline.run import dry_run, run_job
 
-Path = Annotated[str, typer.Option("--config", help="TOML file of the job")]
-Overrides = Annotated[list[str], typer.Option("--set", help="section.key=value, any number")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, call nobody")]
 
 
-def _explain(wanted: bool) -> None:
-    if wanted:
-        print(describe(), end="")
-        raise typer.Exit
-
-
-Explain = Annotated[
-    bool,
-    typer.Option(
-        "--explain-config",
-        callback=_explain,
-        is_eager=True,
-        help="Print every key of the config with its unit, range and default, and do nothing else",
-    ),
-]
+Explain = Annotated[bool, explaining(describe)]
 
 
 def main(
-    config: Path,
+    config: Config,
     overrides: Overrides = [],  # noqa: B006
     dry: DryRun = False,
     explain: Explain = False,
@@ -58,10 +43,7 @@ def main(
 
 if __name__ == "__main__":
     try:
-        typer.run(main)
+        run_command(main)
     except (Interrupted, KeyboardInterrupt) as stopped:
         print(f"{stopped or 'stopped'}. The same command goes on.", file=sys.stderr)
         sys.exit(130)
-    except MoaError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
-import typer
-
 from moa.catalog import load_catalog
-from moa.errors import ConfigError, MoaError
+from moa.command_line import Config, Overrides, explaining, run_command
 from moa.evaluation.evaluation import Settings
 from moa.evaluation.summary import quick_look
 from moa.log import configure
@@ -19,37 +16,14 @@ from moa.toml_file import describe_keys, read_toml
 from moa.training.judge import answered_by_all, judge
 from moa.training.train import TrainRouterConfig, train_router
 
-
-def _explain(wanted: bool) -> None:
-    if wanted:
-        print(describe_keys(TrainRouterConfig), end="")
-        raise typer.Exit
-
-
-Config = Annotated[str, typer.Option("--config", help="TOML file of the job")]
-Overrides = Annotated[list[str], typer.Option("--set", help="key=value, any number")]
-Explain = Annotated[
-    bool,
-    typer.Option(
-        "--explain-config",
-        callback=_explain,
-        is_eager=True,
-        help="Print every key with its unit and range, and do nothing else",
-    ),
-]
+Explain = Annotated[bool, explaining(lambda: describe_keys(TrainRouterConfig))]
 
 
 def main(config: Config, overrides: Overrides = [], explain: Explain = False) -> None:  # noqa: B006
     """Train on the `train` split, write the artifact, and say what it would do for the pool."""
     job = read_toml(TrainRouterConfig, config, overrides)
-    catalog = load_catalog(job.catalog)
-    missing = [name for name in job.models if name not in catalog.models]
-    if missing:
-        raise ConfigError(
-            f"models: {job.catalog} has no {', '.join(missing)}; it has "
-            f"{', '.join(sorted(catalog.models))}"
-        )
-    prices = PriceTable.build([catalog.models[name] for name in job.models])
+    models = load_catalog(job.catalog).of(job.models, key="models", path=job.catalog)
+    prices = PriceTable.build(models)
     configure()
     trained = train_router(job)
     told = read_artifact(job.artifact).description.training.cross_validation
@@ -68,8 +42,4 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except MoaError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

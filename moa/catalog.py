@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -112,6 +114,26 @@ class Catalog:
     models: dict[str, Model]
     version: str = ""
     """Hash of all of it, 12 hex digits."""
+
+    def of(self, names: Sequence[str], *, key: str, path: str) -> list[Model]:
+        """Models by their ids, in that order.
+
+        Args:
+            names: catalog ids.
+            key: of the config, that they were named under.
+            path: of the catalog's file.
+
+        Raises:
+            ConfigError: the catalog has not one of them; with the nearest that it has.
+        """
+        for name in names:
+            if name not in self.models:
+                near = difflib.get_close_matches(name, self.models, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(
+                    f"{key}: {path} has no model {name!r}.{hint} It has {sorted(self.models)}"
+                )
+        return [self.models[name] for name in names]
 
 
 _VARIABLE = r"^[A-Z_][A-Z0-9_]*$"

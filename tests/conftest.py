@@ -69,7 +69,7 @@ def _wait_for(address: str) -> None:
         except OSError:
             if time.monotonic() > give_up_at:
                 raise
-            time.sleep(0.05)
+            time.sleep(0.05)  # a server in a process of its own tells nobody when it listens
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ LAYERS = (
         "moa.prices",
         "moa.price_list",
         "moa.errors",
+        "moa.command_line",
         "moa.config",
         "moa.log",
         "moa.request",

@@ -12,9 +12,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import structlog
@@ -28,10 +28,8 @@ from moa.fine_tuning.checkpoints import Progress, load_checkpoint, save_checkpoi
 from moa.fine_tuning.config import FineTuneConfig
 from moa.fine_tuning.examples import Examples, micro_batches, padded, schedule
 from moa.fine_tuning.graded_encoder import GradedEncoder, Predicted, load_encoder, trainable
+from moa.fine_tuning.scalars import Scalars, tensorboard_of
 from moa.router.backbone_spec import LanguageModelSpec
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 STANDARDISED_ON = 512
 """Queries of the schedule's beginning that say what embeddings look like before the first step."""
@@ -67,20 +65,6 @@ class Losses(NamedTuple):
     """Mean log loss over the models that were graded."""
     tokens: Tensor
     """Mean squared error of log output tokens."""
-
-
-@dataclass(slots=True)
-class _Writer:
-    """TensorBoard's, where there is one."""
-
-    events: SummaryWriter | None = None
-    started: float = field(default_factory=time.monotonic)
-
-    def write(self, figures: Figures, step: int) -> None:
-        if self.events is not None:
-            for name, value in figures.items():
-                self.events.add_scalar(name, value, step)
-            self.events.flush()
 
 
 def fine_tune_here(
@@ -122,7 +106,7 @@ def fine_tune_here(
         log.info("fine_tune.resumed", step=progress.step)
     # What an earlier start wrote of later steps is written again.
     purge = None if resume is None else progress.step + 1
-    writer = _Writer(_tensorboard(tensorboard, purge) if place.rank == 0 else None)
+    writer = Scalars(tensorboard_of(tensorboard, purge) if place.rank == 0 else None)
     if resume is None:
         progress = loop.evaluate(progress, {}, report, writer)
     while progress.step < len(order) and progress.without_gain < config.optimizer.patience:
@@ -282,7 +266,7 @@ class _Loop:
         return total
 
     def evaluate(
-        self, before: Progress, trained: Figures, report: Report, writer: _Writer
+        self, before: Progress, trained: Figures, report: Report, writer: Scalars
     ) -> Progress:
         """Measure on what is held out, write a checkpoint, tell."""
         figures = {**trained, **self._held_out()}
@@ -413,11 +397,3 @@ class _Loop:
             return nullcontext()
         context: AbstractContextManager[Any] = self.parallel.no_sync()
         return context
-
-
-def _tensorboard(folder: str | None, purge: int | None) -> SummaryWriter | None:
-    if folder is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(folder, purge_step=purge)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -12,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moa.catalog import Account, Catalog, Model, load_catalog
+from moa.catalog import Account, Model, load_catalog
 from moa.config import ReplayConfig, RouteBatchConfig, config_hash, resolved
 from moa.errors import ConfigError, SchemaError
 from moa.pipeline.provenance import git_commit, versions
@@ -104,7 +103,7 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
         ArtifactError: the router is damaged.
     """
     catalog = load_catalog(config.catalog)
-    models = tuple(_model(catalog, name, config.catalog) for name in config.pool)
+    models = tuple(catalog.of(config.pool, key="pool", path=config.catalog))
     accounts = {model.provider: catalog.accounts[model.provider] for model in models}
     _check_abilities(models, accounts)
     if config.replay is None:
@@ -214,11 +213,3 @@ def _check_shares(models: Sequence[Model], replicas: int) -> None:
                 f"dispatch.replicas is {replicas}, and {model.id} takes max_in_flight = {most} "
                 f"calls at once, fewer than one a replica: at most {most} replicas"
             )
-
-
-def _model(catalog: Catalog, name: str, path: str) -> Model:
-    if name in catalog.models:
-        return catalog.models[name]
-    near = difflib.get_close_matches(name, catalog.models, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"pool: {path} has no model {name!r}.{hint} It has {sorted(catalog.models)}")

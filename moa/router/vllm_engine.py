@@ -40,18 +40,7 @@ def start_engine(
         ConfigError: vLLM is not installed, or does not take these settings here.
         EngineError: it failed as it started.
     """
-    alone = engine.tensor_parallel_size == 1
-    settings = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if alone else "1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
+    _set_environment(alone=engine.tensor_parallel_size == 1)
     try:
         torch: Any = importlib.import_module("torch")
         vllm: Any = importlib.import_module("vllm")
@@ -64,28 +53,11 @@ def start_engine(
         ) from None
     gpus = torch.cuda.device_count()
     _check_machine(spec, engine, gpus)
-    on_cpu = gpus == 0
-    eager = on_cpu if engine.enforce_eager is None else engine.enforce_eager
-    arguments: dict[str, Any] = {
+    pooling = pooler(task="embed", seq_pooling_type=spec.pooling.upper(), use_activation=False)
+    arguments = {
         "model": str(folder),
-        "runner": "pooling",
-        "convert": "embed",
-        "pooler_config": pooler(
-            task="embed", seq_pooling_type=spec.pooling.upper(), use_activation=False
-        ),
-        "dtype": spec.dtype,
-        "quantization": spec.quantization,
-        "max_model_len": spec.max_tokens,
-        "tensor_parallel_size": engine.tensor_parallel_size,
-        "distributed_executor_backend": "uni" if alone else "mp",
-        "gpu_memory_utilization": engine.gpu_memory_utilization,
-        "kv_cache_memory_bytes": engine.kv_cache_memory_bytes
-        or (CPU_KV_CACHE_BYTES if on_cpu else None),
-        "enforce_eager": eager,
-        # None: where the model and its pooling allow it. True is not asked whether they do.
-        "enable_prefix_caching": None if engine.enable_prefix_caching else False,
-        "max_num_batched_tokens": engine.max_num_batched_tokens,
-        "use_tqdm_on_load": False,
+        "pooler_config": pooling,
+        **_arguments(spec, engine, on_cpu=gpus == 0),
     }
     if adapter is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(adapter)}
@@ -100,6 +72,43 @@ def start_engine(
             f"vLLM could not start {spec.name}: {type(error).__name__}: {error}. If memory ran "
             "out, lower router.engine.gpu_memory_utilization, or give a replica more GPUs"
         ) from error
+
+
+def _set_environment(*, alone: bool) -> None:
+    """vLLM reads it as it is imported. What somebody has set stays."""
+    settings = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if alone else "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _arguments(spec: LanguageModelSpec, engine: EngineConfig, *, on_cpu: bool) -> dict[str, Any]:
+    """Of `vllm.LLM`, those that need nothing but the configs."""
+    alone = engine.tensor_parallel_size == 1
+    return {
+        "runner": "pooling",
+        "convert": "embed",
+        "dtype": spec.dtype,
+        "quantization": spec.quantization,
+        "max_model_len": spec.max_tokens,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "distributed_executor_backend": "uni" if alone else "mp",
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "kv_cache_memory_bytes": engine.kv_cache_memory_bytes
+        or (CPU_KV_CACHE_BYTES if on_cpu else None),
+        "enforce_eager": on_cpu if engine.enforce_eager is None else engine.enforce_eager,
+        # None: where the model and its pooling allow it. True is not asked whether they do.
+        "enable_prefix_caching": None if engine.enable_prefix_caching else False,
+        "max_num_batched_tokens": engine.max_num_batched_tokens,
+        "use_tqdm_on_load": False,
+    }
 
 
 def _check_machine(spec: LanguageModelSpec, engine: EngineConfig, gpus: int) -> None:

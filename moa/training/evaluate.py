@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from moa.catalog import load_catalog
-from moa.errors import ConfigError
 from moa.evaluation.config import EvaluateRouterConfig, PoolConfig
 from moa.evaluation.evaluation import (
     Basis,
@@ -118,14 +117,8 @@ def _strangers(
 
 
 def _prices(config: EvaluateRouterConfig, models: Sequence[str]) -> PriceTable:
-    catalog = load_catalog(config.catalog)
-    missing = [name for name in models if name not in catalog.models]
-    if missing:
-        raise ConfigError(
-            f"pools: {config.catalog} has no {', '.join(missing)}; it has "
-            f"{', '.join(sorted(catalog.models))}"
-        )
-    return PriceTable.build([catalog.models[name] for name in models], as_of=config.prices_as_of)
+    known = load_catalog(config.catalog).of(models, key="pools", path=config.catalog)
+    return PriceTable.build(known, as_of=config.prices_as_of)
 
 
 def _basis(

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import html
-import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +23,8 @@ from moa.evaluation.page import cell, number, part, render_html, usd
 from moa.evaluation.robustness import Flips, Robustness
 from moa.evaluation.summary import evaluation_lines, quick_look
 from moa.intervals import Interval
+from tests.browser import looked_at, shades
 from tests.evaluation.made import POLICY, by_chance, judged
-from tests.reports.test_page import MEASURE, browser, shades
 
 SETTINGS = Settings(policy=POLICY, regret_at=(0.05,), sweep_points=20, replicates=50)
 BASIS = Basis(
@@ -134,24 +132,8 @@ def test_a_cell_shows_the_unit_of_its_bounds_once() -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("width", [1200, 400])
 def test_the_page_is_whole_in_a_browser(made: Evaluation, tmp_path: Path, width: int) -> None:
-    page = render_html(made).replace("</body>", f"{MEASURE}</body>")
-    (tmp_path / "page.html").write_text(page)
-    frame = f'<iframe src="page.html" width="{width}" height="6000"></iframe>'
-    (tmp_path / "frame.html").write_text(frame)
-    shot = tmp_path / "page.png"
-    command = [
-        browser(), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,3000",
-        f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000",
-        "--allow-file-access-from-files",
-    ]  # fmt: skip
-    address = f"file://{tmp_path}/frame.html"
+    seen, shot = looked_at(render_html(made), tmp_path, width=width, height=6000)
 
-    dom = subprocess.run(
-        [*command, "--dump-dom", address], capture_output=True, text=True, check=True
-    ).stdout
-    subprocess.run([*command, f"--screenshot={shot}", address], capture_output=True, check=True)
-
-    seen = json.loads(html.unescape(dom.split("<title>")[1].split("</title>")[0]))
     assert seen["headings"][0] == "A <title>"
     assert len(seen["figures"]) == 2
     assert all(size > 0.5 * (width - 60) or size > 400 for size in seen["figures"])

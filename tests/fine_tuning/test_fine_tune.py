@@ -383,6 +383,7 @@ def test_a_loss_that_is_no_number_ends_it_and_leaves_no_checkpoint(
 ) -> None:
     kept, taken = Kept(tmp_path / "kept"), torch.optim.AdamW.step
 
+    # A real step, and then what a rate that is too high does in the end, but at a known step.
     def diverging(self: torch.optim.AdamW, **named: object) -> None:
         taken(self, **named)
         with torch.no_grad():
@@ -631,6 +632,7 @@ def test_workers_that_would_wait_for_ever_are_refused(config: Make) -> None:
 
 
 def test_a_missing_extra_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The packages that count are installed here, or the module would have been skipped.
     monkeypatch.setattr(job, "PACKAGES", ("torch", "no_such_package"))
 
     with pytest.raises(
@@ -805,5 +807,5 @@ def wait_for_step(folder: Folder, step: int, process: subprocess.Popen[str]) -> 
         for one in listed.get("checkpoint_results", ()):
             if one["metrics"]["step"] >= step:
                 return
-        time.sleep(0.1)
+        time.sleep(0.1)  # the job is another process: its files are all that is seen of it
     raise AssertionError(f"no checkpoint of step {step} in {folder.url}")

@@ -104,5 +104,5 @@ def decided_at_least(job: JobUnderTest, parts: int) -> None:
     while time.monotonic() < deadline:
         if len(run.decided_parts()) >= parts:
             return
-        time.sleep(0.05)
+        time.sleep(0.05)  # the job is another process: its files are all that is seen of it
     raise AssertionError("nothing was decided")

@@ -1,11 +1,5 @@
 from __future__ import annotations
 
-import html
-import json
-import shutil
-import struct
-import subprocess
-import zlib
 from decimal import Decimal
 from pathlib import Path
 
@@ -27,49 +21,8 @@ from moa.reports.wording import (
     price,
     share,
 )
+from tests.browser import looked_at, shades
 from tests.reports.test_cost_report import grade, outcome, report_of
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def browser() -> str:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    assert found, f"none of {BROWSERS} is installed: the report is for browsers, so install one"
-    return found
-
-
-def shades(screenshot: Path) -> int:
-    """How many different rows of pixels a PNG has; a blank page has one."""
-    data = screenshot.read_bytes()
-    (_, height) = struct.unpack(">II", data[16:24])
-    packed, at = b"", 8
-    while at < len(data):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        if data[at + 4 : at + 8] == b"IDAT":
-            packed += data[at + 8 : at + 8 + length]
-        at += length + 12
-    raw = zlib.decompress(packed)
-    width = len(raw) // height
-    return len({raw[n * width : (n + 1) * width] for n in range(height)})
-
-
-MEASURE = """<script>
-const shown = e => e.getBoundingClientRect().width > 0;
-const widths = e => e.getBoundingClientRect().width;
-const letters = svg => widths(svg) / svg.viewBox.baseVal.width * 9;
-const svgs = [...document.querySelectorAll('figure svg')].filter(shown);
-const tables = [...document.querySelectorAll('table')].filter(shown);
-const seen = {
-  headings: [...document.querySelectorAll('h1,h2')].map(h => h.textContent),
-  figures: svgs.map(widths), letters: svgs.map(letters),
-  stuck: tables.filter(t => !t.closest('.scroll')
-    && widths(t) > widths(t.parentElement) + 1).length,
-  wide: document.documentElement.scrollWidth, window: window.innerWidth,
-  requests: performance.getEntriesByType('resource').length,
-};
-const told = window.parent === window ? document : window.parent.document;
-told.title = JSON.stringify(seen);
-</script>"""
 
 
 @pytest.mark.browser
@@ -79,24 +32,9 @@ def test_the_page_is_whole_in_a_browser(tmp_path: Path, width: int) -> None:
     outcomes = [outcome(n, ("v/dear", "v/cheap")[n % 2]) for n in range(300)]
     graded = [grade(n, m, (n % 3) / 2) for n in range(300) for m in ("v/dear", "v/cheap")]
     page = render_html(report_of(outcomes, graded=graded), title="A run in a browser")
-    (tmp_path / "report.html").write_text(page.replace("</body>", f"{MEASURE}</body>"))
-    # A window of a browser cannot be as narrow as a telephone, a frame can.
-    frame = f'<iframe src="report.html" width="{width}" height="3000"></iframe>'
-    (tmp_path / "frame.html").write_text(frame)
-    shot = tmp_path / "report.png"
-    command = [
-        browser(), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,2000",
-        f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000",
-        "--allow-file-access-from-files",
-    ]  # fmt: skip
-    address = f"file://{tmp_path}/frame.html"
 
-    dom = subprocess.run(
-        [*command, "--dump-dom", address], capture_output=True, text=True, check=True
-    ).stdout
-    subprocess.run([*command, f"--screenshot={shot}", address], capture_output=True, check=True)
+    seen, shot = looked_at(page, tmp_path, width=width, height=3000)
 
-    seen = json.loads(html.unescape(dom.split("<title>")[1].split("</title>")[0]))
     assert seen["headings"][0] == "A run in a browser"
     assert "What each single model would have cost" in seen["headings"]
     assert len(seen["figures"]) == 5

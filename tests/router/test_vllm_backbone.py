@@ -232,6 +232,7 @@ def test_an_engine_that_fails_as_it_starts_is_told(
 ) -> None:
     import vllm
 
+    # The memory of a GPU cannot be made to run out where there is none.
     def out_of_memory(**_: object) -> None:
         raise RuntimeError("CUDA out of memory")
 

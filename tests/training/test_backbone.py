@@ -43,7 +43,8 @@ def test_the_hashing_backbone_is_read_as_the_router_will_read_it(tmp_path: Path)
 
 
 class Engine:
-    """Stands for a language model: counts how often it is started and asked."""
+    """Stands for a language model, which needs 3 GB that `make test` can do without: what is tested
+    is that it is not started. The real one is in tests/jobs/test_language_model.py."""
 
     def __init__(self) -> None:
         self.started = 0

@@ -356,7 +356,7 @@ def test_a_model_that_the_catalog_has_not_is_named_before_anything_is_read() -> 
     )
 
     assert done.returncode == 2
-    assert "has no openai/none" in done.stderr
+    assert "has no model 'openai/none'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
