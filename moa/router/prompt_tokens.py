@@ -74,7 +74,8 @@ class PromptTokens:
     @property
     def largest_id(self) -> int:
         """The largest token id that can come out."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return max(vocabulary.values())
 
     def __call__(self, texts: Sequence[str]) -> TokenRows:
         """Any text has tokens: halves of characters become U+FFFD, and a text of which nothing
