@@ -29,7 +29,7 @@ Ability = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an account may use of one model per minute; `None` is unlimited."""
+    """What an account may use of one model, per minute unless said; `None` is unlimited."""
 
     rpm: float | None = None
     input_tpm: float | None = None
@@ -37,6 +37,8 @@ class Limits:
     tpm: float | None = None
     """Input and output together, where a vendor counts them so."""
     max_in_flight: int | None = None
+    rpd: float | None = None
+    """Requests a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class _LimitsEntry(Section):
         default=None, gt=0, description="Input and output tokens together, a minute; > 0"
     )
     max_in_flight: int | None = Field(default=None, ge=1, description="Calls at once; ≥ 1")
+    rpd: float | None = Field(default=None, gt=0, description="Requests a day; > 0")
 
 
 class _RatesEntry(Section):

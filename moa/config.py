@@ -234,10 +234,32 @@ class DispatchConfig(Section):
     give_up_after_s: float = Field(
         default=1800,
         gt=0,
-        description="From a query's first call on a model to its last one there, in seconds; > 0",
+        description="From a query's first call to its last try on the same model, in seconds; each "
+        "model that is left then is asked once; > 0",
     )
     fallback: bool = Field(
         default=True, description="Ask the next best model when the chosen one does not answer"
+    )
+    waiting_usd_per_hour: Decimal = Field(
+        default=Decimal("0.05"),
+        strict=False,
+        ge=0,
+        description="What it is worth to have one answer an hour earlier, in USD: while a model is "
+        "out its queries wait until that has cost as much as their next best model would, by "
+        "expected grade and price, and then go there; ≥ 0",
+    )
+    unknown_calls: Literal["ask_again", "hold"] = Field(
+        default="ask_again",
+        description="What becomes of a query whose call was out when its process died, and may "
+        "have been paid: ask_again, or hold it as a dead letter for a redrive",
+    )
+    max_usd_per_query: Decimal | None = Field(
+        default=None,
+        strict=False,
+        gt=0,
+        description="No call is begun whose expected cost would bring one query over this, calls "
+        "without an answer that may be billed included, in USD; its other models are tried, then "
+        "it becomes a dead letter; > 0; by default there is no limit",
     )
     budget_usd: Decimal | None = Field(
         default=None,
@@ -313,7 +335,8 @@ NOT_HASHED: dict[str, Any] = {
     "router": {"replicas", "num_gpus", "usd_per_hour", "model", "engine"},
     "dispatch": {
         "replicas", "num_cpus", "max_in_flight", "total_timeout_s", "max_attempts",
-        "give_up_after_s", "budget_usd",
+        "give_up_after_s", "waiting_usd_per_hour", "unknown_calls", "max_usd_per_query",
+        "budget_usd",
     },
     "report": True,
     "log": True,

@@ -19,6 +19,7 @@ from moa.dispatch.outcome import (
     Outcome,
     Settled,
 )
+from moa.dispatch.quota import NOTHING, Amount
 from moa.errors import ProviderError
 from moa.providers.provider import Completion
 
@@ -38,7 +39,19 @@ class Call:
     """Which of the assignment's choices it is at."""
     tries: int = 0
     """Of this model."""
-    first_try_at: float = 0.0
+    timeouts: int = 0
+    """Of these, how many were cut because no answer came in time."""
+    first_sent_at: float | None = None
+    """When its first call went out, to whichever model."""
+    lane: str = ""
+    """How it is bought; the assignment's, unless that lane has no capacity."""
+    taken: Amount = NOTHING
+    """Of the line's quota, for the call that is out."""
+    risked_usd: Decimal = Decimal(0)
+    """Expected cost of the calls that failed and may be billed all the same."""
+
+    def __post_init__(self) -> None:
+        self.lane = self.lane or self.assignment.lane
 
     @property
     def choice(self) -> Choice:
@@ -54,6 +67,11 @@ class Call:
     def lost_answers(self) -> int:
         """Calls that failed and may be billed all the same."""
         return sum(attempt.maybe_billed for attempt in self.attempts)
+
+    def next_model(self) -> None:
+        """Go on to its next choice."""
+        self.place += 1
+        self.tries = self.timeouts = 0
 
     def failed(self, error: ProviderError) -> Attempt:
         """Keep what one call ended with."""
@@ -79,7 +97,7 @@ class Call:
             tags=assignment.tags,
             model=model.id,
             provider=model.provider,
-            lane=assignment.lane,
+            lane=self.lane,
             first_model=assignment.choices[0].model.id,
             completion=completion.text,
             tool_calls=completion.tool_calls,

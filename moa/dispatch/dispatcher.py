@@ -3,79 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
-from typing import NamedTuple
 
 from moa.catalog import Model
-from moa.dispatch.breaker import Breaker
 from moa.dispatch.budget import Budget
 from moa.dispatch.call import Call
+from moa.dispatch.detour import has_fallback, outage_of, waits
 from moa.dispatch.journal import History, Journal
-from moa.dispatch.line import Account, Line
+from moa.dispatch.lease import Lease
+from moa.dispatch.line import TIMEOUT, Account, Line
 from moa.dispatch.outcome import Assignment, DeadLetter, Outcome, Settled
-from moa.dispatch.quota import Quota, share
-from moa.dispatch.retry import RetryPolicy
-from moa.errors import (
-    AccountRefused,
-    ContextExceeded,
-    InvalidRequest,
-    KeyRefused,
-    ProviderError,
-    RateLimited,
-    TransientError,
-)
+from moa.dispatch.quota import Owner, QuotaOwner
+from moa.dispatch.retry import reason_of
+from moa.dispatch.settings import DispatchSettings, Progress
+from moa.errors import KeyRefused, LaneUnavailable, ProviderError, TransientError
 from moa.prices import PriceTable
 from moa.providers.provider import Answer, Provider, Request
 from moa.request import ChatRequest
 
-_REASONS = (
-    (ContextExceeded, "context_exceeded"),
-    (InvalidRequest, "invalid_request"),
-    (AccountRefused, "account_refused"),
-    (RateLimited, "rate_limited"),
-    (TransientError, "vendor_failed"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchSettings:
-    """What a dispatcher is told."""
-
-    max_in_flight: int
-    """Calls out at once, per account."""
-    total_timeout_s: float
-    """Of one call."""
-    retry: RetryPolicy
-    fallback: bool
-    """Whether a query that its model cannot answer goes to its next best."""
-    replicas: int
-    """Dispatchers that share the accounts' limits."""
-    seed: int
-
-
-class Progress(NamedTuple):
-    """Where a dispatcher stands, without what it was told to forget."""
-
-    of: str
-    """Which dispatcher; one that was started again is another."""
-    at_s: float
-    """Since 1970."""
-    done: int
-    dead: int
-    retried: int
-    in_flight: int
-    waiting: int
-    spent_usd: Decimal
-    unsettled: Mapping[str, int]
-    """Provider → assignments without an outcome, by the provider that was decided on."""
+LIVE = "live"
 
 
 class Dispatcher:
@@ -89,16 +41,30 @@ class Dispatcher:
         settings: DispatchSettings,
         *,
         budget: Budget | None = None,
+        owners: Mapping[str, Owner] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """See the class.
+
+        Args:
+            providers: by account.
+            models: that may be asked.
+            prices: of these.
+            settings: see there.
+            budget: what may be spent; by default there is no limit.
+            owners: of the accounts' quotas, by account; by default this dispatcher's own.
+            clock: seconds.
+        """
         self._prices = prices
         self._settings = settings
         self._clock = clock
         self._name = secrets.token_hex(4)
         self._random = Random(settings.seed)
         self._budget = budget or Budget()
+        owners = owners or {name: QuotaOwner(clock) for name in providers}
         self._accounts = {
-            name: Account(provider, settings.max_in_flight) for name, provider in providers.items()
+            name: Account(provider, owners[name], settings.max_in_flight)
+            for name, provider in providers.items()
         }
         self._lines = {model.id: self._line(model) for model in models}
         self._timers: dict[asyncio.TimerHandle, Call] = {}
@@ -180,15 +146,17 @@ class Dispatcher:
             await account.provider.close()
 
     def _line(self, model: Model) -> Line:
-        settings = self._settings
-        limits = share(model.limits, settings.replicas)
-        return Line(
-            self._accounts[model.provider],
-            Quota(limits, clock=self._clock),
-            Breaker(self._clock),
-            self,
-            max_in_flight=limits.max_in_flight or settings.max_in_flight,
+        settings, account = self._settings, self._accounts[model.provider]
+        lease = Lease(
+            account.owner,
+            model.api_name,
+            model.limits,
+            f"{self._name}/{model.id}",
+            self._clock,
+            interactive=settings.interactive,
+            reserve=settings.reserve,
         )
+        return Line(account, lease, self, settings.max_in_flight, self._clock)
 
     def _begin(
         self, assignment: Assignment, journal: Journal, history: History
@@ -209,7 +177,10 @@ class Dispatcher:
             attempts=list(history.attempts.get(row, ())),
             unknown_calls=history.unknown[row],
         )
-        self._put(call)
+        if self._settings.hold_unknown and call.unknown_calls:
+            self._give_up(call, "fate_unknown", "a call was out when its process died")
+        else:
+            self._put(call)
         return done
 
     def _put(self, call: Call, *, first: bool = False) -> None:
@@ -222,17 +193,16 @@ class Dispatcher:
         """Take a call from a line that can send nothing for long: to its next best model, or, when
         it has none and the wait is longer than the patience of the retries, to its end.
         """
-        why: ProviderError | None = line.account.refused
-        out_s = math.inf
-        if why is None and line.spent is not None and line.quota.pause_s() > 0:
-            why, out_s = line.spent, line.quota.pause_s()
-        elif why is None and line.breaker.wait_s() > 0:
-            why, out_s = TransientError(f"{call.model.id} does not answer"), line.breaker.open_s()
-        patient = not self._has_fallback(call) and out_s <= self._settings.retry.give_up_after_s
-        if why is None or patient:
+        outage = outage_of(line, call.model.id)
+        if outage is None or waits(call, outage.for_s, self._settings):
             return False
-        self._next_model(call, why)
+        self._next_model(call, outage.why)
         return True
+
+    def refuse(self, call: Call, error: KeyRefused) -> None:
+        """See `Sender.refuse`."""
+        self._refuse_run(call, error)
+        call.resolve(None)
 
     def fail(self, call: Call, error: Exception) -> None:
         """See `Sender.fail`. What is out comes back and is kept; nothing more is sent."""
@@ -245,19 +215,17 @@ class Dispatcher:
         try:
             await self._send(call, line)
         except Exception as error:  # a bug, or a journal that cannot be written
-            line.breaker.release(call.assignment.query_id)
+            line.not_sent(call)
             self.fail(call, error)
 
     async def _send(self, call: Call, line: Line) -> None:
-        choice, lane = call.choice, call.assignment.lane
-        expected_usd = self._prices.cost_usd(
-            choice.model.id,
-            lane,
-            input_tokens=round(choice.input_tokens),
-            output_tokens=round(choice.output_tokens),
-        )
+        expected_usd = self._expected_usd(call, line)
+        if self._is_too_dear(call, expected_usd):
+            line.not_sent(call)
+            self._go_on(call, "query_budget_spent", "its cost would go over max_usd_per_query")
+            return
         if not await self._budget.reserve(expected_usd):
-            line.breaker.release(call.assignment.query_id)
+            line.not_sent(call)
             self._give_up(call, "budget_spent", "the run's budget does not cover this call")
             return
         spent_usd = expected_usd  # should it end in a way that does not say
@@ -266,53 +234,87 @@ class Dispatcher:
         finally:
             self._budget.settle(expected_usd, spent_usd)
 
+    def _expected_usd(self, call: Call, line: Line) -> Decimal:
+        likely = line.estimate.amount(call.choice)
+        return self._prices.cost_usd(
+            call.model.id,
+            call.lane,
+            input_tokens=round(likely.input_tokens),
+            output_tokens=round(likely.output_tokens),
+        )
+
+    def _is_too_dear(self, call: Call, expected_usd: Decimal) -> bool:
+        most_usd = self._settings.max_usd_per_query
+        return most_usd is not None and call.risked_usd + expected_usd > most_usd
+
     async def _try(self, call: Call, line: Line, expected_usd: Decimal) -> Decimal:
         """One call on the wire; what it has cost, or may have."""
-        assignment = call.assignment
         if self._draining:
-            line.breaker.release(assignment.query_id)
+            line.not_sent(call)
             call.resolve(None)
             return Decimal(0)
-        chat = ChatRequest.model_validate_json(assignment.request)
-        await call.journal.sent(assignment.row, call.model.id)
+        chat = ChatRequest.model_validate_json(call.assignment.request)
+        await call.journal.sent(call.assignment.row, call.model.id)
         sent_at = self._clock()
-        if call.tries == 0:
-            call.first_try_at = sent_at
+        if call.first_sent_at is None:
+            call.first_sent_at = sent_at
         call.tries += 1
-        request = Request(assignment.query_id, chat, call.model, assignment.lane)
+        request = Request(call.assignment.query_id, chat, call.model, call.lane)
         try:
-            answer = await line.account.provider.complete(
-                request, timeout_s=self._settings.total_timeout_s
-            )
+            answer = await self._complete(request, call, line)
         except ProviderError as error:
-            self._failed(call, line, error)
-            return expected_usd if error.maybe_billed else Decimal(0)
-        return self._answered(call, line, answer, self._clock() - sent_at)
+            risked_usd = expected_usd if error.maybe_billed else Decimal(0)
+            call.risked_usd += risked_usd
+            self._failed(call, line, error, sent_at)
+            return risked_usd
+        return self._answered(call, line, answer, sent_at)
 
-    def _answered(self, call: Call, line: Line, answer: Answer, latency_s: float) -> Decimal:
-        line.breaker.answered()
-        line.account.prove()
+    async def _complete(self, request: Request, call: Call, line: Line) -> Answer:
+        """The answer, or what is known of a call that was cut because it has hung."""
+        cut = line.watch.begin(call.choice, call.timeouts)
+        try:
+            async with cut:
+                return await line.account.provider.complete(
+                    request, timeout_s=self._settings.total_timeout_s
+                )
+        except TimeoutError:
+            call.timeouts += 1
+            raise TransientError(
+                "no answer in several times the time that such answers take",
+                code=TIMEOUT,
+                maybe_billed=True,
+            ) from None
+        finally:
+            line.watch.end(cut)
+
+    def _answered(self, call: Call, line: Line, answer: Answer, sent_at: float) -> Decimal:
+        line.answered(call, answer, sent_at)
         usage = answer.completion.usage
         cost_usd = self._prices.cost_usd(
             call.model.id,
-            call.assignment.lane,
+            call.lane,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_input_tokens=usage.cached_input_tokens,
             cache_write_tokens=usage.cache_write_tokens,
         )
-        outcome = call.outcome(answer.completion, cost_usd, latency_s)
+        outcome = call.outcome(answer.completion, cost_usd, self._clock() - sent_at)
         call.journal.answered(outcome)
         self._settle(call, outcome, None)
         return cost_usd
 
-    def _failed(self, call: Call, line: Line, error: ProviderError) -> None:
+    def _failed(self, call: Call, line: Line, error: ProviderError, sent_at: float) -> None:
         call.journal.failed(call.assignment.row, call.failed(error))
-        self._tell_line(call, line, error)
+        self._tell_line(call, line, error, sent_at)
+        if isinstance(error, LaneUnavailable) and call.lane != LIVE:
+            call.lane = LIVE
+            self._put(call, first=True)
+            return
+        assert call.first_sent_at is not None
         wait_s = self._settings.retry.wait_s(
             error,
             attempt=call.tries,
-            elapsed_s=self._clock() - call.first_try_at,
+            elapsed_s=self._clock() - call.first_sent_at,
             random=self._random,
         )
         if wait_s is None:
@@ -321,11 +323,12 @@ class Dispatcher:
             self._retried += 1
             self._retry_later(call, wait_s)
 
-    def _tell_line(self, call: Call, line: Line, error: ProviderError) -> None:
+    def _tell_line(self, call: Call, line: Line, error: ProviderError, sent_at: float) -> None:
         """What one failure means to the calls behind it, and to those of its account."""
         account, was_out = line.account, line.out
-        line.heed(error, call.assignment.query_id)
+        line.heed(error, call, sent_at)
         if isinstance(error, KeyRefused) and not account.proven:
+            account.owner.refuse(error.detail)
             self._refuse_run(call, error)
         if line.out and not was_out:
             for one in self._lines.values():
@@ -356,20 +359,19 @@ class Dispatcher:
         timer = asyncio.get_running_loop().call_later(wait_s, again)
         self._timers[timer] = call
 
-    def _has_fallback(self, call: Call) -> bool:
-        return self._settings.fallback and call.place + 1 < len(call.assignment.choices)
-
     def _next_model(self, call: Call, error: ProviderError) -> None:
         """Ask the next best model, or give the query up."""
         if self._refused is not None:
             call.resolve(None)
-        elif self._has_fallback(call):
-            call.place += 1
-            call.tries = 0
+        else:
+            self._go_on(call, reason_of(error), error.detail)
+
+    def _go_on(self, call: Call, reason: str, detail: str) -> None:
+        if has_fallback(call, self._settings):
+            call.next_model()
             self._put(call)
         else:
-            reason = next(name for kind, name in _REASONS if isinstance(error, kind))
-            self._give_up(call, reason, error.detail)
+            self._give_up(call, reason, detail)
 
     def _give_up(self, call: Call, reason: str, detail: str) -> None:
         outcome, letter = call.letter(reason, detail)

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
 
 from moa.dispatch.breaker import Breaker
 from moa.dispatch.call import Call
-from moa.dispatch.quota import Quota
-from moa.errors import AccountRefused, ProviderError, QuotaSpent, RateLimited, TransientError
-from moa.providers.provider import Provider
+from moa.dispatch.estimate import TokenEstimate
+from moa.dispatch.lease import RENEW_S, Lease
+from moa.dispatch.patience import Latencies, Watch
+from moa.dispatch.quota import NOTHING, Amount, Owner
+from moa.dispatch.window import InFlight
+from moa.errors import (
+    AccountRefused,
+    KeyRefused,
+    LaneUnavailable,
+    ProviderError,
+    QuotaSpent,
+    RateLimited,
+    TransientError,
+)
+from moa.providers.provider import Answer, Provider
 
 LOOK_AGAIN_S = 3600.0
 """After a spent quota whose vendor does not say when it is filled again."""
+OVERLOADED = (408, 503, 504, 529)
+TIMEOUT = "timeout"
+"""Code of a call whose answer did not come in time."""
+ONE_REQUEST = Amount(1.0)
 
 
 class Account:
@@ -24,8 +41,9 @@ class Account:
     not a backlog of them.
     """
 
-    def __init__(self, provider: Provider, max_in_flight: int) -> None:
+    def __init__(self, provider: Provider, owner: Owner, max_in_flight: int) -> None:
         self.provider = provider
+        self.owner = owner
         self.refused: AccountRefused | None = None
         self.slots = asyncio.Semaphore(1)
         self.proven = False
@@ -35,6 +53,7 @@ class Account:
         """The account let a call through: open all its connections."""
         if not self.proven:
             self.proven = True
+            self.owner.prove()
             for _ in range(self._max_in_flight - 1):
                 self.slots.release()
 
@@ -50,6 +69,10 @@ class Sender(Protocol):
         """Take the call away if this line cannot send it now and something better can be done."""
         ...
 
+    def refuse(self, call: Call, error: KeyRefused) -> None:
+        """The account's key was never any good: the run ends."""
+        ...
+
     def fail(self, call: Call, error: Exception) -> None:
         """Something broke that no vendor is to blame for: the call, and with it the run, ends."""
         ...
@@ -59,19 +82,36 @@ class Line:
     """The waiting calls to one model."""
 
     def __init__(
-        self, account: Account, quota: Quota, breaker: Breaker, sender: Sender, max_in_flight: int
+        self,
+        account: Account,
+        lease: Lease,
+        sender: Sender,
+        max_in_flight: int,
+        clock: Callable[[], float],
     ) -> None:
         self.account = account
-        self.quota = quota
-        self.breaker = breaker
+        self.breaker = Breaker(clock)
+        self.estimate = TokenEstimate()
         self.in_flight: set[asyncio.Task[None]] = set()
         self.spent: QuotaSpent | None = None
-        """Why `quota` is paused for long, while it is."""
-        self._slots = asyncio.Semaphore(max_in_flight)
+        """Why the line is paused for long, while it is."""
+        self._lease = lease
+        self._latencies = Latencies()
+        self.watch = Watch(self._latencies, clock)
+        self._window = InFlight(max_in_flight)
         self._sender = sender
+        self._clock = clock
+        self._resume_at = 0.0
+        self._answered_up_to = 0.0
+        """When the latest of the calls was sent that were answered."""
         self._waiting: deque[Call] = deque()
         self._arrived = asyncio.Event()
-        self._pump = asyncio.get_running_loop().create_task(self._run())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._run())]
+        self._share_wanted = asyncio.Event()
+        if lease.most_in_flight is not None:
+            self._window.allow(0)  # until the owner has said how many
+            self._tasks.append(loop.create_task(self._renew_share()))
 
     @property
     def waiting(self) -> int:
@@ -84,8 +124,12 @@ class Line:
         return (
             self.account.refused is not None
             or self.breaker.wait_s() > 0
-            or (self.spent is not None and self.quota.pause_s() > 0)
+            or (self.spent is not None and self.pause_s() > 0)
         )
+
+    def pause_s(self) -> float:
+        """Seconds until anything may go out, because the vendor asked for it."""
+        return max(0.0, self._resume_at - self._clock())
 
     def put(self, call: Call, *, first: bool = False) -> None:
         """Queue a call, unless it had better go elsewhere; one that is tried again goes `first`."""
@@ -96,31 +140,75 @@ class Line:
         else:
             self._waiting.append(call)
         self._arrived.set()
+        if self._lease.most_in_flight == 0:
+            self._share_wanted.set()
 
-    def heed(self, error: ProviderError, query_id: str) -> None:
-        """What a failed call of a query says of this line and its account."""
+    def not_sent(self, call: Call) -> None:
+        """An admitted call did not go out after all."""
+        self.breaker.release(call.assignment.query_id)
+        self._lease.give_back(call.taken)
+
+    def answered(self, call: Call, answer: Answer, sent_at: float) -> None:
+        """A call has its answer: learn from it."""
+        usage = answer.completion.usage
+        used = Amount(1.0, usage.input_tokens, usage.output_tokens)
+        self.breaker.answered()
+        self.account.prove()
+        self._answered_up_to = max(self._answered_up_to, sent_at)
+        self._lease.used(sent_at, call.taken, used)
+        self._lease.hear(answer.limits)
+        self.estimate.learn(call.choice, usage)
+        slowness = self._latencies.learn(usage.output_tokens, self._clock() - sent_at)
+        self._window.congestion.answered(slowness)
+
+    def heed(self, error: ProviderError, call: Call, sent_at: float) -> None:
+        """What a failed call says of this line and its account."""
+        query_id = call.assignment.query_id
         if error.status is not None and not isinstance(error, AccountRefused):
             self.account.prove()
         match error:
             case AccountRefused():
                 self.breaker.release(query_id)
                 self.account.refused = error
+            case LaneUnavailable():
+                self.breaker.answered()
+                self._lease.used(sent_at, call.taken, ONE_REQUEST)
             case RateLimited():
                 self.breaker.answered()
+                self._lease.used(sent_at, call.taken, ONE_REQUEST)
+                self._window.congestion.too_much()
+                self._pause(error)
             case TransientError():
-                self.breaker.failed(query_id)
+                self._heed_failure(error, query_id, sent_at)
             case ProviderError(status=None):  # refused before it was sent
                 self.breaker.release(query_id)
+                self._lease.used(sent_at, call.taken, NOTHING)
             case _:
                 self.breaker.answered()
+
+    def _heed_failure(self, error: TransientError, query_id: str, sent_at: float) -> None:
+        late = error.code == TIMEOUT
+        if late and sent_at <= self._answered_up_to:
+            self.breaker.release(query_id)  # later ones were answered: the vendor is there
+        else:
+            self.breaker.failed(query_id)
+        if late or error.status in OVERLOADED:
+            self._window.congestion.too_much()
+
+    def _pause(self, error: RateLimited) -> None:
+        pause_s = error.retry_after_s or 0.0
         if isinstance(error, QuotaSpent):
             self.spent = error
-            self.quota.pause(error.retry_after_s or LOOK_AGAIN_S)
-        elif isinstance(error, RateLimited):  # any other "later" is its call's, or the breaker's
-            self.quota.pause(error.retry_after_s or 0.0)
+            pause_s = pause_s or LOOK_AGAIN_S
+        self._pause_for(pause_s)
+        self._lease.refused(pause_s)
+
+    def _pause_for(self, seconds: float) -> None:
+        """Never shortens an earlier pause."""
+        self._resume_at = max(self._resume_at, self._clock() + seconds)
 
     def reconsider(self) -> None:
-        """The line is out since now: calls behind its head need not wait with it."""
+        """The line is out: calls behind its head need not wait with it."""
         waiting, self._waiting = self._waiting, deque()
         self._waiting.extend(call for call in waiting if not self._passed_on(call))
 
@@ -133,8 +221,9 @@ class Line:
 
     async def stop(self) -> list[Call]:
         """Send no more, and give back what waits."""
-        self._pump.cancel()
-        await asyncio.wait([self._pump])
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
         left = list(self._waiting)
         self._waiting.clear()
         return left
@@ -150,40 +239,73 @@ class Line:
             except asyncio.CancelledError:
                 self._waiting.appendleft(call)
                 raise
+            except KeyRefused as error:  # by somebody else's first call
+                self._sender.refuse(call, error)
+                continue
             except Exception as error:  # a bug, or a journal that cannot be written
                 self._sender.fail(call, error)
                 continue
             if admitted:
                 self._start(call)
-                if self.out:  # it was the probe
-                    self.reconsider()
+            if self.out:  # it was the probe, or the vendor is still out
+                self.reconsider()
 
     async def _admit(self, call: Call) -> bool:
         """Wait for the call's turn; false when it was passed on instead."""
-        if self._sender.pass_on(call, self):
-            return False
-        await self.quota.take(call.choice.input_tokens, call.choice.output_tokens)
         while not self._sender.pass_on(call, self):
-            if (pause_s := self.quota.pause_s()) > 0:
+            if (pause_s := self.pause_s()) > 0:
                 await asyncio.sleep(pause_s)
                 continue
             self.spent = None
-            await self._slots.acquire()
-            await self.account.slots.acquire()
-            # While it waited for its slots, the answers to others may have changed the picture.
-            unhindered = self.account.refused is None and self.quota.pause_s() == 0
-            if unhindered and self.breaker.admit(call.assignment.query_id):
-                return True
-            self._release_slots()
+            await self._window.take()
+            try:
+                if await self._may_go(call):
+                    return True
+            except BaseException:
+                self._window.release()
+                raise
+            self._window.release()
             if self._sender.pass_on(call, self):
-                return False
-            if unhindered:
+                break
+            if self.breaker.wait_s() > 0:
+                self.reconsider()
                 await self.breaker.wait()
         return False
 
-    def _release_slots(self) -> None:
-        self._slots.release()
+    async def _may_go(self, call: Call) -> bool:
+        """Take what the call needs; false, and all is given back, when it may not go after all."""
+        needed = self.estimate.amount(call.choice)
+        coming = (self.estimate.amount(one.choice) for one in self._waiting)
+        try:
+            await self._lease.take(needed, coming, self._window.out)
+        except QuotaSpent as error:
+            self.spent = error
+            self._pause_for(error.retry_after_s or LOOK_AGAIN_S)
+            return False
+        self._window.allow(self._lease.most_in_flight)
+        await self.account.slots.acquire()
+        # While it waited for all this, the answers to others may have changed the picture.
+        unhindered = self.account.refused is None and self.pause_s() == 0
+        if unhindered and self.breaker.admit(call.assignment.query_id):
+            call.taken = needed
+            return True
         self.account.slots.release()
+        self._lease.give_back(needed)
+        return False
+
+    async def _renew_share(self) -> None:
+        """Of the calls at once, as long as there is anything to do."""
+        at_work = False
+        while True:
+            before, at_work = at_work, bool(self._waiting or self._window.out)
+            if before or at_work:
+                with suppress(KeyRefused):  # the next call finds out
+                    await self._lease.renew(self._window.out, at_work=at_work)
+                self._window.allow(self._lease.most_in_flight)
+            self._share_wanted.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_S):
+                    await self._share_wanted.wait()
 
     def _start(self, call: Call) -> None:
         task = asyncio.get_running_loop().create_task(self._sender.send(call, self))
@@ -192,4 +314,5 @@ class Line:
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self.in_flight.discard(task)
-        self._release_slots()
+        self._window.release()
+        self.account.slots.release()

@@ -25,6 +25,8 @@ class Choice(NamedTuple):
     model: Model
     input_tokens: float
     output_tokens: float
+    worth_usd: float = 0.0
+    """What its answer is expected to be worth, less what it costs: only differences matter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 
 from moa.catalog import Model
-from moa.dispatch.dispatcher import Dispatcher, Progress
+from moa.config import PolicyConfig
+from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.journal import Journal, recover
 from moa.dispatch.outcome import (
     DEAD_LETTER,
@@ -22,10 +23,14 @@ from moa.dispatch.outcome import (
     outcomes_table,
     with_followers,
 )
+from moa.dispatch.settings import Progress
 from moa.errors import KeyRefused
+from moa.planning.policy import worth_usd
 from moa.storage.run_folder import PieceName, RunFolder
 
-_DECIDED = ["row", "provider", "model", "lane", "fallbacks"]
+_DECIDED = [
+    "row", "provider", "model", "lane", "fallbacks", "expected_grade", "expected_cost_usd",
+]  # fmt: skip
 _ASKED = [
     "query_id", "partition", "row", "request", "allowed_models", "tags", "followers",
     "max_output_tokens", "expected_input_tokens", "expected_output_tokens",
@@ -53,6 +58,7 @@ async def dispatch_piece(
     piece: PieceName,
     run: RunFolder,
     models: Mapping[str, Model],
+    policy: PolicyConfig,
     dispatcher: Dispatcher,
     *,
     rows: int,
@@ -63,6 +69,7 @@ async def dispatch_piece(
         piece: of the run.
         run: its folder.
         models: catalog id → model, in pool order.
+        policy: by which it was decided.
         dispatcher: open.
         rows: of the piece; they count as unsettled while they are read.
 
@@ -74,7 +81,7 @@ async def dispatch_piece(
         history = await asyncio.to_thread(lambda: recover(run.read_journals(piece)))
         if await asyncio.to_thread(run.is_finished, piece):  # whoever did it died before it said so
             return await asyncio.to_thread(finished_piece, piece, run)
-        assignments = await asyncio.to_thread(assignments_of, piece, run, models)
+        assignments = await asyncio.to_thread(assignments_of, piece, run, models, policy)
         journal = Journal(await asyncio.to_thread(run.open_journal, piece))
     try:
         settled = await dispatcher.answer(assignments, journal, history)
@@ -108,7 +115,7 @@ def finished_piece(piece: PieceName, run: RunFolder) -> PieceResult:
 
 
 def assignments_of(
-    piece: PieceName, run: RunFolder, models: Mapping[str, Model]
+    piece: PieceName, run: RunFolder, models: Mapping[str, Model], policy: PolicyConfig
 ) -> list[Assignment]:
     """The queries of a piece, in their order in the backlog; `models` in pool order."""
     decisions = run.read_decisions(piece.part, columns=_DECIDED)
@@ -116,17 +123,28 @@ def assignments_of(
     mine = pc.equal(decisions.column("provider"), piece.provider)
     decided = decisions.filter(mine).to_pylist()
     asked = queries.filter(mine).to_pylist()
-    return [_assignment(d, q, models) for d, q in zip(decided, asked, strict=True)]
+    return [_assignment(d, q, models, policy) for d, q in zip(decided, asked, strict=True)]
 
 
 def _assignment(
-    decision: dict[str, Any], query: dict[str, Any], models: Mapping[str, Model]
+    decision: dict[str, Any],
+    query: dict[str, Any],
+    models: Mapping[str, Model],
+    policy: PolicyConfig,
 ) -> Assignment:
     most = query["max_output_tokens"] or math.inf
-    expected = zip(query["expected_input_tokens"], query["expected_output_tokens"], strict=True)
+    expected = zip(
+        query["expected_input_tokens"],
+        query["expected_output_tokens"],
+        decision["expected_grade"],
+        decision["expected_cost_usd"],
+        strict=True,
+    )
     choices = {
-        name: Choice(model, tokens_in, min(tokens_out, most))
-        for (name, model), (tokens_in, tokens_out) in zip(models.items(), expected, strict=True)
+        model.id: Choice(model, tokens_in, min(tokens_out, most), worth_usd(grade, usd, policy))
+        for model, (tokens_in, tokens_out, grade, usd) in zip(
+            models.values(), expected, strict=True
+        )
     }
     return Assignment(
         query_id=query["query_id"],

@@ -1,85 +1,332 @@
-"""How fast one account may call one model: requests and tokens together, in arrival order.
+"""What an account may be asked for: one owner, who leases it in blocks to all that call it.
 
-A quota has one owner. Here the owner is the dispatch replica, which holds an equal share of the
-account's limits (`share`); nothing else may call the account meanwhile.
+A *holder* is a dispatcher's line: it asks for what its next calls need and gets it when it has
+flowed, in the order of asking. Grants are used at once or lost, so a holder that dies takes nothing
+with it but its last block. An owner lives where its only holder does, or in an actor of its own
+between many (`moa.pipeline.quotas`); it is the same code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from aiolimiter import AsyncLimiter
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
 
 from moa.catalog import Limits
+from moa.dispatch.pace import Clock, Rate, Window
+from moa.dispatch.slots import Slots
+from moa.providers.faults import LONG_WAIT_S
+from moa.providers.provider import VendorLimits
 
-BURST_S = 0.1
-"""A limiter starts full; a tenth of a second's quota is what it may let through at once."""
+Measure = Literal["requests", "input_tokens", "output_tokens", "tokens"]
+LIMIT_OF: dict[Measure, str] = {
+    "requests": "rpm",
+    "input_tokens": "input_tpm",
+    "output_tokens": "output_tpm",
+    "tokens": "tpm",
+}
+"""Each with its limit in the catalog."""
+BLOCK_S = 0.1
+"""Time in which a block flows: so long others wait behind it."""
+DAY_S = 86_400.0 + 60
+DAY_SLOT_S = 60.0
+HOLDER_LIVES_S = 30.0
+"""Without an ask: then it is dead, or needs nothing."""
+PROOF_S = 120.0
+"""How long one holder may take to find out whether the account's key is good."""
 
-Clock = Callable[[], float]
+
+class Amount(NamedTuple):
+    """What calls need, or have used."""
+
+    requests: float = 0.0
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+
+    def of(self, measure: Measure) -> float:
+        """As one limit counts it."""
+        if measure == "tokens":
+            return self.input_tokens + self.output_tokens
+        return float(getattr(self, measure))
+
+    def plus(self, other: Amount, times: float = 1.0) -> Amount:
+        """Both together."""
+        return Amount(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
-def share(limits: Limits, replicas: int) -> Limits:
-    """One of `replicas` equal shares of an account's limits; at least one call is under way."""
+NOTHING = Amount()
+UNLIMITED = Limits()
 
-    def part(limit: float | None) -> float | None:
-        return None if limit is None else limit / replicas
 
-    return Limits(
-        rpm=part(limits.rpm),
-        input_tpm=part(limits.input_tpm),
-        output_tpm=part(limits.output_tpm),
-        tpm=part(limits.tpm),
-        max_in_flight=None
-        if limits.max_in_flight is None
-        else max(1, limits.max_in_flight // replicas),
+class Correction(NamedTuple):
+    """Calls of a while ago have used so much more than was granted, or less."""
+
+    age_s: float
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a holder wants, with what it has learnt since it last asked."""
+
+    holder: str
+    model: str
+    """The vendor's name of it."""
+    amount: Amount = NOTHING
+    """Nothing: only to be told the share of the calls at once."""
+    limits: Limits = UNLIMITED
+    """By the holder's catalog."""
+    interactive: bool = False
+    """Somebody waits for the answer: goes before all others."""
+    reserve: float = 0.0
+    """Share that only interactive calls may use, as long as this holder lives."""
+    corrections: tuple[Correction, ...] = ()
+    heard: VendorLimits | None = None
+    """From the latest answer's headers."""
+    refusals: int = 0
+    """429s since the last ask."""
+    in_flight: int = 0
+    """Calls that it has out."""
+    at_work: bool = True
+    """Has calls out, or waiting."""
+
+
+class Grant(NamedTuple):
+    """What a holder gets."""
+
+    most_in_flight: int | None
+    """Its share of the calls at once; `None` is without a limit."""
+    block: Amount | None = None
+    """What to ask for next time at most, to keep all limits busy; `None` is any amount."""
+    spent_s: float = 0.0
+    """Above 0: nothing is granted, the day's quota is used up for so long."""
+    refused: str = ""
+    """Nothing is granted, ever: what the account said to somebody else's first call."""
+
+
+class Owner(Protocol):
+    """An account's owner, here or elsewhere."""
+
+    async def lease(self, ask: Ask) -> Grant:
+        """Wait until what is asked for may be used; then use it at once."""
+        ...
+
+    def prove(self) -> None:
+        """The account has let a call through."""
+        ...
+
+    def refuse(self, detail: str) -> None:
+        """The account has refused its first call."""
+        ...
+
+    def pause(self, model: str, seconds: float) -> None:
+        """The vendor wants nothing for so long."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    ask: Ask
+    granted: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
 
-class Pace:
-    """So many units a minute, without a burst at the start, for amounts of any size."""
-
-    def __init__(self, per_minute: float) -> None:
-        self._slice = max(1.0, per_minute / 60 * BURST_S)
-        self._limiter = AsyncLimiter(self._slice, self._slice * 60 / per_minute)
-
-    async def take(self, amount: float) -> None:
-        """Wait until `amount` units have flowed.
-
-        aiolimiter raises where an amount exceeds its bucket, so a large amount goes in slices.
-        There is one taker at a time (the model's line), so none is overtaken.
-        """
-        while amount > 0:
-            await self._limiter.acquire(min(amount, self._slice))
-            amount -= self._slice
-
-
 class Quota:
-    """What one line may use: takes requests and tokens, and stands still when the vendor says."""
+    """One model's limits. One ask flows at a time, interactive ones first."""
 
-    def __init__(self, limits: Limits, *, clock: Clock) -> None:
-        self._paces = {
-            name: Pace(limit)
-            for name in ("rpm", "input_tpm", "output_tpm", "tpm")
-            if (limit := getattr(limits, name)) is not None
-        }
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._rates: dict[Measure, Rate] = {measure: Rate(clock) for measure in LIMIT_OF}
+        self._day = Window(DAY_S, DAY_SLOT_S)
+        self._slots = Slots()
+        self._asks: dict[str, tuple[Ask, float]] = {}
+        """Each holder's latest, and when it came."""
+        self._urgent: deque[_Waiting] = deque()
+        self._others: deque[_Waiting] = deque()
+        self._urgent_came = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
         self._resume_at = 0.0
+
+    async def lease(self, ask: Ask) -> Grant:
+        """See `Owner.lease`."""
+        self._note(ask)
+        if (spent_s := self._spent_s(ask)) > 0:
+            return self._grant(ask)._replace(spent_s=spent_s)
+        if ask.amount.requests:
+            waiting = _Waiting(ask)
+            (self._urgent if ask.interactive else self._others).append(waiting)
+            if ask.interactive:
+                self._urgent_came.set()
+            if self._pump is None or self._pump.done():
+                self._pump = asyncio.get_running_loop().create_task(self._serve())
+            await waiting.granted
+        return self._grant(ask)
 
     def pause(self, seconds: float) -> None:
         """Let nothing through for so long from now; never shortens an earlier pause."""
         self._resume_at = max(self._resume_at, self._clock() + seconds)
 
-    def pause_s(self) -> float:
-        """Seconds until anything may go through; 0 when nobody asked for a pause."""
-        return max(0.0, self._resume_at - self._clock())
+    def _note(self, ask: Ask) -> None:
+        now = self._clock()
+        self._asks[ask.holder] = ask, now
+        alive = {name: x for name, x in self._asks.items() if now - x[1] < HOLDER_LIVES_S}
+        self._asks = {name: x for name, x in alive.items() if x[0].at_work}
+        for correction in ask.corrections:
+            for measure, rate in self._rates.items():
+                if amount := correction.amount.of(measure):
+                    rate.correct(amount, correction.age_s)
+        for measure, rate in self._rates.items():
+            said = (getattr(one.limits, LIMIT_OF[measure]) for one, _ in alive.values())
+            rate.configure(min((x for x in said if x is not None), default=None))
+            if ask.heard is not None and (level := getattr(ask.heard, measure)) is not None:
+                rate.hear(level)
+            if ask.refusals:
+                rate.refused()
 
-    async def take(self, input_tokens: float, output_tokens: float) -> None:
-        """Wait until one request of this size may be sent, as far as rates go."""
-        amounts = {
-            "rpm": 1.0,
-            "input_tpm": input_tokens,
-            "output_tpm": output_tokens,
-            "tpm": input_tokens + output_tokens,
-        }
-        for name, pace in self._paces.items():
-            await pace.take(amounts[name])
+    def _grant(self, ask: Ask) -> Grant:
+        limits = (one.limits.max_in_flight for one, _ in self._asks.values())
+        most = min((x for x in limits if x is not None), default=None)
+        if most is None:
+            return Grant(None, self._block())
+        share = self._slots.share(ask.holder, ask.in_flight, list(self._asks), most)
+        return Grant(share, self._block())
+
+    def _block(self) -> Amount | None:
+        """What flows in the time of one."""
+        known = {m: rate.per_minute for m, rate in self._rates.items() if rate.per_minute}
+        if not known:
+            return None
+        both = known.get("tokens", math.inf)
+        return Amount(
+            known.get("requests", math.inf) * BLOCK_S / 60,
+            min(both, known.get("input_tokens", math.inf)) * BLOCK_S / 60,
+            min(both, known.get("output_tokens", math.inf)) * BLOCK_S / 60,
+        )
+
+    def _spent_s(self, ask: Ask) -> float:
+        """How long the day's quota stays used up; 0 when it is not."""
+        rpd = min(
+            (x for one, _ in self._asks.values() if (x := one.limits.rpd) is not None),
+            default=math.inf,
+        )
+        if not ask.amount.requests:
+            return 0.0
+        now = self._clock()
+        counted_s = self._day.wait_s(ask.amount.requests, rpd, now) if rpd < math.inf else 0.0
+        told_s = self._resume_at - now
+        return max(counted_s, told_s if told_s > LONG_WAIT_S else 0.0)
+
+    async def _serve(self) -> None:
+        while self._urgent or self._others:
+            waiting = (self._urgent or self._others).popleft()
+            try:
+                await self._flow(waiting)
+            except Exception as error:  # a bug: whoever waits shall not wait for ever
+                if not waiting.granted.done():
+                    waiting.granted.set_exception(error)
+
+    async def _flow(self, waiting: _Waiting) -> None:
+        """Let one ask's amount flow; interactive ones that come meanwhile go before."""
+        ask = waiting.ask
+        if waiting.granted.done():  # its holder has given up waiting
+            return
+        for measure, rate in self._rates.items():
+            for part in _parts(ask.amount.of(measure), rate.per_minute):
+                await rate.flow(part, reserved=self._reserved(ask))
+                await self._let_pass(ask)
+        while (wait_s := self._wait_s(ask)) > 0:
+            await self._pass_time(ask, wait_s)
+        for measure, rate in self._rates.items():
+            rate.use(ask.amount.of(measure))
+        self._day.add(ask.amount.requests, self._clock())
+        if not waiting.granted.done():
+            waiting.granted.set_result(None)
+
+    async def _pass_time(self, ask: Ask, seconds: float) -> None:
+        if ask.interactive:
+            await asyncio.sleep(seconds)
+            return
+        self._urgent_came.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._urgent_came.wait()
+        await self._let_pass(ask)
+
+    async def _let_pass(self, ask: Ask) -> None:
+        while self._urgent and not ask.interactive:
+            await self._flow(self._urgent.popleft())
+
+    def _wait_s(self, ask: Ask) -> float:
+        """Of a pause, or until what is asked for fits into the last minute."""
+        waits = (rate.wait_s(ask.amount.of(m)) for m, rate in self._rates.items())
+        return max(self._resume_at - self._clock(), *waits)
+
+    def _reserved(self, ask: Ask) -> float:
+        if ask.interactive:
+            return 0.0
+        return max((one.reserve for one, _ in self._asks.values() if one.interactive), default=0.0)
+
+
+def _parts(amount: float, per_minute: float | None) -> Iterator[float]:
+    """A large amount in pieces of a tenth of a second, between which others may pass."""
+    most = math.inf if per_minute is None else max(1.0, per_minute * BLOCK_S / 60)
+    while amount > 0:
+        yield min(amount, most)
+        amount -= most
+
+
+class QuotaOwner:
+    """One account's limits, model by model."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._quotas: dict[str, Quota] = {}
+        self._proven = False
+        self._refused = ""
+        self._prover: str | None = None
+        """The holder whose calls find out whether the key is good: one at a time."""
+        self._prover_until = 0.0
+        self._news = asyncio.Event()
+
+    async def lease(self, ask: Ask) -> Grant:
+        """See `Owner.lease`."""
+        if ask.amount.requests:
+            await self._proof(ask.holder.partition("/")[0])
+        if self._refused:
+            return Grant(None, refused=self._refused)
+        return await self._quota(ask.model).lease(ask)
+
+    def prove(self) -> None:
+        """See `Owner.prove`."""
+        self._proven = True
+        self._news.set()
+
+    def refuse(self, detail: str) -> None:
+        """See `Owner.refuse`."""
+        if not self._proven:
+            self._refused = detail
+            self._news.set()
+
+    def pause(self, model: str, seconds: float) -> None:
+        """See `Owner.pause`."""
+        self._quota(model).pause(seconds)
+
+    def _quota(self, model: str) -> Quota:
+        return self._quotas.setdefault(model, Quota(self._clock))
+
+    async def _proof(self, process: str) -> None:
+        """Until the account is proven, or it is this process that shall find out."""
+        while not (self._proven or self._refused):
+            now = self._clock()
+            if self._prover in (None, process) or now >= self._prover_until:
+                self._prover, self._prover_until = process, now + PROOF_S
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._prover_until - now):
+                    await self._news.wait()

@@ -5,12 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from moa.errors import ProviderError, QuotaSpent, TransientError
+from moa.errors import (
+    AccountRefused,
+    ContextExceeded,
+    InvalidRequest,
+    ProviderError,
+    QuotaSpent,
+    RateLimited,
+    TransientError,
+)
+
+_REASONS = (
+    (ContextExceeded, "context_exceeded"),
+    (InvalidRequest, "invalid_request"),
+    (AccountRefused, "account_refused"),
+    (RateLimited, "rate_limited"),
+    (TransientError, "vendor_failed"),
+)
+
+
+def reason_of(error: ProviderError) -> str:
+    """Why a query is dead whose last call ended so; see ARCHITECTURE.md."""
+    return next(name for kind, name in _REASONS if isinstance(error, kind))
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How hard to try one query on one model before its next best model is asked."""
+    """How hard to try one query on one model before its next best model is asked. Once its time is
+    over, each model that is left is asked once.
+    """
 
     max_attempts: int
     give_up_after_s: float
@@ -28,7 +51,7 @@ class RetryPolicy:
         Args:
             error: what the last try ended with.
             attempt: tries so far on this model, from 1.
-            elapsed_s: since the first of them.
+            elapsed_s: since the query's first try, on whichever model.
             random: the source of jitter.
         """
         if not isinstance(error, TransientError) or isinstance(error, QuotaSpent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from moa.dispatch.dispatcher import Progress
+from moa.dispatch.settings import Progress
 
 OPEN_PIECES = 8
 """Pieces that a replica has per provider at most: each holds its outcomes until its last one, and

@@ -18,14 +18,16 @@ from ray.exceptions import RayActorError
 
 from moa.config import RouteBatchConfig
 from moa.dispatch.budget import Budget, Lease, Purse
-from moa.dispatch.dispatcher import Dispatcher, DispatchSettings, Progress
+from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.piece import PieceResult, dispatch_piece
 from moa.dispatch.retry import RetryPolicy
+from moa.dispatch.settings import DispatchSettings, Progress
 from moa.errors import KeyRefused
 from moa.log import configure
 from moa.pipeline.job import Job
 from moa.pipeline.load import Load, least
-from moa.providers.accounts import open_provider
+from moa.pipeline.quotas import owners_of
+from moa.providers.accounts import fingerprint, open_provider
 from moa.storage.run_folder import PieceName, RunFolder
 
 OPEN_ROWS = 3
@@ -56,7 +58,8 @@ class DispatchReplica:
         if self._draining:
             return PieceResult(name, finished=False)
         piece = PieceName.parse(name)
-        return await dispatch_piece(piece, self._run, self._models, self._open(), rows=rows)
+        policy = self._job.config.policy
+        return await dispatch_piece(piece, self._run, self._models, policy, self._open(), rows=rows)
 
     async def progress(self, draining: bool) -> Progress | None:
         """Where it stands, `None` before its first piece. It is told whether the run drains: one
@@ -78,19 +81,19 @@ class DispatchReplica:
 
     def _open(self) -> Dispatcher:
         if self._dispatcher is None:
-            job = self._job
-            providers = {
-                name: open_provider(
-                    account, environ=_environ(job), base_url=job.base_urls.get(name)
-                )
-                for name, account in job.accounts.items()
-            }
+            job, environ = self._job, _environ(self._job)
+            providers, identities = {}, {}
+            for name, account in job.accounts.items():
+                base_url = job.base_urls.get(name)
+                providers[name] = open_provider(account, environ=environ, base_url=base_url)
+                identities[name] = fingerprint(account, environ, base_url)
             self._dispatcher = Dispatcher(
                 providers,
                 job.models,
                 job.prices,
                 settings(job.config),
                 budget=Budget(None if self._purse is None else _lease(self._purse)),
+                owners=owners_of(identities),
             )
         return self._dispatcher
 
@@ -117,8 +120,10 @@ def settings(config: RouteBatchConfig) -> DispatchSettings:
         total_timeout_s=dispatch.total_timeout_s,
         retry=RetryPolicy(dispatch.max_attempts, dispatch.give_up_after_s),
         fallback=dispatch.fallback,
-        replicas=dispatch.replicas,
         seed=config.run.seed,
+        waiting_usd_per_hour=dispatch.waiting_usd_per_hour,
+        max_usd_per_query=dispatch.max_usd_per_query,
+        hold_unknown=dispatch.unknown_calls == "hold",
     )
 
 

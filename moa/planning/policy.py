@@ -29,8 +29,12 @@ NOVEL = "novel"
 """Too unlike the training data to judge: the default model."""
 NOBODY_CAN = "nobody_can"
 """No model can take the query; `reason_nobody` says why."""
+REDRIVE = "redrive"
+"""A dead letter, sent again to the model that the redrive names."""
 RULES = (BEST_VALUE, CHEAPEST_ABOVE_FLOOR, BEST_BELOW_FLOOR, ONLY_ONE_CAN, NOVEL, NOBODY_CAN)
 
+BELOW_FLOOR_USD = 1000.0
+"""Per unit of grade that an answer is expected to lack: more than any detour costs."""
 NOBODY = -1
 """In place of a model's number."""
 
@@ -174,6 +178,16 @@ def decide(
     ranked = np.where(np.take_along_axis(can, order, axis=1), order, NOBODY)
     rule = np.select([~can.any(axis=1), ~several, novel], [NOBODY_CAN, ONLY_ONE_CAN, NOVEL], rule)
     return Decisions(chosen=ranked[:, 0], fallbacks=ranked[:, 1:], rule=rule)
+
+
+def worth_usd(expected_grade: float, expected_cost_usd: float, policy: PolicyConfig) -> float:
+    """What an answer is expected to be worth by the policy's own criterion, less what it costs;
+    only differences between models mean anything.
+    """
+    if policy.willingness_to_pay is not None:
+        return float(policy.willingness_to_pay) * expected_grade - expected_cost_usd
+    missing = max(0.0, (policy.quality_floor or 0.0) - expected_grade)
+    return -expected_cost_usd - BELOW_FLOOR_USD * missing
 
 
 def _criterion(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -59,6 +60,25 @@ def open_provider(
             a proxy is none.
     """
     return _OPEN[account.wire](account, environ=environ, base_url=base_url)
+
+
+_VARIABLES: dict[Wire, tuple[str, ...]] = {
+    "openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL"),
+    "anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
+    "gemini": ("GOOGLE_CLOUD_PROJECT", "GOOGLE_GEMINI_BASE_URL"),
+}
+"""What says whose account it is where the catalog names nothing."""
+
+
+def fingerprint(account: Account, environ: Mapping[str, str], base_url: str | None = None) -> str:
+    """Whose limits a call uses, 16 hex digits: equal for two accounts with one key at one address,
+    whatever they are called. The key cannot be found again from it.
+    """
+    named = (account.api_key_env or account.project_env, account.project_env)
+    variables = [name for name in named if name] or list(_VARIABLES[account.wire])
+    facts = [account.wire, base_url or account.base_url or "", account.location or ""]
+    facts += [environ.get(name, "") for name in variables]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
 def check_credentials(account: Account, environ: Mapping[str, str]) -> None:

@@ -16,10 +16,11 @@ import pytest
 
 from moa.catalog import Limits, Model, load_catalog
 from moa.dispatch.budget import Budget, Purse
-from moa.dispatch.dispatcher import Dispatcher, DispatchSettings
+from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.journal import History, Journal, recover
 from moa.dispatch.outcome import Assignment, Choice, Settled
 from moa.dispatch.retry import RetryPolicy
+from moa.dispatch.settings import DispatchSettings
 from moa.errors import KeyRefused
 from moa.prices import PriceTable
 from moa.providers.accounts import open_provider
@@ -37,7 +38,6 @@ SETTINGS = DispatchSettings(
     total_timeout_s=5,
     retry=RetryPolicy(6, 60),
     fallback=True,
-    replicas=1,
     seed=1,
 )
 SYNTHETIC = {"synthetic": True}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from moa.catalog import load_catalog
-from moa.dispatch.dispatcher import Dispatcher, DispatchSettings
+from moa.config import PolicyConfig
+from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.journal import History, Journal
 from moa.dispatch.piece import assignments_of, dispatch_piece
 from moa.dispatch.retry import RetryPolicy
+from moa.dispatch.settings import DispatchSettings
 from moa.prices import PriceTable
 from moa.providers.accounts import open_provider
 from moa.replay.process import ReplayServer
@@ -26,6 +29,7 @@ ACCOUNT = load_catalog("jobs/configs/demo_catalog.toml").accounts["openai"]
 PART = PartName(2, 10, 20)
 PIECE = PieceName(PART, "openai")
 MODELS = {MODEL.id: MODEL}
+POLICY = PolicyConfig(willingness_to_pay=Decimal("0.02"))
 TWINS = [{"query_id": f"twin{n}", "tags": [f"t{n}"], "reference": None} for n in (1, 2)]
 
 
@@ -70,14 +74,14 @@ async def dispatcher(provider_server: ReplayServer) -> AsyncIterator[Dispatcher]
     environ = {"OPENAI_API_KEY": "k"}
     url = provider_server.base_url("openai")
     provider = open_provider(ACCOUNT, environ=environ, base_url=url)
-    settings = DispatchSettings(4, 5, RetryPolicy(3, 30), True, 1, 0)
+    settings = DispatchSettings(4, 5, RetryPolicy(3, 30), True, 0)
     dispatcher = Dispatcher({"openai": provider}, [MODEL], PriceTable.build([MODEL]), settings)
     yield dispatcher
     await dispatcher.close()
 
 
 def test_a_piece_is_what_its_provider_was_given(run: RunFolder) -> None:
-    assignments = assignments_of(PIECE, run, MODELS)
+    assignments = assignments_of(PIECE, run, MODELS, POLICY)
 
     assert [a.row for a in assignments] == [10, 12, 14, 16, 18]
     assert [a.query_id for a in assignments] == ["q10", "q12", "q14", "q16", "q18"]
@@ -86,7 +90,7 @@ def test_a_piece_is_what_its_provider_was_given(run: RunFolder) -> None:
 async def test_a_piece_ends_as_its_outcomes_and_leaves_no_journal(
     run: RunFolder, dispatcher: Dispatcher, provider_server: ReplayServer
 ) -> None:
-    result = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
+    result = await dispatch_piece(PIECE, run, MODELS, POLICY, dispatcher, rows=5)
 
     outcomes = run.read_outcomes(PIECE)
     rows = {row["query_id"]: row for row in outcomes.to_pylist()}
@@ -106,11 +110,11 @@ async def test_what_a_journal_holds_is_not_asked_again(
     run: RunFolder, dispatcher: Dispatcher, provider_server: ReplayServer, answered: int
 ) -> None:
     journal = Journal(run.open_journal(PIECE))
-    assignments = assignments_of(PIECE, run, MODELS)[:answered]
+    assignments = assignments_of(PIECE, run, MODELS, POLICY)[:answered]
     first = await dispatcher.answer(assignments, journal, History())
     await journal.close()  # and here the process dies, before it has written an outcome
 
-    await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
+    await dispatch_piece(PIECE, run, MODELS, POLICY, dispatcher, rows=5)
 
     outcomes = run.read_outcomes(PIECE)
     completions = dict(zip(*outcomes.select(["query_id", "completion"]).columns, strict=True))
@@ -124,9 +128,9 @@ async def test_what_a_journal_holds_is_not_asked_again(
 async def test_a_piece_whose_actor_died_before_it_could_say_so_is_not_asked_again(
     run: RunFolder, dispatcher: Dispatcher, provider_server: ReplayServer
 ) -> None:
-    said = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
+    said = await dispatch_piece(PIECE, run, MODELS, POLICY, dispatcher, rows=5)
 
-    again = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
+    again = await dispatch_piece(PIECE, run, MODELS, POLICY, dispatcher, rows=5)
 
     assert again == said._replace(rest=None)
     assert again.finished
@@ -137,7 +141,7 @@ async def test_a_piece_whose_actor_died_before_it_could_say_so_is_not_asked_agai
 async def test_a_finished_piece_is_counted_by_somebody_else(
     run: RunFolder, dispatcher: Dispatcher
 ) -> None:
-    result = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
+    result = await dispatch_piece(PIECE, run, MODELS, POLICY, dispatcher, rows=5)
 
     progress = dispatcher.progress()
     assert result.cost_usd > 0
@@ -147,7 +151,7 @@ async def test_a_finished_piece_is_counted_by_somebody_else(
 
 
 async def test_a_piece_counts_while_it_is_read(run: RunFolder, dispatcher: Dispatcher) -> None:
-    begun = asyncio.create_task(dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5))
+    begun = asyncio.create_task(dispatch_piece(PIECE, run, MODELS, POLICY, dispatcher, rows=5))
     await asyncio.sleep(0)
 
     reading = dispatcher.progress()
@@ -162,7 +166,7 @@ async def test_a_piece_that_was_drained_is_not_finished(
 ) -> None:
     await dispatcher.drain()
 
-    result = await dispatch_piece(PIECE, run, MODELS, dispatcher, rows=5)
+    result = await dispatch_piece(PIECE, run, MODELS, POLICY, dispatcher, rows=5)
 
     assert not result.finished
     assert run.finished_pieces() == []

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from moa.dispatch.dispatcher import Progress
+from moa.dispatch.settings import Progress
 from moa.pipeline.load import OPEN_PIECES, Load, least
 
 MOST = 100

@@ -1,0 +1,209 @@
+"""How fast, and how much in any minute: what a limit comes down to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from aiolimiter import AsyncLimiter
+
+from moa.providers.provider import VendorLevel
+
+BURST_S = 0.1
+"""A limiter starts full; a tenth of a second's quota is what it may let through at once."""
+MINUTE_S = 60.6
+"""A minute as it is counted here. Calls that leave evenly do not arrive so: those of one minute may
+reach the vendor in a little less."""
+SLOT_S = 0.1
+WORRIED_BELOW = 0.25
+"""Share of the vendor's bucket below which others are using it too: the rate falls with it."""
+LEAST_FACTOR = 0.05
+FACTOR_STEPS = 32
+RISE_PER_S = 1 / 60
+"""Of the factor: what was lowered is whole again after a minute."""
+AFTER_REFUSAL = 0.9
+REFUSALS_APART_S = 5.0
+"""429s nearer to each other are one: they were on their way when the first came back."""
+
+Clock = Callable[[], float]
+
+
+class Pace:
+    """So many units a minute, without a burst at the start, for amounts of any size."""
+
+    def __init__(self, per_minute: float) -> None:
+        self._per_minute = per_minute
+        self._slice = max(1.0, per_minute / 60 * BURST_S)
+        self._limiter = AsyncLimiter(self._slice, self._slice * 60 / per_minute)
+        self._owed = 0.0
+
+    async def set(self, per_minute: float) -> None:
+        """Flow at another rate from now on, without another burst."""
+        if per_minute != self._per_minute:
+            owed = self._owed
+            Pace.__init__(self, per_minute)
+            self._owed = owed
+            await self._limiter.acquire(self._slice)
+
+    async def take(self, amount: float) -> None:
+        """Wait until so many units have flowed, or a part of them: see `owe`.
+
+        aiolimiter raises where an amount exceeds its bucket, so a large amount goes in slices.
+        There is one taker at a time, so none is overtaken.
+        """
+        self._owed += amount
+        while self._owed > 0:
+            part = min(self._owed, self._slice)
+            await self._limiter.acquire(part)
+            self._owed -= part
+
+    def owe(self, amount: float) -> None:
+        """So much more than was taken has been used, or less where it is negative; the next takers
+        wait as much longer or shorter. What is saved up is at most a second's worth.
+        """
+        self._owed = max(self._owed + amount, -self._per_minute / 60)
+
+
+class Window:
+    """What was used in the last so many seconds, whenever one looks."""
+
+    def __init__(self, length_s: float, slot_s: float) -> None:
+        self._length_s = length_s
+        self._slot_s = slot_s
+        self._used: dict[int, float] = {}
+        """By slot, in order of time."""
+        self._total = 0.0
+
+    def add(self, amount: float, at_s: float) -> None:
+        """So much was used then, or, negative, was not used after all."""
+        slot = int(at_s / self._slot_s)
+        newest = next(reversed(self._used), slot)
+        if slot < newest:  # a call leaves a little later than it is counted
+            slot = next((used for used in reversed(self._used) if used <= slot), -1)
+            if slot < 0:  # so long ago that it counts no more
+                return
+        self._used[slot] = self._used.get(slot, 0.0) + amount
+        self._total += amount
+
+    def wait_s(self, amount: float, limit: float, now_s: float) -> float:
+        """Seconds until so much more fits below a limit; more than the limit needs all of it."""
+        gone_before = now_s - self._length_s
+        while self._used and (first := next(iter(self._used))) <= self._last_gone(gone_before):
+            self._total -= self._used.pop(first)
+        if not self._used:
+            self._total = 0.0
+        excess = self._total + min(amount, limit) - limit
+        if excess <= 1e-6:
+            return 0.0
+        for slot, used in self._used.items():
+            excess -= used
+            if excess <= 1e-6:
+                return (slot + 1) * self._slot_s - gone_before
+        return self._length_s
+
+    def _last_gone(self, gone_before: float) -> float:
+        """Slots up to this one are over as a whole."""
+        return gone_before / self._slot_s - 1
+
+
+class Rate:
+    """One measure of one model: what the catalog allows a minute, what the vendor says of it, and
+    what has been used.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._window = Window(MINUTE_S, SLOT_S)
+        self._configured: float | None = None
+        self._vendors: float | None = None
+        self._factor = 1.0
+        self._factor_at = clock()
+        self._refused_at = -math.inf
+        self._pace: Pace | None = None
+        self._rest: Pace | None = None
+        """What calls may use that are not interactive, while some share is reserved."""
+
+    @property
+    def per_minute(self) -> float | None:
+        """What may be used now; `None` where nobody knows a limit."""
+        limit = self._limit
+        return None if limit is None else limit * _in_steps(self._factor_now())
+
+    @property
+    def _limit(self) -> float | None:
+        known = [x for x in (self._configured, self._vendors) if x is not None]
+        return min(known, default=None)
+
+    def configure(self, per_minute: float | None) -> None:
+        """What the catalog says; the least of it where holders' catalogs differ."""
+        self._configured = per_minute
+
+    def hear(self, level: VendorLevel) -> None:
+        """What the vendor says of its own bucket.
+
+        It drains only when others use the key, since nobody here takes more than flows in. Its
+        fullness is the greater of two figures: what remains of the limit, and, for buckets that
+        are shallower than a minute, how little of a minute it takes to fill it.
+        """
+        if level.limit is not None and level.limit > 0:
+            self._vendors = level.limit
+        limit = self._limit
+        if level.remaining is None or limit is None:
+            return
+        fullness = level.remaining / (self._vendors or limit)
+        if level.reset_s is not None:
+            fullness = max(fullness, 1 - level.reset_s / 60)
+        self._lower_to(fullness / WORRIED_BELOW)
+
+    def refused(self) -> None:
+        """A 429 came although nobody here took more than was allowed."""
+        now = self._clock()
+        if now - self._refused_at >= REFUSALS_APART_S:
+            self._refused_at = now
+            self._lower_to(self._factor_now() * AFTER_REFUSAL)
+
+    def wait_s(self, amount: float) -> float:
+        """Seconds until so much fits into the last minute; 0 when it does now."""
+        limit = self._limit
+        return 0.0 if limit is None else self._window.wait_s(amount, limit, self._clock())
+
+    def use(self, amount: float) -> None:
+        """It is used now."""
+        self._window.add(amount, self._clock())
+
+    def correct(self, amount: float, age_s: float) -> None:
+        """What was used so long ago was so much more, or less, than was said."""
+        self._window.add(amount, self._clock() - age_s)
+        for pace in (self._pace, self._rest):
+            if pace is not None:
+                pace.owe(amount)
+
+    async def flow(self, amount: float, *, reserved: float) -> None:
+        """Wait until so much has flowed; a share of all may be reserved for others."""
+        if (per_minute := self.per_minute) is None:
+            return
+        if reserved:
+            self._rest = await _paced(self._rest, per_minute * (1 - reserved))
+            await self._rest.take(amount)
+        self._pace = await _paced(self._pace, per_minute)
+        await self._pace.take(amount)
+
+    def _factor_now(self) -> float:
+        risen = (self._clock() - self._factor_at) * RISE_PER_S
+        return min(1.0, self._factor + risen)
+
+    def _lower_to(self, factor: float) -> None:
+        self._factor = max(LEAST_FACTOR, min(factor, self._factor_now()))
+        self._factor_at = self._clock()
+
+
+def _in_steps(factor: float) -> float:
+    """Rounded down: a pace that changes begins with an empty bucket, so it should change seldom."""
+    return max(LEAST_FACTOR, math.floor(factor * FACTOR_STEPS) / FACTOR_STEPS)
+
+
+async def _paced(pace: Pace | None, per_minute: float) -> Pace:
+    if pace is None:
+        return Pace(per_minute)
+    await pace.set(per_minute)
+    return pace

@@ -1,0 +1,50 @@
+"""What a dispatcher is told, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import NamedTuple
+
+from moa.dispatch.retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """What a dispatcher is told."""
+
+    max_in_flight: int
+    """Calls out at once, per account."""
+    total_timeout_s: float
+    """Of one call."""
+    retry: RetryPolicy
+    fallback: bool
+    """Whether a query that its model cannot answer goes to its next best."""
+    seed: int
+    waiting_usd_per_hour: Decimal | None = None
+    """What it is worth to have one answer an hour earlier; `None`: more than any other model."""
+    max_usd_per_query: Decimal | None = None
+    hold_unknown: bool = False
+    """Whether a query is not asked again whose call was out when its process died."""
+    interactive: bool = False
+    """Somebody waits for the answers: these calls go before those of other dispatchers."""
+    reserve: float = 0.0
+    """Share of each limit that is kept for interactive calls while this dispatcher lives."""
+
+
+class Progress(NamedTuple):
+    """Where a dispatcher stands, without what it was told to forget."""
+
+    of: str
+    """Which dispatcher; one that was started again is another."""
+    at_s: float
+    """Since 1970."""
+    done: int
+    dead: int
+    retried: int
+    in_flight: int
+    waiting: int
+    spent_usd: Decimal
+    unsettled: Mapping[str, int]
+    """Provider → assignments without an outcome, by the provider that was decided on."""
