@@ -14,7 +14,8 @@ MoaError
     │   └── KeyRefused         key, permission, address: as the first answer it stops the run
     └── TransientError     may succeed: wait `retry_after_s` or back off, then retry
         └── RateLimited    the vendor asks for a pause
-            └── QuotaSpent     a daily or monthly quota: not before `retry_after_s`, if ever
+            ├── LaneUnavailable    no capacity in this lane now: use the live one
+            └── QuotaSpent         a daily or monthly quota: not before `retry_after_s`, if ever
 """
 
 from __future__ import annotations
@@ -120,5 +121,13 @@ class RateLimited(TransientError):
         super().__init__(detail, status=status, code=code, retry_after_s=retry_after_s)
 
 
+class LaneUnavailable(RateLimited):
+    """This lane has no capacity now: use the live one. Nothing was done, so nothing is billed."""
+
+
 class QuotaSpent(RateLimited):
-    """A quota longer than a minute is used up (requests per day, monthly spend)."""
+    """A quota longer than a minute is used up, such as one of requests per day.
+
+    `retry_after_s` is minutes or more, or `None`: vendors answer with the seconds in which a single
+    call trickles in, or with those of another limit.
+    """

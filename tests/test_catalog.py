@@ -100,6 +100,14 @@ def test_a_model_is_read_with_its_account(tmp_path: Path) -> None:
     assert catalog.accounts["openai"].api_key_env == "OPENAI_API_KEY"
 
 
+def test_requests_a_day_are_a_limit_too(tmp_path: Path) -> None:
+    text = SMALL.replace("tpm = 200_000", "tpm = 200_000, rpd = 10_000")
+
+    catalog = load_catalog(catalog_file(tmp_path, text))
+
+    assert catalog.models["openai/small"].limits == Limits(rpm=500, tpm=200_000, rpd=10_000)
+
+
 def test_agreed_prices_are_read_with_their_tiers_in_order(tmp_path: Path) -> None:
     catalog = load_catalog(catalog_file(tmp_path, OWN))
 
@@ -148,6 +156,7 @@ def test_the_version_changes_with_the_content_and_not_with_the_layout(tmp_path: 
         ('api_key_env = "OPENAI', 'base_url = "ftp://x"\napi_key_env = "OPENAI', "base_url = 'ftp"),
         ("context_window = 128_000", 'context_window = "128_000"', "should be a valid integer"),
         ("rpm = 500", "rpm = true", "limits.rpm = True"),
+        ("rpm = 500", "rpd = 0", r"limits.rpd = 0.*Requests a day; > 0"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, find: str, put: str, said: str) -> None:

@@ -2,7 +2,8 @@
 
 What is not known, because no code says it: that a prompt is too long for the window, and that a
 spend limit of one's own was reached, both come as a plain 400 `invalid_request_error`; they are
-`InvalidRequest` here. Only a 413 (too many bytes) is surely `ContextExceeded`.
+`InvalidRequest` here. Only a 413 (too many bytes) is surely `ContextExceeded`. The spend limits of
+the tier and of a contract come as a 429 without a wait, with codes of their own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from moa.providers import faults, http, turns
 from moa.providers.anthropic_request import request_document
 from moa.providers.faults import Fault
 from moa.providers.provider import Completion, Request, Usage, VendorLimits
-from moa.providers.wire import Call, WireProvider
+from moa.providers.wire import Call, WireProvider, vendor_limits
 
 if TYPE_CHECKING:
     from anthropic.types import Message as VendorMessage
@@ -55,6 +56,8 @@ _CODES: dict[str, type[ProviderError]] = {
     "cmek_key_network_blocked": KeyRefused,
     "contract_spend_limit_reached": AccountRefused,
     "enforced_spend_limit_reached": AccountRefused,
+    "linked_organization_billing_unavailable": AccountRefused,
+    "linked_organization_spend_limit_reached": AccountRefused,
     "organization_on_hold": AccountRefused,
     "organization_not_enrolled_in_beta": KeyRefused,
     "workspace_policy_violation": KeyRefused,
@@ -195,31 +198,13 @@ class AnthropicWire:
 
     def limits(self, headers: Mapping[str, str]) -> VendorLimits:
         """See `Wire.limits`."""
-        get, kind = headers.get, "anthropic-ratelimit-"
-        requests = get(kind + "requests-remaining")
-        tokens_in = get(kind + "input-tokens-remaining")
-        if requests is None and tokens_in is None:
-            return _NO_LIMITS
         now_s = self._clock()
-        resets = [
-            reset
-            for name in ("input-tokens-reset", "output-tokens-reset")
-            if (reset := seconds_until(get(kind + name), now_s)) is not None
-        ]
-        return VendorLimits(
-            remaining_requests=faults.whole_number(requests),
-            remaining_input_tokens=faults.whole_number(tokens_in),
-            remaining_output_tokens=faults.whole_number(get(kind + "output-tokens-remaining")),
-            reset_requests_s=seconds_until(get(kind + "requests-reset"), now_s),
-            reset_tokens_s=max(resets, default=None),
-        )
+        name = "anthropic-ratelimit-{measure}-{part}"
+        return vendor_limits(headers, name, lambda text: seconds_until(text, now_s))
 
     def assembly(self) -> AnthropicAssembly:
         """See `Wire.assembly`."""
         return AnthropicAssembly(self._name)
-
-
-_NO_LIMITS = VendorLimits()
 
 
 class AnthropicAssembly:
@@ -293,9 +278,9 @@ def _fault(status: int, body: bytes, retry_after_s: float | None) -> Fault:
     return Fault(kind, status, str(error.get("message") or ""), str(code or name), retry_after_s)
 
 
-def seconds_until(text: str | None, now_s: float) -> float | None:
+def seconds_until(text: str, now_s: float) -> float | None:
     """Seconds from `now_s` (since 1970) to an RFC 3339 time; 0 when it is past."""
     try:
-        return max(0.0, datetime.fromisoformat(text or "").timestamp() - now_s)
+        return max(0.0, datetime.fromisoformat(text).timestamp() - now_s)
     except (ValueError, OverflowError):
         return None

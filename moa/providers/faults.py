@@ -17,6 +17,7 @@ from moa.errors import (
     ContextExceeded,
     InvalidRequest,
     KeyRefused,
+    LaneUnavailable,
     ProviderError,
     QuotaSpent,
     RateLimited,
@@ -78,17 +79,23 @@ class Fault:
     """The vendor's words: for people, never to decide by."""
     code: str = ""
     retry_after_s: float | None = None
+    no_capacity: bool = False
+    """The vendor has none now: of a cheaper lane, it says so of that lane."""
 
-    def error(self, chat: ChatRequest, key: str) -> ProviderError:
+    def error(self, chat: ChatRequest, key: str, lane: str = "live") -> ProviderError:
         """The error to raise, without what the vendor's words quote of the request or the key."""
         code = self.code if _CODE.fullmatch(self.code) and self.code != key else ""
         named = " ".join(["HTTP", str(self.status), code]).rstrip()
         detail = f"{named}: {self._words(chat, key)}"
+        if self.no_capacity and lane != "live":
+            return LaneUnavailable(
+                detail, retry_after_s=self.retry_after_s, status=self.status, code=code
+            )
         if issubclass(self.kind, RateLimited):
-            kind = self.kind
-            if (self.retry_after_s or 0) > LONG_WAIT_S:
-                kind = QuotaSpent
-            return kind(detail, retry_after_s=self.retry_after_s, status=self.status, code=code)
+            is_long = (self.retry_after_s or 0) > LONG_WAIT_S
+            kind = QuotaSpent if is_long else self.kind
+            wait_s = None if kind is QuotaSpent and not is_long else self.retry_after_s
+            return kind(detail, retry_after_s=wait_s, status=self.status, code=code)
         if issubclass(self.kind, TransientError):
             return self.kind(
                 detail,
@@ -164,11 +171,11 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
         headers: of the answer; case-insensitive.
         now_s: seconds since 1970, for dates.
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     text = headers.get("retry-after")
-    seconds = _number(text)
+    seconds = number(text)
     if seconds is not None or not text:
         return seconds
     try:
@@ -180,18 +187,13 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
     return max(0.0, moment.timestamp() - now_s)
 
 
-def _number(text: str | None) -> float | None:
+def number(text: str | None) -> float | None:
+    """What a header counts, at least 0; `None` when it is missing or no number."""
     try:
         value = float(text or "")
     except ValueError:
         return None
     return max(0.0, value) if math.isfinite(value) else None
-
-
-def whole_number(text: str | None) -> int | None:
-    """A header's count; `None` when it is missing or no number."""
-    value = _number(text)
-    return None if value is None else int(value)
 
 
 def unescaped(text: str) -> str:

@@ -1,7 +1,9 @@
 """Gemini's generateContent, on Vertex (service account or key) and on the Developer API (key).
 
 What is not known, because no code says it: that a prompt is too long for the window comes as a
-plain 400 `INVALID_ARGUMENT`, which is `InvalidRequest` here. No headers say what is left.
+plain 400 `INVALID_ARGUMENT`, which is `InvalidRequest` here; that a project has reached its monthly
+spending cap, as a plain 429 without details, which is `RateLimited`. (Spent credit is a 402.) No
+headers say what is left.
 """
 
 from __future__ import annotations

@@ -34,14 +34,26 @@ def fault_of(status: int, body: bytes, retry_after_s: float | None) -> Fault:
             retry_after_s = float(delay[:-1])
     if issubclass(kind, RateLimited) and _is_daily(details):
         kind = QuotaSpent
-        if retry_after_s is not None and retry_after_s <= faults.LONG_WAIT_S:
-            retry_after_s = None  # it speaks of the minute, and the day is spent
-    return Fault(kind, status, str(error.get("message") or ""), reason or name, retry_after_s)
+    return Fault(
+        kind,
+        status,
+        str(error.get("message") or ""),
+        reason or name,
+        retry_after_s,
+        no_capacity=name == "UNAVAILABLE",
+    )
 
 
 def _is_daily(details: list[dict[str, Any]]) -> bool:
+    """Whether one of the quotas that were broken is a day's: by its id, or by an `ErrorInfo`."""
     violations = [v for detail in details for v in _objects(detail.get("violations"))]
-    return any("PerDay" in str(violation.get("quotaId")) for violation in violations)
+    quotas = [violation.get("quotaId") for violation in violations]
+    quotas += [_object(detail.get("metadata")).get("quota_limit") for detail in details]
+    return any("PerDay" in str(quota) for quota in quotas)
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """OpenAI's chat completions: also what vLLM, OpenRouter and Azure's v1 endpoint speak.
 
 What is not known: which limit a 429 was about. OpenAI gives the same code for requests per minute
-and per day, so a daily quota is recognised by a wait of minutes, or by a code that says so.
+and per day, and a wait of seconds for either (a day's quota trickles in). So a daily quota is
+recognised by headers that show nothing left of a limit that takes longer than minutes to be whole,
+by a wait of minutes, or by a code that says so.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -32,7 +35,7 @@ from moa.providers.faults import Fault
 from moa.providers.openai_request import request_document
 from moa.providers.provider import Completion, Request, Usage, VendorLimits
 from moa.providers.turns import openai_tool_call
-from moa.providers.wire import Call, WireProvider
+from moa.providers.wire import Call, WireProvider, vendor_limits
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -43,16 +46,25 @@ _CODES: dict[str, type[ProviderError]] = {
     "account_deactivated": AccountRefused,
     "billing_hard_limit_reached": AccountRefused,
     "billing_not_active": AccountRefused,
+    "credit_balance_exhausted": AccountRefused,
     "insufficient_quota": AccountRefused,
+    "organization_spend_limit_exceeded": AccountRefused,
+    "organization_usage_limit_exceeded": AccountRefused,
+    "project_spend_limit_exceeded": AccountRefused,
     "invalid_api_key": KeyRefused,
     "context_length_exceeded": ContextExceeded,
     "exceed_context_size_error": ContextExceeded,  # llama.cpp
     "string_above_max_length": ContextExceeded,
     "model_not_found": InvalidRequest,  # comes as 403 too: this model, not the account
+    "rate_limit_error": RateLimited,
     "rate_limit_exceeded": RateLimited,
+    "slow_down": RateLimited,  # came as 503 once
     "server_error": TransientError,
 }
 """Codes, and types where there is no code, that say more than the status."""
+
+_NO_CAPACITY = ("resource_unavailable", "capacity_exceeded")
+"""What flex says when it is full; the latter is Groq's, with its status 498."""
 
 _REFUSALS = ("content_filter", "content_policy_violation")
 """The prompt was refused before a model saw it (Azure)."""
@@ -203,27 +215,19 @@ class OpenAIWire:
         flagged = isinstance(error.get("metadata"), dict) and "flagged_input" in error["metadata"]
         if str(error.get("code")) in _REFUSALS or flagged:  # the latter is OpenRouter's moderation
             return Completion("", "content_filter", Usage(0, 0), "", "", refused=True)
-        return _fault(reply.status, reply.body, faults.retry_after_s(reply.headers, self._clock()))
+        wait_s = faults.retry_after_s(reply.headers, self._clock())
+        fault = _fault(reply.status, reply.body, wait_s)
+        if fault.kind is RateLimited and _day_is_spent(self.limits(reply.headers)):
+            return replace(fault, kind=QuotaSpent)
+        return fault
 
     def limits(self, headers: Mapping[str, str]) -> VendorLimits:
-        """See `Wire.limits`."""
-        requests = headers.get("x-ratelimit-remaining-requests")
-        tokens = headers.get("x-ratelimit-remaining-tokens")
-        if requests is None and tokens is None:
-            return _NO_LIMITS
-        return VendorLimits(
-            remaining_requests=faults.whole_number(requests),
-            remaining_tokens=faults.whole_number(tokens),
-            reset_requests_s=seconds(headers.get("x-ratelimit-reset-requests")),
-            reset_tokens_s=seconds(headers.get("x-ratelimit-reset-tokens")),
-        )
+        """See `Wire.limits`; OpenAI counts tokens together, compatible servers also apart."""
+        return vendor_limits(headers, "x-ratelimit-{part}-{measure}", seconds)
 
     def assembly(self) -> OpenAIAssembly:
         """See `Wire.assembly`."""
         return OpenAIAssembly()
-
-
-_NO_LIMITS = VendorLimits()
 
 
 class OpenAIAssembly:
@@ -328,12 +332,24 @@ def _fault(status: int, body: bytes, retry_after_s: float | None) -> Fault:
     kind = _CODES.get(name) or _CODES.get(str(error.get("type") or "")) or faults.kind_of(status)
     if issubclass(kind, RateLimited) and ("per_day" in name or "daily" in name):
         kind = QuotaSpent
-    return Fault(kind, status, str(error.get("message") or ""), name, retry_after_s)
+    message = str(error.get("message") or "")
+    return Fault(kind, status, message, name, retry_after_s, no_capacity=name in _NO_CAPACITY)
 
 
-def seconds(text: str | None) -> float | None:
+def _day_is_spent(limits: VendorLimits) -> bool:
+    """Whether nothing is left of a limit that takes longer to be whole than any per minute."""
+    return any(
+        level is not None
+        and level.remaining is not None
+        and level.remaining < 1
+        and (level.reset_s or 0) > faults.LONG_WAIT_S
+        for level in limits
+    )
+
+
+def seconds(text: str) -> float | None:
     """The seconds of `12ms`, `1s` or `6m0s`; `None` of anything else."""
-    found = _DURATION.findall(text or "")
+    found = _DURATION.findall(text)
     if not found or "".join(number + unit for number, unit in found) != text:
         return None
     return sum(float(number) * _UNIT_S[unit] for number, unit in found)

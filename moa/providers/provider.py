@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -59,15 +59,27 @@ class CompletionDelta(NamedTuple):
     completion: Completion | None = None
 
 
-class VendorLimits(NamedTuple):
-    """What an answer's headers say is left; `None` where the vendor does not say."""
+class VendorLevel(NamedTuple):
+    """Where one of an account's limits stands; `None` where the vendor does not say.
 
-    remaining_requests: int | None = None
-    remaining_input_tokens: int | None = None
-    remaining_output_tokens: int | None = None
-    reset_requests_s: float | None = None
-    reset_tokens_s: float | None = None
-    remaining_tokens: int | None = None
+    A vendor shows one limit a measure: of requests per minute and per day, OpenAI and Groq may show
+    the day's. A bucket that fills steadily takes `limit * reset_s / (limit - remaining)` seconds
+    from empty to whole: 60 by the minute, 86,400 by the day.
+    """
+
+    limit: float | None
+    remaining: float | None
+    reset_s: float | None
+    """Until the limit is whole again."""
+
+
+class VendorLimits(NamedTuple):
+    """What an answer's headers say of the account's limits; `None`: nothing of that measure."""
+
+    requests: VendorLevel | None = None
+    input_tokens: VendorLevel | None = None
+    output_tokens: VendorLevel | None = None
+    tokens: VendorLevel | None = None
     """Input and output together, where a vendor counts them so."""
 
 
@@ -75,7 +87,8 @@ class Answer(NamedTuple):
     """A completion and what came with it on the wire."""
 
     completion: Completion
-    limits: VendorLimits
+    limits: Callable[[], VendorLimits]
+    """Reads the answer's headers, which nobody pays for who does not ask. Ask soon: they age."""
 
 
 class Provider(Protocol):

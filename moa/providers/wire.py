@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -21,6 +22,7 @@ from moa.providers.provider import (
     CompletionDelta,
     Request,
     Usage,
+    VendorLevel,
     VendorLimits,
 )
 
@@ -92,7 +94,7 @@ class Wire(Protocol):
         ...
 
     def limits(self, headers: Mapping[str, str]) -> VendorLimits:
-        """What is left, if the vendor says."""
+        """Where the account's limits stand, if the vendor says."""
         ...
 
     def assembly(self) -> Assembly:
@@ -115,7 +117,8 @@ class WireProvider:
             url, orjson.dumps(document), timeout_s=left_s, headers=headers
         )
         verdict = self.read(reply.body) if reply.status == 200 else self.reject(reply)
-        return Answer(self._settled(verdict, request), self._wire.limits(reply.headers))
+        completion = self._settled(verdict, request)
+        return Answer(completion, partial(self._wire.limits, reply.headers))
 
     async def stream(
         self, request: Request, *, timeout_s: float
@@ -184,7 +187,7 @@ class WireProvider:
                 with _readable(self.name):
                     text = assembly.add(event)
                 if isinstance(text, Fault):
-                    raise _in_stream(text.error(request.chat, self._wire.key), begun)
+                    raise _in_stream(self._error(text, request), begun)
                 begun = True
                 if text:
                     yield text
@@ -197,8 +200,43 @@ class WireProvider:
 
     def _settled(self, verdict: Completion | Fault, request: Request) -> Completion:
         if isinstance(verdict, Fault):
-            raise verdict.error(request.chat, self._wire.key)
+            raise self._error(verdict, request)
         return verdict
+
+    def _error(self, fault: Fault, request: Request) -> ProviderError:
+        return fault.error(request.chat, self._wire.key, request.lane)
+
+
+def vendor_limits(
+    headers: Mapping[str, str], name: str, seconds: Callable[[str], float | None]
+) -> VendorLimits:
+    """Where an account's limits stand, by the headers of an answer.
+
+    Args:
+        headers: of the answer; case-insensitive.
+        name: of a header, with `{part}` (limit, remaining or reset) and `{measure}` (requests,
+            input-tokens, output-tokens or tokens) in it.
+        seconds: reads the text of a reset.
+    """
+
+    def said(part: str, measure: str) -> str | None:
+        return headers.get(name.format(part=part, measure=measure))
+
+    def level(measure: str) -> VendorLevel | None:
+        reset = said("reset", measure)
+        found = VendorLevel(
+            limit=faults.number(said("limit", measure)),
+            remaining=faults.number(said("remaining", measure)),
+            reset_s=seconds(reset) if reset else None,
+        )
+        return None if found == (None, None, None) else found
+
+    return VendorLimits(
+        requests=level("requests"),
+        input_tokens=level("input-tokens"),
+        output_tokens=level("output-tokens"),
+        tokens=level("tokens"),
+    )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,9 @@
 - Errors: `{"type": "error", "error": {"type", "message"}, "request_id"}`, in a stream as an event
   `error`. Types: authentication_error 401, billing_error 402, permission_error 403,
   not_found_error 404, request_too_large 413, rate_limit_error 429, api_error 500, timeout_error
-  504, overloaded_error 529. A spend limit has `error.details.error_code` and no `retry-after`.
+  504, overloaded_error 529. The spend limit of a tier is a rate_limit_error with
+  `error.details.error_code` and no `retry-after`. There is no daily quota: what stands for one here
+  is a 429 that asks for hours.
 - Limits: `anthropic-ratelimit-{requests,input-tokens,output-tokens,tokens}-{limit,remaining,
   reset}` on every answer, resets as RFC 3339 times, remaining tokens rounded to the thousand (here:
   from limits of 10,000 on, below which real ones never are); 429s carry `retry-after` in seconds.
@@ -55,7 +57,10 @@ _ERRORS: dict[int, tuple[str, str]] = {
     504: ("timeout_error", "Request timed out"),
     529: ("overloaded_error", "Overloaded"),
 }
-_SPENT = "You have reached your specified API usage limits."
+_SPENT = (
+    "You have reached your API usage limits: your organization has crossed its monthly API usage "
+    "threshold, set based on your organization's API tier."
+)
 _SPENT_CODE = "enforced_spend_limit_reached"
 _LIMIT_WORDS: dict[Measure, str] = {
     "requests": "requests per minute",
@@ -217,10 +222,11 @@ def _error(trouble: Trouble, request_id: str) -> dict[str, Any]:
     kind, message = _ERRORS.get(trouble.status, (other, "Error"))
     error: dict[str, Any] = {"type": kind, "message": trouble.message or message}
     if trouble.shortage is not None:
-        shortage = trouble.shortage
+        level = trouble.shortage.level
+        words = "requests per day" if level.per == "day" else _LIMIT_WORDS[trouble.shortage.measure]
         error["message"] = (
             "This request would exceed your organization's rate limit of "
-            f"{shortage.level.limit:,.0f} {_LIMIT_WORDS[shortage.measure]}. For details, refer to: "
+            f"{level.limit:,.0f} {words}. For details, refer to: "
             "https://docs.claude.com/en/api/rate-limits."
         )
     if trouble.status == 429 and trouble.quota == "spend":

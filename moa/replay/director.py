@@ -27,7 +27,8 @@ _STEPS: dict[str, Step] = {
     "refusal": Step(kind="refusal"),
     "slow": OK,
 }
-_FAULT, _LATENCY = 1, 2
+_NO_FLEX = Step(kind="error", status=429, quota="flex")
+_FAULT, _LATENCY, _FLEX = 1, 2, 3
 _NORMAL = NormalDist()
 
 
@@ -75,6 +76,17 @@ class Director:
                 return always
         sequence = self._sequences.get(provider)
         return sequence.popleft() if sequence else None
+
+    def without_flex(self, model: str, prompt: int) -> Step | None:
+        """What the next attempt of this query gets in the flex lane, when chance has no room there.
+
+        It comes before the limits: what finds no capacity uses nothing up.
+        """
+        share = self.script.flex_unavailable
+        if not share:
+            return None
+        attempt = self._next_attempt(f"flex {model}", prompt)
+        return _NO_FLEX if self._chance(_FLEX, model, prompt, attempt) < share else None
 
     def drawn(self, provider: Wire, model: str, prompt: int, output_tokens: int) -> Fate:
         """What chance has for the next attempt of this query at this model."""

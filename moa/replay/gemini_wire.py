@@ -7,8 +7,8 @@
   403 `PERMISSION_DENIED` on the Developer API and a 401 `UNAUTHENTICATED` on Vertex; a key that is
   not valid is a 400 with reason `API_KEY_INVALID` there and a 401 here.
 - Limits: no headers. A 429 is `RESOURCE_EXHAUSTED` with `QuotaFailure` (the metric, the quota's id,
-  which tells minutes from days, and its value) and `RetryInfo.retryDelay`. An account that may not
-  spend gets 403 with reason `BILLING_DISABLED`.
+  which tells minutes from days, and its value) and `RetryInfo.retryDelay`. Credit that is spent is
+  a 402 with the same status, flex without capacity a 503 `UNAVAILABLE`.
 - Keys come as `x-goog-api-key`, `?key=` or `Authorization: Bearer`.
 """
 
@@ -27,6 +27,7 @@ from moa.replay.wire import (
     Asked,
     Levels,
     Measure,
+    Quota,
     Reply,
     Target,
     Trouble,
@@ -46,6 +47,7 @@ _PATH = re.compile(
 _STATUS: dict[int, tuple[str, str]] = {
     400: ("INVALID_ARGUMENT", "Request contains an invalid argument."),
     401: ("UNAUTHENTICATED", "Request had invalid authentication credentials."),
+    402: ("RESOURCE_EXHAUSTED", "Your prepayment credits are depleted."),
     403: ("PERMISSION_DENIED", "The caller does not have permission."),
     404: ("NOT_FOUND", "Requested entity was not found."),
     408: ("DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
@@ -82,6 +84,8 @@ _QUOTAS: dict[Measure, tuple[str, str]] = {
     "tokens": ("generate_content_token_count", "GenerateContentTokensPerModelPerMinute"),
 }
 _PER_DAY = "GenerateRequestsPerDayPerProjectPerModel"
+_OTHER_STATUS: dict[Quota, int] = {"spend": 402, "flex": 503}
+"""What is no 429 here."""
 
 
 class GeminiReplay:
@@ -126,11 +130,13 @@ class GeminiReplay:
             said = "* GenerateContentRequest.contents: contents is not specified"
             return Trouble(400, said)
         config = document.get("generationConfig")
+        tier = document.get("serviceTier")
         return Asked(
             model=target.model or "",
             prompt=prompt,
             stream=target.stream,
             target=target,
+            service_tier=tier.lower() if isinstance(tier, str) else None,
             most_output_tokens=whole_number(
                 config.get("maxOutputTokens") if isinstance(config, dict) else None
             ),
@@ -205,21 +211,19 @@ def _document(
 
 
 def _error(trouble: Trouble) -> dict[str, Any]:
-    code, details = trouble.status, _details(trouble)
-    said = trouble.message
-    if trouble.status == 429 and trouble.quota == "spend":
-        code, said = 403, said or "This API method requires billing to be enabled."
-        details = [_reason("BILLING_DISABLED")]
+    code = trouble.status
+    if code == 429:
+        code = _OTHER_STATUS.get(trouble.quota, code)
     status, message = _STATUS.get(code, ("UNKNOWN", "Unknown error."))
-    error: dict[str, Any] = {"code": code, "message": said or message, "status": status}
-    if details:
+    error: dict[str, Any] = {"code": code, "message": trouble.message or message, "status": status}
+    if details := _details(trouble, code):
         error["details"] = details
     return {"error": error}
 
 
-def _details(trouble: Trouble) -> list[dict[str, Any]]:
+def _details(trouble: Trouble, code: int) -> list[dict[str, Any]]:
     details = [_reason(trouble.code)] if trouble.code else []
-    if trouble.status == 429:
+    if code == 429:
         details.append({"@type": _TYPE + "QuotaFailure", "violations": [_violation(trouble)]})
     if trouble.retry_after_s is not None:
         delay = f"{trouble.retry_after_s:.9f}".rstrip("0").rstrip(".") + "s"

@@ -1,7 +1,8 @@
 """What the vendors saw: every request, when, about what, and how it ended.
 
 Columns of plain numbers, about 60 bytes a request. Times are of the machine's monotonic clock,
-which other processes on it share (`time.monotonic()`); wall times are derived from them.
+which other processes on it share (`time.monotonic()`); wall times are derived from them. Keys are
+numbered, never written.
 
 Billed is what was begun to be sent: a whole answer in full, even if it was cut or lost on the way;
 of a stream that broke off, its input and the share of the output that went out.
@@ -63,6 +64,8 @@ class Entry:
     """Billed."""
     connection: int
     """From 1, in order of opening."""
+    account: int
+    """Its key's number: from 1, in order of first use; 0 when the request was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ class Summary:
     """The greatest number in any sliding window, refused ones too."""
     peaks: dict[str, Peak]
     """By model."""
+    account_peaks: dict[str, dict[str, Peak]]
+    """By the number of the account, then by model: what vendors limit."""
     input_tokens: int
     output_tokens: int
     in_flight_max: int
@@ -131,6 +136,8 @@ class Ledger:
         self._prompt = array("Q")
         self._input, self._output = array("I"), array("I")
         self._connection = array("I")
+        self._account = array("H")
+        self._accounts: dict[tuple[int, str], int] = {}
         self._in_flight = 0
         self.in_flight_max = 0
         self.open_connections_max = self.open_connections
@@ -159,11 +166,12 @@ class Ledger:
         self._input.append(0)
         self._output.append(0)
         self._connection.append(connection)
+        self._account.append(0)
         self._in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self._in_flight)
         return Ticket(self, len(self._arrived) - 1, self._generation)
 
-    def identify(self, row: int, model: str, prompt: int) -> None:
+    def identify(self, row: int, model: str, prompt: int, key: str) -> None:
         """It was read."""
         number = self._model_numbers.get(model)
         if number is None:
@@ -171,6 +179,8 @@ class Ledger:
             self._models.append(model)
         self._model[row] = number
         self._prompt[row] = prompt
+        account = (self._provider[row], key)
+        self._account[row] = self._accounts.setdefault(account, len(self._accounts) + 1)
 
     def end(self, row: int, status: int, fate: Fate, input_tokens: int, output_tokens: int) -> None:
         """It was answered, or will not be."""
@@ -207,6 +217,7 @@ class Ledger:
             input_tokens=self._input[row],
             output_tokens=self._output[row],
             connection=self._connection[row],
+            account=self._account[row],
         )
 
     def entries(self) -> Iterator[Entry]:
@@ -234,7 +245,11 @@ class Ledger:
             queries_billed_twice=int((bills > 1).sum()),
             window_s=window_s,
             window_requests_max=_peak(arrived, np.ones(len(arrived), np.int64), window_s),
-            peaks=self._peaks(window_s),
+            peaks=self._peaks(window_s, read),
+            account_peaks={
+                str(number): self._peaks(window_s, np.asarray(self._account) == number)
+                for number in self._accounts.values()
+            },
             input_tokens=sum(self._input),
             output_tokens=sum(self._output),
             in_flight_max=self.in_flight_max,
@@ -243,8 +258,10 @@ class Ledger:
             last_end_s=float(ended.max()) if ended.any() else None,
         )
 
-    def _peaks(self, window_s: float) -> dict[str, Peak]:
-        models, passed = np.asarray(self._model), np.asarray(self._status) != 429
+    def _peaks(self, window_s: float, counted: np.ndarray) -> dict[str, Peak]:
+        """By model, of the requests that are counted."""
+        models = np.asarray(self._model)
+        passed = counted & (np.asarray(self._status) != 429)
         arrived = np.asarray(self._arrived)
         spent_in = np.asarray(self._input, dtype=np.int64)
         spent_out = np.asarray(self._output, dtype=np.int64)
@@ -274,10 +291,10 @@ class Ticket:
     generation: int
     ended: bool = False
 
-    def identify(self, model: str, prompt: int) -> None:
+    def identify(self, model: str, prompt: int, key: str) -> None:
         """See `Ledger.identify`."""
         if self.ledger.holds(self.generation):
-            self.ledger.identify(self.row, model, prompt)
+            self.ledger.identify(self.row, model, prompt, key)
 
     def end(self, status: int, fate: Fate, input_tokens: int = 0, output_tokens: int = 0) -> None:
         """See `Ledger.end`; only the first end counts."""

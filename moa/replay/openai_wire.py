@@ -3,11 +3,12 @@
 - Success: `chat.completion`; streamed: `chat.completion.chunk` events, a chunk with usage and no
   choices when `stream_options.include_usage` was set (the others then say `usage: null`), `[DONE]`.
 - Errors: `{"error": {"message", "type", "param", "code"}}`. 401 `invalid_api_key`, 404
-  `model_not_found`; 429 `rate_limit_exceeded` of type `requests` or `tokens`, `insufficient_quota`
-  (no retry helps, so no retry-after), `resource_unavailable` for flex.
+  `model_not_found`; 429 `rate_limit_exceeded` of type `requests` or `tokens`, per minute and per
+  day alike; of type `insufficient_quota` with a code that says which money is spent (no retry
+  helps, so no retry-after); `resource_unavailable` for flex.
 - Limits: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` on every answer, resets as Go
   prints durations (`12ms`, `1s`, `6m0s`); 429s carry `retry-after` in whole seconds and
-  `retry-after-ms`.
+  `retry-after-ms`. Requests are those of the day where it has fewer left than the minute.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _QUOTAS: dict[Quota, tuple[str, str, str]] = {
     ),
     "spend": (
         "insufficient_quota",
-        "insufficient_quota",
+        "organization_spend_limit_exceeded",
         "You exceeded your current quota, please check your plan and billing details.",
     ),
     "flex": ("invalid_request_error", "resource_unavailable", "Resource Unavailable."),
@@ -77,6 +78,7 @@ _LIMIT_WORDS: dict[Measure, tuple[str, str]] = {
     "input_tokens": ("input_tokens", "input tokens per min"),
     "output_tokens": ("output_tokens", "output tokens per min"),
 }
+_DAY_WORDS = ("requests", "requests per day (RPD)")
 
 
 class OpenAIReplay:
@@ -242,8 +244,8 @@ def _error(trouble: Trouble) -> dict[str, Any]:
 
 
 def _shortage(trouble: Trouble, shortage: Shortage) -> tuple[str, str, str]:
-    kind, words = _LIMIT_WORDS[shortage.measure]
     level = shortage.level
+    kind, words = _DAY_WORDS if level.per == "day" else _LIMIT_WORDS[shortage.measure]
     used = max(0, round(level.limit - level.remaining))
     message = (
         f"Rate limit reached for {trouble.model} in organization org-replay on {words}: Limit "

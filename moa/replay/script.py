@@ -3,6 +3,7 @@
     Script(sequences={"openai": [{"status": 429, "retry_after_s": 2}, "ok"]})
     Script(seed=7, latency={"median_s": 0.8, "sigma": 0.5}, faults={"status_500": 0.02})
     Script(limits={"openai": {"rpm": 6000}, "anthropic/claude-3-haiku": {"input_tpm": 50_000}})
+    Script(limits={"google/gemini-1.5-pro": {"rpm": 150, "rpd": 50}}, flex_unavailable=1)
 
 Shares are drawn by seed, prompt, model and the number of the attempt, so a rerun meets the same
 faults whatever the order of its calls.
@@ -36,8 +37,14 @@ class Step(Section):
     status: int = Field(default=200, ge=200, le=599, description="HTTP status; 200, or 400 to 599")
     message: str = Field(default="", description="In place of the vendor's usual words")
     code: str | None = Field(default=None, description="In place of the vendor's usual code")
-    retry_after_s: float | None = Field(default=None, ge=0, description="Said with an error")
-    quota: Quota = Field(default="minute", description="What a 429 is about")
+    retry_after_s: float | None = Field(
+        default=None, ge=0, description="Said with an error; of a day's quota, a day by default"
+    )
+    quota: Quota = Field(
+        default="minute",
+        description="What a 429 is about: the minute's rate, the day's quota, money that is spent, "
+        "flex without capacity; Gemini says the last two by a 402 and a 503",
+    )
     after: float = Field(
         default=0,
         ge=0,
@@ -147,6 +154,9 @@ class VendorLimits(Section):
     input_tpm: float | None = Field(default=None, gt=0, description="Input tokens a minute")
     output_tpm: float | None = Field(default=None, gt=0, description="Output tokens a minute")
     tpm: float | None = Field(default=None, gt=0, description="Input and output together")
+    rpd: int | None = Field(
+        default=None, ge=1, description="Requests a day; the day outlasts the script"
+    )
     burst_s: float = Field(
         default=60, gt=0, description="Depth of the buckets: so many seconds' worth at once"
     )
@@ -180,6 +190,9 @@ class Script(Section):
     limits: dict[str, VendorLimits] = Field(
         default_factory=dict,
         description="By catalog id, by API name, or by provider (each of its models)",
+    )
+    flex_unavailable: float = Field(
+        default=0, ge=0, le=1, description="Share of the flex calls that find no capacity; 0 to 1"
     )
     refused_keys: list[str] = Field(default_factory=list, description="Keys that are not valid")
     synthetic: bool | None = Field(

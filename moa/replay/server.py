@@ -29,6 +29,7 @@ from moa.replay.openai_wire import OpenAIReplay
 from moa.replay.recordings import Recordings, invented, prompt_hash
 from moa.replay.script import Script, Step, parse_script_json
 from moa.replay.wire import (
+    DAY_S,
     Answer,
     Asked,
     Levels,
@@ -101,10 +102,12 @@ class ReplayHandler:
         call = await self._read(wire, path, request)
         if isinstance(call, Trouble):
             return _refusal(wire, call, request_id, {}, ticket)
-        ticket.identify(call.model, call.prompt)
+        ticket.identify(call.model, call.prompt, call.key)
         tokens = call.answer.input_tokens, call.answer.output_tokens
         query_id = self._recordings.query_id(call.prompt)
         step = self._director.scripted(wire.provider, query_id, call.prompt)
+        if step is None and call.asked.service_tier == "flex":
+            step = self._director.without_flex(call.model, call.prompt)
         verdict = NO_LIMITS
         if step is not None:
             fate = self._director.timed(wire.provider, call.model, call.prompt, tokens[1], step)
@@ -270,11 +273,14 @@ def _answer(answer: Answer, step: Step) -> Answer:
 
 
 def _trouble(step: Step, model: str) -> Trouble:
+    wait_s = step.retry_after_s
+    if wait_s is None and step.quota == "day":
+        wait_s = DAY_S
     return Trouble(
         step.status,
         step.message,
         code=step.code,
-        retry_after_s=step.retry_after_s,
+        retry_after_s=wait_s,
         quota=step.quota,
         model=model,
     )

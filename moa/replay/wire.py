@@ -15,6 +15,7 @@ Finish = Literal["stop", "length", "refusal"]
 Quota = Literal["minute", "day", "spend", "flex"]
 """What a 429 is about: a rate, a daily quota, money, or spare capacity that there is none of."""
 Measure = Literal["requests", "input_tokens", "output_tokens", "tokens"]
+DAY_S = 86_400.0
 
 
 class Target(NamedTuple):
@@ -61,13 +62,14 @@ class Level:
     """Where one limit stands."""
 
     limit: float
-    """Per minute."""
     remaining: float
     reset_s: float
     """Until it is full again."""
+    per: Literal["minute", "day"] = "minute"
 
 
 Levels = Mapping[Measure, Level]
+"""Of requests per minute and per day, the one of which less is left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ from moa.errors import (
     InvalidRequest,
     KeyRefused,
     ProviderError,
+    QuotaSpent,
     RateLimited,
     TransientError,
 )
 from moa.providers.accounts import open_provider
 from moa.providers.anthropic import seconds_until
 from moa.providers.anthropic_request import alternating_turns
-from moa.providers.provider import Answer, Completion, Request
+from moa.providers.provider import Answer, Completion, Request, VendorLimits
 from tests.providers.dialects import AnthropicDialect, a_chat, a_model
 from tests.providers.provider_contract import ProviderContract
 from tests.providers.vendor_server import Scripted, VendorServer, answer
@@ -319,6 +320,12 @@ def an_error(status: int, kind: str, code: str | None = None) -> Scripted:
         (an_error(403, "permission_error"), KeyRefused),
         (an_error(400, "invalid_request_error", "organization_on_hold"), AccountRefused),
         (an_error(429, "rate_limit_error", "enforced_spend_limit_reached"), AccountRefused),
+        (an_error(429, "rate_limit_error", "contract_spend_limit_reached"), AccountRefused),
+        (an_error(402, "billing_error"), AccountRefused),
+        (
+            an_error(402, "billing_error", "linked_organization_spend_limit_reached"),
+            AccountRefused,
+        ),
         (an_error(429, "rate_limit_error", "ramp_limit_exceeded"), RateLimited),
         (an_error(400, "invalid_request_error", "request_body_timeout"), TransientError),
         (an_error(413, "request_too_large"), ContextExceeded),
@@ -370,32 +377,70 @@ async def test_garbage_is_no_completion(vendor_server: VendorServer, document: o
     assert "Paris" not in str(caught.value)
 
 
+LEVELS = {
+    "requests": ("50", "49", "2001-01-01T00:00:00Z"),
+    "tokens": ("60000", "54000", "2101-01-01T00:00:00Z"),
+    "input-tokens": ("50000", "46000", "2101-01-01T00:00:00Z"),
+    "output-tokens": ("10000", "8000", "2101-01-01T00:01:00Z"),
+}
+
+
 async def test_limits_are_read_from_the_headers(vendor_server: VendorServer) -> None:
     headers = {
-        "anthropic-ratelimit-requests-remaining": "49",
-        "anthropic-ratelimit-requests-reset": "2001-01-01T00:00:00Z",
-        "anthropic-ratelimit-input-tokens-remaining": "40000",
-        "anthropic-ratelimit-input-tokens-reset": "2101-01-01T00:00:00Z",
-        "anthropic-ratelimit-output-tokens-remaining": "8000",
-        "anthropic-ratelimit-output-tokens-reset": "2101-01-01T00:01:00Z",
+        f"anthropic-ratelimit-{measure}-{part}": text
+        for measure, texts in LEVELS.items()
+        for part, text in zip(("limit", "remaining", "reset"), texts, strict=True)
     }
     vendor_server.script(Scripted(body=DIALECT.ok("Paris").body, headers=headers))
 
-    limits = (await call(vendor_server)).limits
+    limits = (await call(vendor_server)).limits()
 
-    assert limits.remaining_requests == 49
-    assert limits.remaining_input_tokens == 40_000
-    assert limits.remaining_output_tokens == 8_000
-    assert limits.reset_requests_s == 0
-    assert limits.reset_tokens_s is not None
-    assert limits.reset_tokens_s > 1e9
+    levels = [limits.requests, limits.tokens, limits.input_tokens, limits.output_tokens]
+    assert [(level.limit, level.remaining) for level in levels if level] == [
+        (50, 49),
+        (60_000, 54_000),
+        (50_000, 46_000),
+        (10_000, 8_000),
+    ]
+    resets_s = [level.reset_s or 0 for level in levels if level]
+    assert resets_s[0] == 0
+    assert resets_s[1] > 1e9
+    assert resets_s[3] - resets_s[1] == pytest.approx(60)
+
+
+async def test_an_answer_that_says_nothing_of_limits_has_none(vendor_server: VendorServer) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+
+    assert (await call(vendor_server)).limits() == VendorLimits()
+
+
+@pytest.mark.parametrize(
+    ("headers", "kind", "wait_s"),
+    [
+        ({"retry-after": "21"}, RateLimited, 21),
+        ({}, RateLimited, None),
+        ({"retry-after": "7200"}, QuotaSpent, 7200),
+    ],
+)
+async def test_a_rate_waits_as_long_as_it_is_told(
+    vendor_server: VendorServer,
+    headers: dict[str, str],
+    kind: type[RateLimited],
+    wait_s: float | None,
+) -> None:
+    vendor_server.script(DIALECT.error(429, "No.", **headers))
+
+    with pytest.raises(RateLimited) as caught:
+        await call(vendor_server)
+
+    assert type(caught.value) is kind
+    assert caught.value.retry_after_s == wait_s
 
 
 def test_a_reset_is_seconds_from_now() -> None:
     assert seconds_until("2026-11-24T00:01:00Z", 1795478400.0) == 60
     assert seconds_until("2026-11-24T02:01:00+02:00", 1795478400.0) == 60
     assert seconds_until("soon", 0) is None
-    assert seconds_until(None, 0) is None
 
 
 async def streamed(server: VendorServer, *events: bytes) -> Completion:

@@ -144,6 +144,14 @@ def test_a_wait_of_minutes_is_a_spent_quota(wait_s: float, kind: type[RateLimite
     assert type(error) is kind
 
 
+@pytest.mark.parametrize(("wait_s", "kept_s"), [(8.64, None), (None, None), (3600, 3600)])
+def test_a_spent_day_waits_for_no_seconds(wait_s: float | None, kept_s: float | None) -> None:
+    error = Fault(QuotaSpent, 429, "No.", retry_after_s=wait_s).error(a_chat(), "")
+
+    assert isinstance(error, QuotaSpent)
+    assert error.retry_after_s == kept_s
+
+
 @given(st.binary(max_size=200))
 def test_any_body_is_an_error_document(body: bytes) -> None:
     assert isinstance(error_document(body), dict)

@@ -16,6 +16,7 @@ from moa.errors import (
     AccountRefused,
     InvalidRequest,
     KeyRefused,
+    LaneUnavailable,
     ProviderError,
     QuotaSpent,
     RateLimited,
@@ -25,7 +26,7 @@ from moa.providers.accounts import open_provider
 from moa.providers.gemini import models_root, vertex_path
 from moa.providers.gemini_request import alternating_contents
 from moa.providers.gemini_stream import GeminiAssembly
-from moa.providers.provider import Answer, Completion, Request
+from moa.providers.provider import Answer, Completion, Request, VendorLimits
 from tests.providers.dialects import GeminiDialect, a_chat, a_model
 from tests.providers.provider_contract import ProviderContract
 from tests.providers.vendor_server import Scripted, VendorServer, answer
@@ -63,10 +64,10 @@ async def sent(
     return server.requests[-1].body
 
 
-async def failed(server: VendorServer, scripted: Scripted) -> ProviderError:
+async def failed(server: VendorServer, scripted: Scripted, lane: str = "live") -> ProviderError:
     server.script(scripted)
     with pytest.raises(ProviderError) as caught:
-        await call(server)
+        await call(server, "gemini-3-flash", lane)
     return caught.value
 
 
@@ -371,8 +372,9 @@ def retry_in(delay: str) -> dict[str, Any]:
     return {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
 
 
-def reason(text: str) -> dict[str, Any]:
-    return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": text}
+def reason(text: str, **metadata: str) -> dict[str, Any]:
+    kind = "type.googleapis.com/google.rpc.ErrorInfo"
+    return {"@type": kind, "reason": text, "metadata": metadata}
 
 
 MINUTE = quota("GenerateRequestsPerMinutePerProjectPerModel")
@@ -384,6 +386,17 @@ DAY = quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier")
     [
         (an_error(429, "RESOURCE_EXHAUSTED", MINUTE, retry_in("36.5s")), RateLimited),
         (an_error(429, "RESOURCE_EXHAUSTED", DAY, retry_in("2s")), QuotaSpent),
+        (an_error(429, "RESOURCE_EXHAUSTED", MINUTE, DAY), QuotaSpent),
+        (
+            an_error(
+                429,
+                "RESOURCE_EXHAUSTED",
+                reason("RATE_LIMIT_EXCEEDED", quota_limit="RequestsPerDayPerProject"),
+            ),
+            QuotaSpent,
+        ),
+        (an_error(429, "RESOURCE_EXHAUSTED"), RateLimited),
+        (an_error(402, "RESOURCE_EXHAUSTED"), AccountRefused),
         (an_error(400, "INVALID_ARGUMENT", reason("API_KEY_INVALID")), KeyRefused),
         (an_error(400, "FAILED_PRECONDITION"), AccountRefused),
         (an_error(400, "INVALID_ARGUMENT"), InvalidRequest),
@@ -411,6 +424,29 @@ async def test_the_wait_is_read_from_the_body(vendor_server: VendorServer) -> No
 
     assert isinstance(error, RateLimited)
     assert error.retry_after_s == 36.5
+
+
+async def test_flex_without_capacity_is_told_from_an_overload(vendor_server: VendorServer) -> None:
+    full = an_error(503, "UNAVAILABLE", retry_in("2s"))
+
+    in_flex, live = await failed(vendor_server, full, "flex"), await failed(vendor_server, full)
+
+    assert type(in_flex) is LaneUnavailable
+    assert (in_flex.status, in_flex.retry_after_s) == (503, 2)
+    assert not in_flex.maybe_billed
+    assert type(live) is TransientError
+
+
+async def test_a_rate_that_flex_meets_is_a_rate(vendor_server: VendorServer) -> None:
+    error = await failed(vendor_server, an_error(429, "RESOURCE_EXHAUSTED", MINUTE), "flex")
+
+    assert type(error) is RateLimited
+
+
+async def test_nothing_is_said_of_limits(vendor_server: VendorServer) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+
+    assert (await call(vendor_server)).limits() == VendorLimits()
 
 
 async def test_a_spent_day_does_not_pass_in_seconds(vendor_server: VendorServer) -> None:

@@ -14,6 +14,7 @@ from moa.errors import (
     ContextExceeded,
     InvalidRequest,
     KeyRefused,
+    LaneUnavailable,
     ProviderError,
     QuotaSpent,
     RateLimited,
@@ -22,7 +23,7 @@ from moa.errors import (
 from moa.providers.accounts import open_provider
 from moa.providers.openai import OpenAIAssembly, OpenAIWire, seconds
 from moa.providers.openai_request import request_document
-from moa.providers.provider import Answer, Completion, Request
+from moa.providers.provider import Answer, Completion, Request, VendorLevel, VendorLimits
 from tests.providers.dialects import OpenAIDialect, a_chat, a_model
 from tests.providers.provider_contract import ProviderContract
 from tests.providers.vendor_server import Scripted, VendorServer, answer
@@ -51,10 +52,12 @@ async def call(server: VendorServer, lane: str = "live", /, **fields: object) ->
         await provider.close()
 
 
-async def failed(server: VendorServer, scripted: Scripted, **fields: object) -> ProviderError:
+async def failed(
+    server: VendorServer, scripted: Scripted, lane: str = "live", /, **fields: object
+) -> ProviderError:
     server.script(scripted)
     with pytest.raises(ProviderError) as caught:
-        await call(server, **fields)
+        await call(server, lane, **fields)
     return caught.value
 
 
@@ -101,11 +104,18 @@ async def test_a_lane_that_the_vendor_has_not_is_refused(vendor_server: VendorSe
     [
         (an_error(429, "insufficient_quota", "insufficient_quota"), AccountRefused),
         (an_error(429, None, "insufficient_quota"), AccountRefused),
+        (an_error(429, "credit_balance_exhausted", "insufficient_quota"), AccountRefused),
+        (an_error(429, "organization_spend_limit_exceeded"), AccountRefused),
+        (an_error(429, "organization_usage_limit_exceeded"), AccountRefused),
+        (an_error(429, "project_spend_limit_exceeded"), AccountRefused),
         (an_error(400, "billing_hard_limit_reached"), AccountRefused),
         (an_error(400, "context_length_exceeded"), ContextExceeded),
         (an_error(413, None), ContextExceeded),
         (an_error(403, "model_not_found"), InvalidRequest),
         (an_error(429, "rate_limit_exceeded", "tokens"), RateLimited),
+        (an_error(429, "slow_down", "rate_limit_error"), RateLimited),
+        (an_error(503, "slow_down", "rate_limit_error"), RateLimited),
+        (an_error(503, "server_is_overloaded", "service_unavailable_error"), TransientError),
         (an_error(429, "requests_per_day_exceeded", "requests"), QuotaSpent),
         (an_error(429, "rate_limit_exceeded", "requests", **{"retry-after": "3600"}), QuotaSpent),
         (an_error(429, "resource_unavailable"), RateLimited),
@@ -259,20 +269,115 @@ async def test_log_probabilities_are_passed_on(vendor_server: VendorServer) -> N
     assert orjson.loads(completion.logprobs or "{}")["content"] == [token]
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [(429, "resource_unavailable", RateLimited), (498, "capacity_exceeded", InvalidRequest)],
+)
+async def test_flex_without_capacity_is_told_from_what_it_would_be_live(
+    vendor_server: VendorServer, status: int, code: str, kind: type[ProviderError]
+) -> None:
+    scripted = an_error(status, code, **{"retry-after": "2"})
+
+    in_flex = await failed(vendor_server, scripted, "flex")
+    live = await failed(vendor_server, scripted)
+
+    assert type(in_flex) is LaneUnavailable
+    assert (in_flex.status, in_flex.code, in_flex.retry_after_s) == (status, code, 2)
+    assert not in_flex.maybe_billed
+    assert type(live) is kind
+
+
+async def test_flex_without_capacity_is_no_spent_quota_however_long_the_wait(
+    vendor_server: VendorServer,
+) -> None:
+    scripted = an_error(429, "resource_unavailable", **{"retry-after": "3600"})
+
+    error = await failed(vendor_server, scripted, "flex")
+
+    assert type(error) is LaneUnavailable
+
+
+async def test_a_rate_that_flex_meets_is_a_rate(vendor_server: VendorServer) -> None:
+    error = await failed(vendor_server, an_error(429, "rate_limit_exceeded", "tokens"), "flex")
+
+    assert type(error) is RateLimited
+
+
+def rate_headers(**said: str) -> dict[str, str]:
+    return {f"x-ratelimit-{name.replace('_', '-')}": text for name, text in said.items()}
+
+
+@pytest.mark.parametrize(
+    ("headers", "kind", "wait_s"),
+    [
+        ({"remaining_requests": "0", "reset_requests": "23h59m51.36s"}, QuotaSpent, None),
+        ({"remaining_tokens": "0", "reset_tokens": "7h12m0s"}, QuotaSpent, None),
+        ({"remaining_requests": "0", "reset_requests": "1m0s"}, RateLimited, 8.64),
+        ({"remaining_requests": "0"}, RateLimited, 8.64),
+        ({"remaining_requests": "5000", "reset_requests": "12h0m0s"}, RateLimited, 8.64),
+        ({}, RateLimited, 8.64),
+    ],
+)
+async def test_a_day_that_trickles_in_by_seconds_is_a_spent_quota(
+    vendor_server: VendorServer,
+    headers: dict[str, str],
+    kind: type[RateLimited],
+    wait_s: float | None,
+) -> None:
+    """A day of 10,000 requests has room for one more every 8.64 s, and says so."""
+    said = {"retry-after-ms": "8640", **rate_headers(**headers)}
+
+    error = await failed(vendor_server, an_error(429, "rate_limit_exceeded", "requests", **said))
+
+    assert type(error) is kind
+    assert error.retry_after_s == wait_s
+
+
+async def test_spent_money_is_no_spent_day(vendor_server: VendorServer) -> None:
+    headers = rate_headers(remaining_requests="0", reset_requests="23h0m0s")
+
+    error = await failed(vendor_server, an_error(429, "insufficient_quota", **headers))
+
+    assert type(error) is AccountRefused
+
+
 async def test_limits_are_read_from_the_headers(vendor_server: VendorServer) -> None:
-    headers = {
-        "x-ratelimit-remaining-requests": "59",
-        "x-ratelimit-remaining-tokens": "149984",
-        "x-ratelimit-reset-requests": "12ms",
-        "x-ratelimit-reset-tokens": "6m0s",
-    }
+    headers = rate_headers(
+        limit_requests="10000",
+        remaining_requests="9999",
+        reset_requests="8.64s",
+        limit_tokens="200000",
+        remaining_tokens="199978",
+        reset_tokens="6ms",
+    )
     vendor_server.script(Scripted(body=DIALECT.ok("Paris").body, headers=headers))
 
-    limits = (await call(vendor_server)).limits
+    limits = (await call(vendor_server)).limits()
 
-    assert (limits.remaining_requests, limits.remaining_tokens) == (59, 149_984)
-    assert limits.reset_requests_s == pytest.approx(0.012)
-    assert limits.reset_tokens_s == 360
+    assert limits == VendorLimits(
+        requests=VendorLevel(10_000, 9_999, 8.64), tokens=VendorLevel(200_000, 199_978, 0.006)
+    )
+
+
+async def test_a_compatible_server_may_count_input_and_output_apart(
+    vendor_server: VendorServer,
+) -> None:
+    headers = rate_headers(
+        limit_input_tokens="5000", remaining_output_tokens="soon", reset_output_tokens="1m30s"
+    )
+    vendor_server.script(Scripted(body=DIALECT.ok("Paris").body, headers=headers))
+
+    limits = (await call(vendor_server)).limits()
+
+    assert limits == VendorLimits(
+        input_tokens=VendorLevel(5_000, None, None), output_tokens=VendorLevel(None, None, 90)
+    )
+
+
+async def test_a_server_that_says_nothing_of_limits_has_none(vendor_server: VendorServer) -> None:
+    vendor_server.script(DIALECT.ok("Paris"))
+
+    assert (await call(vendor_server)).limits() == VendorLimits()
 
 
 @given(hours=st.integers(0, 48), minutes=st.integers(0, 59), milliseconds=st.integers(0, 59_999))
@@ -282,8 +387,8 @@ def test_any_duration_is_read(hours: int, minutes: int, milliseconds: int) -> No
     assert seconds(text) == pytest.approx(hours * 3600 + minutes * 60 + milliseconds / 1000)
 
 
-@pytest.mark.parametrize("text", [None, "", "soon", "1", "1s later", "-1s"])
-def test_what_is_no_duration_is_unknown(text: str | None) -> None:
+@pytest.mark.parametrize("text", ["", "soon", "1", "1s later", "-1s"])
+def test_what_is_no_duration_is_unknown(text: str) -> None:
     assert seconds(text) is None
 
 

@@ -5,17 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
-import pyarrow.parquet as pq
 import pytest
 from pydantic import JsonValue
 
-from moa.catalog import Account, Model, Wire, load_catalog
+from moa.catalog import Account, Model, Wire
 from moa.errors import (
     ConfigError,
     InvalidRequest,
@@ -29,56 +28,7 @@ from moa.providers.accounts import open_provider
 from moa.providers.provider import Answer, Provider, Request
 from moa.replay.process import ReplayServer, replay_server
 from moa.request import ChatRequest
-
-CATALOG = load_catalog("jobs/configs/demo_catalog.toml")
-MODELS = {
-    "openai": "openai/gpt-4o",
-    "anthropic": "anthropic/claude-3.5-sonnet",
-    "gemini": "google/gemini-1.5-pro",
-}
-QUERY = "zeroeval/gsm/gsm8k-main-test-#0"
-
-
-@pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest) -> Model:
-    return CATALOG.models[MODELS[request.param]]
-
-
-@pytest.fixture
-def account(model: Model) -> Account:
-    return CATALOG.accounts[model.provider]
-
-
-@pytest.fixture
-async def provider(provider_server: ReplayServer, account: Account) -> AsyncIterator[Provider]:
-    environ = {account.api_key_env or "": "key"}
-    url = provider_server.base_url(account.wire)
-    provider = open_provider(account, environ=environ, base_url=url)
-    yield provider
-    await provider.close()
-
-
-def recorded(model: Model) -> dict[str, Any]:
-    """What the model did with `QUERY` when it was recorded."""
-    rows = [("query_id", "=", QUERY), ("model", "=", model.id)]
-    (text,) = pq.read_table("moa/recordings/completions.parquet", filters=rows).to_pylist()
-    (usage,) = pq.read_table("moa/recordings/graded_outcomes.parquet", filters=rows).to_pylist()
-    return {**usage, **text}
-
-
-def prompt() -> str:
-    rows = [("query_id", "=", QUERY)]
-    table = pq.read_table("moa/recordings/queries.parquet", filters=rows)
-    return str(table["prompt"][0].as_py())
-
-
-def ask(model: Model, text: str | None = None) -> Request:
-    messages = [{"role": "user", "content": text or prompt()}]
-    return Request("q", ChatRequest.model_validate({"messages": messages}), model)
-
-
-async def complete(provider: Provider, request: Request, timeout_s: float = 20) -> Answer:
-    return await provider.complete(request, timeout_s=timeout_s)
+from tests.replay.asking import CATALOG, MODELS, QUERY, ask, complete, prompt, recorded
 
 
 async def test_a_recorded_prompt_gets_its_recorded_answer(
