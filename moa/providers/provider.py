@@ -63,8 +63,8 @@ class VendorLevel(NamedTuple):
     """Where one of an account's limits stands; `None` where the vendor does not say.
 
     A vendor shows one limit a measure: of requests per minute and per day, OpenAI and Groq may show
-    the day's. A bucket that fills steadily takes `limit * reset_s / (limit - remaining)` seconds
-    from empty to whole: 60 by the minute, 86,400 by the day.
+    the day's, and do not say which. Of requests `limit * reset_s / (limit - remaining)` tells: the
+    seconds from empty to whole, 60 or 86,400. Tokens are rounded too much for it.
     """
 
     limit: float | None
