@@ -1,0 +1,1 @@
+"""What `bench_dispatch` measures: its workloads, its sides, and what they are held against."""
