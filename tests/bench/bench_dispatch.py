@@ -47,9 +47,10 @@ def main() -> None:
     options = parser.parse_args()
     figures = {}
     for name in options.workload:
-        for result in WORKLOADS[name](options.scale):
+        results = WORKLOADS[name](options.scale)
+        for result in results:
             result.show()
-            figures[result.title] = result.document()
+        figures[name] = [result.document() for result in results]
     if options.scale == 1:
         record("dispatch", {"workloads": figures})
 
