@@ -314,4 +314,4 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    return "" if value is None else f"`{orjson.dumps(value).decode()}`"
+    return "" if value is None else f"`{orjson.dumps(value, default=str).decode()}`"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from aiolimiter import AsyncLimiter
 
+from moa.providers.faults import LONG_WAIT_S
 from moa.providers.provider import VendorLevel
 
 BURST_S = 0.1
@@ -195,6 +196,16 @@ class Rate:
     def _lower_to(self, factor: float) -> None:
         self._factor = max(LEAST_FACTOR, min(factor, self._factor_now()))
         self._factor_at = self._clock()
+
+
+def is_of_a_day(level: VendorLevel) -> bool:
+    """Whether a level of requests is a day's: some vendors show that one, and say so nowhere. What
+    is missing comes back evenly, so it tells how long all of it takes.
+    """
+    limit, remaining, reset_s = level
+    if limit is None or remaining is None or reset_s is None or remaining >= limit:
+        return False
+    return limit * reset_s / (limit - remaining) > LONG_WAIT_S
 
 
 def _in_steps(factor: float) -> float:

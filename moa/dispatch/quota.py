@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from moa.catalog import Limits
-from moa.dispatch.pace import Clock, Rate, Window
+from moa.dispatch.pace import Clock, Rate, Window, is_of_a_day
 from moa.dispatch.slots import Slots
 from moa.providers.faults import LONG_WAIT_S
 from moa.providers.provider import VendorLimits
@@ -184,7 +184,8 @@ class Quota:
         for measure, rate in self._rates.items():
             said = (getattr(one.limits, LIMIT_OF[measure]) for one, _ in alive.values())
             rate.configure(min((x for x in said if x is not None), default=None))
-            if ask.heard is not None and (level := getattr(ask.heard, measure)) is not None:
+            level = None if ask.heard is None else getattr(ask.heard, measure)
+            if level is not None and not (measure == "requests" and is_of_a_day(level)):
                 rate.hear(level)
             if ask.refusals:
                 rate.refused()

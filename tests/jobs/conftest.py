@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -114,20 +116,39 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobUnderTest]
         yield under_test
 
 
-@contextmanager
-def job_in(folder: Path) -> Iterator[JobUnderTest]:
-    backlog = folder / "backlog.parquet"
+def recorded_backlog(rows: int) -> pa.Table:
+    """Recorded queries, again and again; from the second time on with a number before the prompt,
+    so that the answer has to be made up.
+    """
     table = pq.read_table(ROOT / "moa/recordings/demo_backlog.parquet")
-    pq.write_table(table.slice(0, QUERIES), backlog, row_group_size=50)
+    rounds = [table.slice(0, rows)]
+    for number in range(1, -(-rows // table.num_rows)):
+        columns = {name: table.column(name).to_pylist() for name in ("query_id", "prompt")}
+        again = table.slice(0, rows - number * table.num_rows)
+        for name, joint in (("query_id", "-"), ("prompt", ". ")):
+            values = [f"{number}{joint}{text}" for text in columns[name][: again.num_rows]]
+            again = again.set_column(again.schema.get_field_index(name), name, [values])
+        rounds.append(again.cast(table.schema))
+    return pa.concat_tables(rounds)
+
+
+@contextmanager
+def job_in(
+    folder: Path, *, rows: int = QUERIES, part_rows: int = 30, limits: str = ""
+) -> Iterator[JobUnderTest]:
+    """The demo's job on a backlog of recorded queries, its models with such limits."""
+    backlog = folder / "backlog.parquet"
+    pq.write_table(recorded_backlog(rows), backlog, row_group_size=max(50, rows // 5))
     with replay_server() as server:
-        catalog = catalog_at(folder / "catalog.toml", server.base_url)
+        catalog = catalog_at(folder / "catalog.toml", server.base_url, limits)
         config = folder / "job.toml"
         text = (ROOT / "jobs/configs/demo.toml").read_text()
         text = text[: text.index("[replay]")]
+        parts = f"part_rows = {part_rows}"
         for before, after in {
             'catalog = "jobs/configs/demo_catalog.toml"': f'catalog = "{catalog}"',
             'folder = "runs"': f'folder = "{folder}/runs"',
-            'path = "moa/recordings/demo_backlog.parquet"': f'path = "{backlog}"\npart_rows = 30',
+            'path = "moa/recordings/demo_backlog.parquet"': f'path = "{backlog}"\n{parts}',
         }.items():
             assert before in text
             text = text.replace(before, after)
@@ -142,13 +163,15 @@ def job_in(folder: Path) -> Iterator[JobUnderTest]:
                 start.bury()
 
 
-def catalog_at(path: Path, base_url: Callable[[Wire], str]) -> Path:
-    """The demo's catalog, its accounts at the replay server."""
+def catalog_at(path: Path, base_url: Callable[[Wire], str], limits: str = "") -> Path:
+    """The demo's catalog, its accounts at the replay server, its models with these limits."""
     text = (ROOT / "jobs/configs/demo_catalog.toml").read_text()
     wires: tuple[Wire, ...] = ("openai", "anthropic", "gemini")
     for wire in wires:
         line = f'wire = "{wire}"\n'
         assert line in text
         text = text.replace(line, f'{line}base_url = "{base_url(wire)}"\n')
+    if limits:
+        text = re.sub(r"(?m)^(context_window = .*)$", rf"\1\nlimits = {{ {limits} }}", text)
     path.write_text(text)
     return path
