@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 
 from moa.catalog import Limits
+from moa.dispatch.pace import SLOT_S
 from moa.dispatch.quota import BLOCK_S, NOTHING, Amount, Ask, Correction, Grant, Owner
 from moa.errors import KeyRefused, QuotaSpent
 from moa.providers.provider import VendorLimits
@@ -53,8 +53,8 @@ class Lease:
         self._block: Amount | None = None
         self._calls = 1
         """Of the next block: as many as were sent in the time of one."""
-        self._corrections: defaultdict[int, Amount] = defaultdict(Amount)
-        """By the second in which the calls were sent."""
+        self._corrections: dict[int, tuple[float, Amount]] = {}
+        """By the slot in which the calls were sent, with the time of the first."""
         self._heard: Callable[[], VendorLimits] | None = None
         self._refusals = 0
         self.most_in_flight: int | None = None if limits.max_in_flight is None else 0
@@ -76,6 +76,9 @@ class Lease:
         while not _covers(self._credit, needed):
             amount = self._next_block(needed, coming)
             grant = await self._ask(amount, in_flight)
+            if grant.spent_s > 0 and amount.requests > needed.requests:
+                coming = ()  # the day's quota may still cover one call
+                continue
             if grant.spent_s > 0:
                 raise QuotaSpent("the day's requests are used up", retry_after_s=grant.spent_s)
             self._credit = self._credit.plus(amount)
@@ -88,8 +91,9 @@ class Lease:
 
     def used(self, sent_at: float, taken: Amount, used: Amount) -> None:
         """A call that was sent then has used other amounts than were taken for it."""
-        second = int(sent_at)
-        self._corrections[second] = self._corrections[second].plus(used).plus(taken, -1)
+        slot = int(sent_at / SLOT_S)
+        first_at, so_far = self._corrections.get(slot, (sent_at, NOTHING))
+        self._corrections[slot] = first_at, so_far.plus(used).plus(taken, -1)
 
     def hear(self, limits: Callable[[], VendorLimits]) -> None:
         """What the latest answer says is left; read when it is told to the owner."""
@@ -106,7 +110,7 @@ class Lease:
 
     async def _ask(self, amount: Amount, in_flight: int, *, at_work: bool = True) -> Grant:
         now = self._clock()
-        corrections = tuple(Correction(now - s, a) for s, a in self._corrections.items())
+        corrections = tuple(Correction(now - at, x) for at, x in self._corrections.values())
         self._corrections.clear()
         ask = replace(
             self._template,
@@ -114,7 +118,7 @@ class Lease:
             corrections=corrections,
             heard=None if self._heard is None else self._heard(),
             refusals=self._refusals,
-            in_flight=in_flight,
+            in_flight=max(in_flight, self.most_in_flight or 0),
             at_work=at_work,
         )
         self._heard, self._refusals = None, 0

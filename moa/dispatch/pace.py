@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 
@@ -16,6 +17,11 @@ MINUTE_S = 60.6
 """A minute as it is counted here. Calls that leave evenly do not arrive so: those of one minute may
 reach the vendor in a little less."""
 SLOT_S = 0.1
+SAVED_CALLS = 2.0
+SAVED_S = 3.0
+"""Where calls are large and several limits bind in turn, each would else idle while another is
+waited for: calls of a second each, below three limits, used 57 % of the tightest.
+"""
 WORRIED_BELOW = 0.25
 """Share of the vendor's bucket below which others are using it too: the rate falls with it."""
 LEAST_FACTOR = 0.05
@@ -30,39 +36,73 @@ Clock = Callable[[], float]
 
 
 class Pace:
-    """So many units a minute, without a burst at the start, for amounts of any size."""
+    """So many units a minute, without a burst at the start, for amounts of any size.
+
+    What flows while another limit is waited for is not lost: the limiter holds a tenth of a
+    second's quota, or `SAVED_CALLS` of the largest calls so far, but no more than `SAVED_S`.
+    """
 
     def __init__(self, per_minute: float) -> None:
         self._per_minute = per_minute
-        self._slice = max(1.0, per_minute / 60 * BURST_S)
-        self._limiter = AsyncLimiter(self._slice, self._slice * 60 / per_minute)
+        self._limiter = _limiter(per_minute)
         self._owed = 0.0
+        self._full_at = _loop_time()
+        """Since then it flows for nobody; `inf` while somebody takes."""
 
     async def set(self, per_minute: float) -> None:
         """Flow at another rate from now on, without another burst."""
         if per_minute != self._per_minute:
-            owed = self._owed
-            Pace.__init__(self, per_minute)
-            self._owed = owed
-            await self._limiter.acquire(self._slice)
+            self._pay_idly()
+            self._per_minute = per_minute
+            self._limiter = _limiter(per_minute)
+            await self._limiter.acquire(self._limiter.max_rate)
 
-    async def take(self, amount: float) -> None:
-        """Wait until so many units have flowed, or a part of them: see `owe`.
+    async def take(self, amount: float, *, of: float) -> None:
+        """Wait until so many units have flowed, a part `of` what somebody asks for.
 
         aiolimiter raises where an amount exceeds its bucket, so a large amount goes in slices.
         There is one taker at a time, so none is overtaken.
         """
+        await self._deepen(SAVED_CALLS * of)
+        self._pay_idly()
         self._owed += amount
+        self._full_at = math.inf
         while self._owed > 0:
-            part = min(self._owed, self._slice)
+            part = min(self._owed, self._limiter.max_rate)
             await self._limiter.acquire(part)
             self._owed -= part
+        self._full_at = _loop_time() + self._limiter.max_rate * 60 / self._per_minute
 
     def owe(self, amount: float) -> None:
         """So much more than was taken has been used, or less where it is negative; the next takers
         wait as much longer or shorter. What is saved up is at most a second's worth.
         """
+        self._pay_idly()
         self._owed = max(self._owed + amount, -self._per_minute / 60)
+
+    async def _deepen(self, depth: float) -> None:
+        """Hold more, which has still to flow."""
+        more = min(depth, self._per_minute / 60 * SAVED_S) - self._limiter.max_rate
+        if more > 0:
+            self._limiter.max_rate += more
+            await self._limiter.acquire(more)
+
+    def _pay_idly(self) -> None:
+        """What flows for nobody pays what is owed: after an idle hour nobody waits for a debt."""
+        if (idle_s := _loop_time() - self._full_at) > 0:
+            if self._owed > 0:
+                self._owed = max(0.0, self._owed - idle_s * self._per_minute / 60)
+            self._full_at += idle_s
+
+
+def _limiter(per_minute: float) -> AsyncLimiter:
+    most = max(1.0, per_minute / 60 * BURST_S)
+    return AsyncLimiter(most, most * 60 / per_minute)
+
+
+def _loop_time() -> float:
+    """The limiter's clock."""
+    return asyncio.get_running_loop().time()
 
 
 class Window:
@@ -78,33 +118,36 @@ class Window:
     def add(self, amount: float, at_s: float) -> None:
         """So much was used then, or, negative, was not used after all."""
         slot = int(at_s / self._slot_s)
-        newest = next(reversed(self._used), slot)
-        if slot < newest:  # a call leaves a little later than it is counted
-            slot = next((used for used in reversed(self._used) if used <= slot), -1)
-            if slot < 0:  # so long ago that it counts no more
-                return
+        if slot not in self._used:
+            newest = next(reversed(self._used), slot)
+            if slot < newest:  # a call leaves a little later than it is counted
+                slot = next((used for used in reversed(self._used) if used <= slot), -1)
+                if slot < 0:  # so long ago that it counts no more
+                    return
+            else:
+                self._forget(at_s)
         self._used[slot] = self._used.get(slot, 0.0) + amount
         self._total += amount
 
     def wait_s(self, amount: float, limit: float, now_s: float) -> float:
         """Seconds until so much more fits below a limit; more than the limit needs all of it."""
-        gone_before = now_s - self._length_s
-        while self._used and (first := next(iter(self._used))) <= self._last_gone(gone_before):
-            self._total -= self._used.pop(first)
-        if not self._used:
-            self._total = 0.0
+        self._forget(now_s)
         excess = self._total + min(amount, limit) - limit
         if excess <= 1e-6:
             return 0.0
         for slot, used in self._used.items():
             excess -= used
             if excess <= 1e-6:
-                return (slot + 1) * self._slot_s - gone_before
+                return (slot + 1) * self._slot_s - (now_s - self._length_s)
         return self._length_s
 
-    def _last_gone(self, gone_before: float) -> float:
-        """Slots up to this one are over as a whole."""
-        return gone_before / self._slot_s - 1
+    def _forget(self, now_s: float) -> None:
+        """Drop the slots that are over as a whole."""
+        last_gone = (now_s - self._length_s) / self._slot_s - 1
+        while self._used and (first := next(iter(self._used))) <= last_gone:
+            self._total -= self._used.pop(first)
+        if not self._used:
+            self._total = 0.0
 
 
 class Rate:
@@ -172,22 +215,28 @@ class Rate:
         """It is used now."""
         self._window.add(amount, self._clock())
 
-    def correct(self, amount: float, age_s: float) -> None:
+    def correct(self, amount: float, age_s: float, *, interactive: bool) -> None:
         """What was used so long ago was so much more, or less, than was said."""
         self._window.add(amount, self._clock() - age_s)
-        for pace in (self._pace, self._rest):
+        self.owe(amount, interactive=interactive)
+
+    def owe(self, amount: float, *, interactive: bool) -> None:
+        """So much more, or less, has yet to flow."""
+        for pace in (self._pace, None if interactive else self._rest):
             if pace is not None:
                 pace.owe(amount)
 
-    async def flow(self, amount: float, *, reserved: float) -> None:
-        """Wait until so much has flowed; a share of all may be reserved for others."""
+    async def flow(self, amount: float, *, of: float, reserved: float) -> None:
+        """Wait until so much has flowed, a part `of` what is asked for; a share of all may be
+        reserved for others.
+        """
         if (per_minute := self.per_minute) is None:
             return
         if reserved:
             self._rest = await _paced(self._rest, per_minute * (1 - reserved))
-            await self._rest.take(amount)
+            await self._rest.take(amount, of=of)
         self._pace = await _paced(self._pace, per_minute)
-        await self._pace.take(amount)
+        await self._pace.take(amount, of=of)
 
     def _factor_now(self) -> float:
         risen = (self._clock() - self._factor_at) * RISE_PER_S

@@ -12,13 +12,13 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from moa.catalog import Limits
 from moa.dispatch.pace import Clock, Rate, Window, is_of_a_day
+from moa.dispatch.proof import Proof
 from moa.dispatch.slots import Slots
 from moa.providers.faults import LONG_WAIT_S
 from moa.providers.provider import VendorLimits
@@ -37,8 +37,8 @@ DAY_S = 86_400.0 + 60
 DAY_SLOT_S = 60.0
 HOLDER_LIVES_S = 30.0
 """Without an ask: then it is dead, or needs nothing."""
-PROOF_S = 120.0
-"""How long one holder may take to find out whether the account's key is good."""
+TURN_S = 60.0
+"""How long a holder goes without calls at once where there are fewer than holders."""
 
 
 class Amount(NamedTuple):
@@ -91,7 +91,7 @@ class Ask:
     refusals: int = 0
     """429s since the last ask."""
     in_flight: int = 0
-    """Calls that it has out."""
+    """Calls that it has out, or may begin before it hears of this ask's grant."""
     at_work: bool = True
     """Has calls out, or waiting."""
 
@@ -132,9 +132,10 @@ class Owner(Protocol):
 @dataclass(slots=True, eq=False)
 class _Waiting:
     ask: Ask
-    granted: asyncio.Future[None] = field(
+    granted: asyncio.Future[float] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    """With `Grant.spent_s`."""
 
 
 class Quota:
@@ -149,38 +150,45 @@ class Quota:
         """Each holder's latest, and when it came."""
         self._urgent: deque[_Waiting] = deque()
         self._others: deque[_Waiting] = deque()
-        self._urgent_came = asyncio.Event()
+        self._news = asyncio.Event()
+        """Who waits for time to pass should look again."""
         self._pump: asyncio.Task[None] | None = None
         self._resume_at = 0.0
 
     async def lease(self, ask: Ask) -> Grant:
         """See `Owner.lease`."""
         self._note(ask)
-        if (spent_s := self._spent_s(ask)) > 0:
-            return self._grant(ask)._replace(spent_s=spent_s)
-        if ask.amount.requests:
+        spent_s = 0.0
+        if ask.amount != NOTHING:
             waiting = _Waiting(ask)
             (self._urgent if ask.interactive else self._others).append(waiting)
-            if ask.interactive:
-                self._urgent_came.set()
             if self._pump is None or self._pump.done():
                 self._pump = asyncio.get_running_loop().create_task(self._serve())
-            await waiting.granted
-        return self._grant(ask)
+            if ask.interactive:
+                self._news.set()
+            try:
+                spent_s = await waiting.granted
+            except asyncio.CancelledError:
+                self._news.set()  # makes way
+                raise
+        return self._grant(ask)._replace(spent_s=spent_s)
 
     def pause(self, seconds: float) -> None:
         """Let nothing through for so long from now; never shortens an earlier pause."""
         self._resume_at = max(self._resume_at, self._clock() + seconds)
+        self._news.set()
 
     def _note(self, ask: Ask) -> None:
         now = self._clock()
         self._asks[ask.holder] = ask, now
         alive = {name: x for name, x in self._asks.items() if now - x[1] < HOLDER_LIVES_S}
         self._asks = {name: x for name, x in alive.items() if x[0].at_work}
-        for correction in ask.corrections:
+        for age_s, amount in ask.corrections:
+            if amount.requests:
+                self._day.add(amount.requests, now - age_s)
             for measure, rate in self._rates.items():
-                if amount := correction.amount.of(measure):
-                    rate.correct(amount, correction.age_s)
+                if more := amount.of(measure):
+                    rate.correct(more, age_s, interactive=ask.interactive)
         for measure, rate in self._rates.items():
             said = (getattr(one.limits, LIMIT_OF[measure]) for one, _ in alive.values())
             rate.configure(min((x for x in said if x is not None), default=None))
@@ -191,12 +199,25 @@ class Quota:
                 rate.refused()
 
     def _grant(self, ask: Ask) -> Grant:
-        limits = (one.limits.max_in_flight for one, _ in self._asks.values())
+        limits = (one.limits.max_in_flight for one in self._all_with(ask))
         most = min((x for x in limits if x is not None), default=None)
         if most is None:
             return Grant(None, self._block())
-        share = self._slots.share(ask.holder, ask.in_flight, list(self._asks), most)
+        share = self._slots.share(ask.holder, ask.in_flight, self._in_turn(), most)
         return Grant(share, self._block())
+
+    def _all_with(self, ask: Ask) -> list[Ask]:
+        """What is known of all holders, and of one that may have nothing left to do."""
+        return [ask, *(one for one, _ in self._asks.values())]
+
+    def _in_turn(self) -> list[str]:
+        """Holders as calls at once go to them where there are too few: interactive ones first, the
+        others by turns.
+        """
+        urgent = [name for name, (one, _) in self._asks.items() if one.interactive]
+        others = [name for name, (one, _) in self._asks.items() if not one.interactive]
+        turn = int(self._clock() / TURN_S) % max(1, len(others))
+        return urgent + others[turn:] + others[:turn]
 
     def _block(self) -> Amount | None:
         """What flows in the time of one."""
@@ -211,57 +232,70 @@ class Quota:
         )
 
     def _spent_s(self, ask: Ask) -> float:
-        """How long the day's quota stays used up; 0 when it is not."""
-        rpd = min(
-            (x for one, _ in self._asks.values() if (x := one.limits.rpd) is not None),
-            default=math.inf,
-        )
-        if not ask.amount.requests:
-            return 0.0
-        now = self._clock()
-        counted_s = self._day.wait_s(ask.amount.requests, rpd, now) if rpd < math.inf else 0.0
+        """How long the day's quota stays used up for this; 0 when it is not."""
+        now, requests = self._clock(), ask.amount.requests
+        said = (one.limits.rpd for one in self._all_with(ask))
+        rpd = min((x for x in said if x is not None), default=math.inf)
+        counted_s = DAY_S if requests > max(1.0, rpd) else self._day.wait_s(requests, rpd, now)
         told_s = self._resume_at - now
         return max(counted_s, told_s if told_s > LONG_WAIT_S else 0.0)
 
     async def _serve(self) -> None:
         while self._urgent or self._others:
-            waiting = (self._urgent or self._others).popleft()
-            try:
-                await self._flow(waiting)
-            except Exception as error:  # a bug: whoever waits shall not wait for ever
-                if not waiting.granted.done():
-                    waiting.granted.set_exception(error)
+            await self._settle((self._urgent or self._others).popleft())
 
-    async def _flow(self, waiting: _Waiting) -> None:
-        """Let one ask's amount flow; interactive ones that come meanwhile go before."""
-        ask = waiting.ask
-        if waiting.granted.done():  # its holder has given up waiting
-            return
+    async def _settle(self, waiting: _Waiting) -> None:
+        """Answer one ask when it has flowed; interactive ones that come meanwhile go before."""
+        try:
+            spent_s = await self._flow(waiting)
+        except Exception as error:  # a bug: whoever waits shall not wait for ever
+            if not waiting.granted.done():
+                waiting.granted.set_exception(error)
+        else:
+            if not waiting.granted.done():
+                waiting.granted.set_result(spent_s)
+
+    async def _flow(self, waiting: _Waiting) -> float:
+        """Until what is asked for is used, or will not be: see `Grant.spent_s`."""
+        ask, flowed, spent_s = waiting.ask, 0.0, 0.0
+        while not waiting.granted.done():  # else its holder has given up waiting
+            if (spent_s := self._spent_s(ask)) > 0:
+                break
+            if flowed < 1:
+                flowed += await self._flow_part(ask, 1 - flowed)
+            elif (wait_s := self._wait_s(ask)) > 0:
+                await self._pass_time(wait_s)
+            else:
+                self._use(ask)
+                return 0.0
+            while self._urgent and not ask.interactive:
+                await self._settle(self._urgent.popleft())
         for measure, rate in self._rates.items():
-            for part in _parts(ask.amount.of(measure), rate.per_minute):
-                await rate.flow(part, reserved=self._reserved(ask))
-                await self._let_pass(ask)
-        while (wait_s := self._wait_s(ask)) > 0:
-            await self._pass_time(ask, wait_s)
+            rate.owe(-flowed * ask.amount.of(measure), interactive=ask.interactive)
+        return spent_s
+
+    async def _flow_part(self, ask: Ask, most: float) -> float:
+        """A share of an ask, at most what flows in the time of a block: then others may pass."""
+        reserved, part = self._reserved(ask), most
+        amounts = [(rate, x) for m, rate in self._rates.items() if (x := ask.amount.of(m)) > 0]
+        for rate, amount in amounts:
+            if rate.per_minute is not None:
+                part = min(part, rate.per_minute * (1 - reserved) * BLOCK_S / 60 / amount)
+        for rate, amount in amounts:
+            await rate.flow(part * amount, of=amount, reserved=reserved)
+        return part
+
+    def _use(self, ask: Ask) -> None:
         for measure, rate in self._rates.items():
             rate.use(ask.amount.of(measure))
         self._day.add(ask.amount.requests, self._clock())
-        if not waiting.granted.done():
-            waiting.granted.set_result(None)
 
-    async def _pass_time(self, ask: Ask, seconds: float) -> None:
-        if ask.interactive:
-            await asyncio.sleep(seconds)
-            return
-        self._urgent_came.clear()
+    async def _pass_time(self, seconds: float) -> None:
+        """Until then, or until there is news."""
+        self._news.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._urgent_came.wait()
-        await self._let_pass(ask)
-
-    async def _let_pass(self, ask: Ask) -> None:
-        while self._urgent and not ask.interactive:
-            await self._flow(self._urgent.popleft())
+                await self._news.wait()
 
     def _wait_s(self, ask: Ask) -> float:
         """Of a pause, or until what is asked for fits into the last minute."""
@@ -274,60 +308,35 @@ class Quota:
         return max((one.reserve for one, _ in self._asks.values() if one.interactive), default=0.0)
 
 
-def _parts(amount: float, per_minute: float | None) -> Iterator[float]:
-    """A large amount in pieces of a tenth of a second, between which others may pass."""
-    most = math.inf if per_minute is None else max(1.0, per_minute * BLOCK_S / 60)
-    while amount > 0:
-        yield min(amount, most)
-        amount -= most
-
-
 class QuotaOwner:
     """One account's limits, model by model."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._quotas: dict[str, Quota] = {}
-        self._proven = False
-        self._refused = ""
-        self._prover: str | None = None
-        """The holder whose calls find out whether the key is good: one at a time."""
-        self._prover_until = 0.0
-        self._news = asyncio.Event()
+        self._proof = Proof(clock)
 
     async def lease(self, ask: Ask) -> Grant:
         """See `Owner.lease`."""
-        if ask.amount.requests:
-            await self._proof(ask.holder.partition("/")[0])
-        if self._refused:
-            return Grant(None, refused=self._refused)
+        if ask.amount != NOTHING:
+            process = ask.holder.partition("/")[0]
+            if refused := await self._proof.wait(process):
+                return Grant(None, refused=refused)
         return await self._quota(ask.model).lease(ask)
 
     def prove(self) -> None:
         """See `Owner.prove`."""
-        self._proven = True
-        self._news.set()
+        self._proof.prove()
 
     def refuse(self, detail: str) -> None:
         """See `Owner.refuse`."""
-        if not self._proven:
-            self._refused = detail
-            self._news.set()
+        self._proof.refuse(detail)
 
     def pause(self, model: str, seconds: float) -> None:
         """See `Owner.pause`."""
         self._quota(model).pause(seconds)
 
     def _quota(self, model: str) -> Quota:
-        return self._quotas.setdefault(model, Quota(self._clock))
-
-    async def _proof(self, process: str) -> None:
-        """Until the account is proven, or it is this process that shall find out."""
-        while not (self._proven or self._refused):
-            now = self._clock()
-            if self._prover in (None, process) or now >= self._prover_until:
-                self._prover, self._prover_until = process, now + PROOF_S
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._prover_until - now):
-                    await self._news.wait()
+        if model not in self._quotas:
+            self._quotas[model] = Quota(self._clock)
+        return self._quotas[model]

@@ -23,8 +23,8 @@ class Slots:
 
         Args:
             holder: who asks, and thus has taken note of its share so far.
-            in_flight: calls that it has out.
-            alive: all holders that have something to do, in a fixed order.
+            in_flight: calls that it has out, or may begin before it is told.
+            alive: all holders that have something to do; the first ones get what does not divide.
             most: of all of them together.
         """
         self._told = {name: n for name, n in self._told.items() if name in alive}

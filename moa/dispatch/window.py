@@ -93,6 +93,7 @@ class InFlight:
                 self._wake()  # it may have been woken for nothing
                 raise
         self.out += 1
+        self._wake()  # there may be room for another
 
     def release(self) -> None:
         """One has come back."""
