@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from moa.router.facts import read_facts
 from moa.schema import GRADED_OUTCOMES, agree
 from moa.storage.log_files import FORMATS
 from moa.storage.object_store import Folder, filesystem_of
-from moa.storage.query_log import Partition, find_backlog
+from moa.storage.query_log import Backlog, Partition, find_backlog
 from moa.storage.run_folder import RunFolder
 
 
@@ -94,8 +94,13 @@ class Job:
         }
 
 
-def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
+def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str], backlog: bool = True) -> Job:
     """Read and check everything that the config names; nothing is called and nothing written.
+
+    Args:
+        config: read.
+        environ: with the keys.
+        backlog: look for the query log, too; what has been decided is sent again without it.
 
     Raises:
         ConfigError: a model that the catalog or the router does not know, a missing key or price,
@@ -120,7 +125,7 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
     run_folder = f"{config.run.folder.rstrip('/')}/{config.run.id}"
     Folder(run_folder).check()
     _check_grades(config.report.graded_outcomes)
-    backlog = find_backlog(config.queries)
+    found = find_backlog(config.queries) if backlog else Backlog((), ())
     return Job(
         config=config,
         accounts=accounts,
@@ -130,9 +135,37 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
         best_constant=best_constant.model,
         best_constant_why=best_constant.why,
         run_folder=run_folder,
-        partitions=backlog.partitions,
-        left_out=backlog.left_out,
+        partitions=found.partitions,
+        left_out=found.left_out,
     )
+
+
+def job_of_one(
+    job: Job, model_id: str, *, key: str, run_folder: str, environ: Mapping[str, str]
+) -> Job:
+    """The job with a single model to ask, of its pool or else of the catalog, elsewhere.
+
+    Args:
+        job: checked.
+        model_id: catalog id.
+        key: what the user has named the model by.
+        run_folder: of the new job.
+        environ: with the keys.
+
+    Raises:
+        ConfigError: the catalog has no such model, or its account cannot be used.
+    """
+    catalog = load_catalog(job.config.catalog)
+    (model,) = catalog.of([model_id], key=key, path=job.config.catalog)
+    accounts = {model.provider: catalog.accounts[model.provider]}
+    prices = job.prices
+    if model_id not in job.pool:
+        _check_abilities([model], accounts)
+        _check_shares([model], job.config.dispatch.replicas)
+        if job.config.replay is None:
+            _check_accounts(accounts, environ)
+        prices = PriceTable.build([model], as_of=job.prices.as_of, lanes=("live",))
+    return replace(job, models=(model,), accounts=accounts, prices=prices, run_folder=run_folder)
 
 
 def _price_date(config: RouteBatchConfig, run_folder: str) -> date | None:

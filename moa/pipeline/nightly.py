@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -72,39 +72,130 @@ def route_backlog(job: Job, tell: Callable[[Progress], None], stop: Stop) -> Non
     with AtWork(RunFolder(job.run_folder)) as work:
         with stop.at_once():
             scan_backlog(job)
-            nightly = _Nightly(job, tell, stop, work)
+            earlier = _Earlier.of(RunFolder(job.run_folder))
+            nightly = _Nightly(job, tell, stop, earlier, _Decider(job, earlier.decided, work))
+        nightly.see_through()
+
+
+def dispatch_decided(
+    job: Job, tell: Callable[[Progress], None], stop: Stop, *, spent_usd: Decimal
+) -> None:
+    """Give every query that its run folder has decided on its outcome; nothing else is decided.
+
+    Args:
+        job: what to do, checked.
+        tell: given the progress, several times a second.
+        stop: by whom it can be asked to.
+        spent_usd: of the budget, outside this run folder.
+
+    Raises:
+        KeyRefused, Interrupted: as `route_backlog`.
+    """
+    with AtWork(RunFolder(job.run_folder)):
+        with stop.at_once():
+            earlier = _Earlier.of(RunFolder(job.run_folder))
+            nightly = _Nightly(job, tell, stop, earlier, None, spent_usd=spent_usd)
+        nightly.see_through()
+
+
+class _Decider:
+    """Decides what no earlier start has, in a thread of its own: Ray Data's iterator blocks."""
+
+    def __init__(self, job: Job, decided: frozenset[PartName], work: AtWork) -> None:
+        self._job = job
+        self._decided = decided
+        self._work = work
+        self._news: queue.Queue[PieceRows | BaseException | None] = queue.Queue()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._decide, name="decide", daemon=True)
+        self.at_work = True
+        """More may come."""
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def take(self) -> Iterator[PieceRows]:
+        """What has been decided since the last time; raises what the thread has raised."""
+        while True:
+            try:
+                decided = self._news.get_nowait()
+            except queue.Empty:
+                return
+            match decided:
+                case None:
+                    self.at_work = False
+                case BaseException():
+                    raise decided
+                case PieceRows():
+                    yield decided
+
+    def close(self) -> None:
+        """Decide no more."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(DECIDED_WITHIN_S)
+
+    def _decide(self) -> None:
+        self._work.router_begins(self._job.config.router.replicas)
         try:
-            nightly.route()
+            with closing(decide_backlog(self._job, self._decided)) as tables:
+                for table in tables:
+                    for row in table.to_pylist():
+                        piece = PieceName.parse(f"{row['part']}.{row['provider']}")
+                        self._news.put(PieceRows(piece, row["rows"]))
+                    if self._ended.is_set():
+                        break
+        except BaseException as error:  # carried over to the driver's thread, which raises it
+            self._news.put(error)
+        else:
+            self._news.put(None)
         finally:
-            nightly.close()
+            self._work.router_ends()
 
 
 class _Nightly:
     """The driver's loop: decisions come in from one side, pieces go out on the other."""
 
     def __init__(
-        self, job: Job, tell: Callable[[Progress], None], stop: Stop, work: AtWork
+        self,
+        job: Job,
+        tell: Callable[[Progress], None],
+        stop: Stop,
+        earlier: _Earlier,
+        decider: _Decider | None,
+        *,
+        spent_usd: Decimal = Decimal(0),
     ) -> None:
         self._job = job
         self._tell = tell
         self._stop = stop
-        self._work = work
         self._run = RunFolder(job.run_folder)
         self._queries = self._run.scanned_queries()
-        self._decided: queue.Queue[PieceRows | BaseException | None] = queue.Queue()
-        self._deciding = True
-        self._earlier = _Earlier.of(self._run)
-        self._dispatch = Dispatch(job, left_usd=self._left_usd())
+        self._earlier = earlier
+        self._decider = decider
+        self._dispatch = Dispatch(job, left_usd=self._left_usd(spent_usd))
         self._buried = 0
-        self._ended = threading.Event()
-        self._decider = threading.Thread(target=self._decide, name="decide", daemon=True)
 
-    def route(self) -> None:
-        """Until nothing is left to be decided or answered."""
+    def see_through(self) -> None:
+        """Until nothing is left to be decided or answered; then the connections are closed."""
+        try:
+            self._route()
+        finally:
+            if self._decider is not None:
+                self._decider.close()
+            self._dispatch.close()
+
+    @property
+    def _deciding(self) -> bool:
+        return self._decider is not None and self._decider.at_work
+
+    def _route(self) -> None:
         self._stop.check()
         for open_piece in self._earlier.open_pieces:
             self._dispatch.put(open_piece)
-        self._decider.start()
+        if self._decider is not None:
+            self._decider.start()
         try:
             while self._deciding or not self._dispatch.idle:
                 self._take_decided()
@@ -119,14 +210,7 @@ class _Nightly:
             raise
         self._tell(self._progress())
 
-    def close(self) -> None:
-        """Have no more decided, and close the connections to the vendors."""
-        self._ended.set()
-        if self._decider.is_alive():
-            self._decider.join(DECIDED_WITHIN_S)
-        self._dispatch.close()
-
-    def _left_usd(self) -> Decimal | None:
+    def _left_usd(self, elsewhere_usd: Decimal) -> Decimal | None:
         """Of the budget, without what earlier starts have spent."""
         budget_usd = self._job.config.dispatch.budget_usd
         if budget_usd is None:
@@ -136,7 +220,7 @@ class _Nightly:
                 lambda one: recover(self._run.read_journals(one.piece)).spent_usd,
                 self._earlier.open_pieces,
             )
-            spent_usd = self._earlier.counts.cost_usd + sum(journals, Decimal(0))
+            spent_usd = self._earlier.counts.cost_usd + sum(journals, elsewhere_usd)
         return max(Decimal(0), budget_usd - spent_usd)
 
     def _drain(self) -> None:
@@ -156,39 +240,12 @@ class _Nightly:
                     time.sleep(TURN_S)
             self._tell(self._progress())
 
-    def _decide(self) -> None:
-        """In a thread of its own: Ray Data's iterator blocks."""
-        self._work.router_begins(self._job.config.router.replicas)
-        try:
-            with closing(decide_backlog(self._job, self._earlier.decided)) as tables:
-                for table in tables:
-                    for row in table.to_pylist():
-                        piece = PieceName.parse(f"{row['part']}.{row['provider']}")
-                        self._decided.put(PieceRows(piece, row["rows"]))
-                    if self._ended.is_set():
-                        break
-        except BaseException as error:  # carried over to the driver's thread, which raises it
-            self._decided.put(error)
-        else:
-            self._decided.put(None)
-        finally:
-            self._work.router_ends()
-
     def _take_decided(self) -> None:
-        while True:
-            try:
-                decided = self._decided.get_nowait()
-            except queue.Empty:
-                return
-            match decided:
-                case None:
-                    self._deciding = False
-                case BaseException():
-                    raise decided
-                case PieceRows(piece, rows) if piece.provider == NOBODY:
-                    self._buried += rows
-                case PieceRows():
-                    self._dispatch.put(decided)
+        for decided in self._decider.take() if self._decider is not None else ():
+            if decided.piece.provider == NOBODY:
+                self._buried += decided.rows
+            else:
+                self._dispatch.put(decided)
 
     def _progress(self) -> Progress:
         replicas = self._dispatch.progress()

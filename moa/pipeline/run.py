@@ -64,18 +64,24 @@ def run_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Finished
     if job.left_out:
         log.warning("queries.left_out", files=len(job.left_out), examples=job.left_out[:3])
     run = RunFolder(job.run_folder)
-    with told_plainly(), Stop() as stop, _held(job.run_folder, stop):
+    with told_plainly(), Stop() as stop, held(job.run_folder, stop):
         run.begin(job.facts(), identity=job.identity())
-        manifest = run.manifest()
-        if manifest is not None:
-            return Finished(manifest["summary"], manifest["report"], earlier=True)
-        with _vendors(job) as standing_in, _cluster(job):
-            _route(standing_in, stop)
+        if run.manifest() is not None:
+            return _finished_before(run)
+        with vendors(job) as standing_in, cluster(job), telling(job.config, stop) as tell:
+            route_backlog(standing_in, tell, stop)
         return _finish(run, config)
 
 
+def _finished_before(run: RunFolder) -> Finished:
+    """As the report was when the run, or its latest redrive, ended."""
+    manifests = [one.manifest() for one in (run, *run.redrives())]
+    latest = [one for one in manifests if one is not None][-1]
+    return Finished(latest["summary"], latest["report"], earlier=True)
+
+
 @contextmanager
-def _held(run_folder: str, stop: Stop) -> Iterator[None]:
+def held(run_folder: str, stop: Stop) -> Iterator[None]:
     """Hold the run; stop when another process takes it over."""
     try:
         with run_lock(run_folder, on_lost=stop.lose):
@@ -122,11 +128,13 @@ def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
     )
 
 
-def _route(job: Job, stop: Stop) -> None:
+@contextmanager
+def telling(config: RouteBatchConfig, stop: Stop) -> Iterator[LiveLine | Events]:
+    """How a run is told where it stands, once Ray is up."""
     stop.listen()  # Ray has taken SIGTERM for itself
-    tell = LiveLine(sys.stderr) if _on_terminal(job.config) else Events()
+    tell = LiveLine(sys.stderr) if _on_terminal(config) else Events()
     try:
-        route_backlog(job, tell, stop)
+        yield tell
     finally:
         tell.end()
 
@@ -137,7 +145,7 @@ def _on_terminal(config: RouteBatchConfig) -> bool:
 
 
 @contextmanager
-def _vendors(job: Job) -> Iterator[Job]:
+def vendors(job: Job) -> Iterator[Job]:
     """The job with a server on localhost in place of its accounts, where the config says so."""
     replay = job.config.replay
     if replay is None:
@@ -155,11 +163,16 @@ def _vendors(job: Job) -> Iterator[Job]:
 
 
 @contextmanager
-def _cluster(job: Job) -> Iterator[None]:
-    """The cluster that `RAY_ADDRESS` names, as under `ray job submit`, or one of our own."""
+def cluster(job: Job, *, scores: bool = True) -> Iterator[None]:
+    """The cluster that `RAY_ADDRESS` names, as under `ray job submit`, or one of our own.
+
+    Args:
+        job: checked.
+        scores: whether the router is to run there.
+    """
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
-        with local_ray(job):
+        with local_ray(job, scores=scores):
             yield
         return
     try:
@@ -171,8 +184,8 @@ def _cluster(job: Job) -> Iterator[None]:
         ) from None
     try:
         cpus = cluster_cpus()
-        if cpus <= _actors_need(job):
-            log.warning("cluster.small", cpus=cpus, actors_need=_actors_need(job), tasks_need=1)
+        if cpus <= (need := _actors_need(job, scores)):
+            log.warning("cluster.small", cpus=cpus, actors_need=need, tasks_need=1)
         if cluster_nodes() > 1 and "://" not in job.run_folder:
             log.warning("run_folder.local", folder=job.run_folder, remedy="must be shared by nodes")
         yield
@@ -181,7 +194,7 @@ def _cluster(job: Job) -> Iterator[None]:
 
 
 @contextmanager
-def local_ray(job: Job) -> Iterator[None]:
+def local_ray(job: Job, *, scores: bool = True) -> Iterator[None]:
     """A Ray of its own, with room for the job's actors and for two tasks beside them.
 
     Raises:
@@ -191,14 +204,15 @@ def local_ray(job: Job) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, _actors_need(job) + 2),
+        num_cpus=max(os.cpu_count() or 1, _actors_need(job, scores) + 2),
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
     try:
-        _check_gpus(job)
+        if scores:
+            _check_gpus(job)
         yield
     finally:
         ray.shutdown()
@@ -214,14 +228,15 @@ def _check_gpus(job: Job) -> None:
         )
 
 
-def _actors_need(job: Job) -> int:
+def _actors_need(job: Job, scores: bool) -> int:
     dispatch = job.config.dispatch
-    return job.config.router.replicas + math.ceil(dispatch.replicas * dispatch.num_cpus)
+    router = job.config.router.replicas if scores else 0
+    return router + math.ceil(dispatch.replicas * dispatch.num_cpus)
 
 
 def _finish(run: RunFolder, config: RouteBatchConfig) -> Finished:
     """Count the outcomes, write the report, then the manifest."""
-    counts, cost_usd = _count(run)
+    counts, cost_usd = count_outcomes(run)
     written = write_report(run.url, config)
     run.finish(
         {
@@ -235,7 +250,7 @@ def _finish(run: RunFolder, config: RouteBatchConfig) -> Finished:
     return Finished(written.summary, written.page, earlier=False)
 
 
-def _count(run: RunFolder) -> tuple[dict[str, int], Decimal]:
+def count_outcomes(run: RunFolder) -> tuple[dict[str, int], Decimal]:
     """Outcomes by status, and the bill.
 
     Raises:

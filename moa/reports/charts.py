@@ -90,7 +90,7 @@ def _placed_grade(ours: float, one: Comparison) -> float:
 
 def spend_by_model(report: CostReport, wide: bool) -> Figure | None:
     """Share of queries and share of the bill, per model; `None` when nothing was spent."""
-    models = [m for m in report.pool if any(s.model == m for s in report.spend)]
+    models = list(dict.fromkeys(s.model for s in report.spend if s.model is not None))
     if not models or not report.cost_usd:
         return None
     figure, axes = axes_of(WIDE if wide else NARROW, 1.5)

@@ -17,6 +17,7 @@ import numpy as np
 
 from moa.intervals import Interval
 from moa.reports.comparisons import FEWEST_GRADED, Compared, Comparison, compare
+from moa.reports.detours import Detour, DetourTally, Outage
 from moa.reports.inputs import (
     ForecastFacts,
     PolicyFacts,
@@ -30,6 +31,7 @@ from moa.reports.matched import LIMIT, ExpectedSample, Matched, OutcomeSample, m
 from moa.reports.tally import (
     DeadLetterTally,
     DecisionTally,
+    Doubt,
     OutcomeTally,
     Sums,
     percentiles_s,
@@ -153,8 +155,13 @@ class CostReport:
     """Answered queries that comparisons and calibration are made from: a sample of long runs."""
     routes: tuple[tuple[str | None, str, int], ...]
     """Model, rule, queries."""
-    fallbacks: tuple[tuple[str, str, int], ...]
-    """Decided on, answered by, queries."""
+    detours: tuple[Detour, ...]
+    outage: Outage | None
+    """What the detours cost together, and what is left dead; `None` without either."""
+    doubts: tuple[Doubt, ...]
+    """The first queries of the backlog with calls that are perhaps paid and have no answer."""
+    doubtful: int
+    """Queries that have such calls."""
     tags: tuple[tuple[str, tuple[tuple[str | None, int], ...]], ...]
     """Tag → queries by model; the commonest."""
     tags_left_out: bool
@@ -185,8 +192,10 @@ class CostReport:
 def build(inputs: ReportInputs, *, limit: int = LIMIT) -> CostReport:
     """Read a run's tables and make its report, with comparisons on at most `limit` queries."""
     outcomes, sample = OutcomeTally(), OutcomeSample(limit=limit)
+    detours = DetourTally(inputs.pool)
     for table in inputs.outcomes():
         outcomes.add(table)
+        detours.add(table, inputs.expected)
         sample.add(table)
     keys, rows = sample.finish()
     decisions, expected = DecisionTally(), ExpectedSample(keys, inputs.pool)
@@ -199,12 +208,13 @@ def build(inputs: ReportInputs, *, limit: int = LIMIT) -> CostReport:
     matched = match(
         sample, rows, expected, inputs.graded, pool=inputs.pool, cost_usd=inputs.cost_usd
     )
-    return _report(inputs, outcomes, decisions, letters, matched)
+    return _report(inputs, outcomes, detours, decisions, letters, matched)
 
 
 def _report(
     inputs: ReportInputs,
     outcomes: OutcomeTally,
+    detours: DetourTally,
     decisions: DecisionTally,
     letters: DeadLetterTally,
     matched: Matched,
@@ -238,7 +248,10 @@ def _report(
         graded_queries=compared.graded_queries,
         looked_at=len(matched),
         routes=tuple((*route, queries) for route, queries in _commonest(decisions.routes)),
-        fallbacks=tuple((*way, queries) for way, queries in _commonest(outcomes.fallbacks)),
+        detours=detours.detours(inputs.policy.willingness_to_pay),
+        outage=detours.outage(outcomes.reasons, inputs.policy.willingness_to_pay),
+        doubts=tuple(outcomes.doubts),
+        doubtful=outcomes.doubtful,
         tags=_tags(outcomes),
         tags_left_out=outcomes.tags_dropped or len({t for t, _ in outcomes.tags}) > MOST_TAGS,
         latencies=_latencies(outcomes, inputs.pool),

@@ -24,6 +24,8 @@ INK, PALE, OURS = "#010203", "#040506", "#070809"
 _CSS = {INK: "var(--ink)", PALE: "var(--line)", OURS: "var(--accent)"}
 MODELS = ("#4e79a7", "#f28e2b", "#76b7b2", "#e15759", "#59a14f", "#b07aa1", "#9c755f", "#edc948")
 """By place in the pool, over again when there are more."""
+OTHER = "#8a94a0"
+"""Of a model outside the pool, that a redrive has asked."""
 WIDE, HALF, NARROW = 10.6, 5.1, 4.4
 """Widths in inches of a figure across the page, of one of two, and of one on a telephone."""
 MOST_TICKS = {True: 12, False: 8}
@@ -61,7 +63,7 @@ def both(draw: Draw) -> list[tuple[str, str]]:
 
 def colour(pool: Sequence[str], model: str) -> str:
     """The colour of a model in every figure."""
-    return MODELS[pool.index(model) % len(MODELS)] if model in pool else PALE
+    return MODELS[pool.index(model) % len(MODELS)] if model in pool else OTHER
 
 
 def money_axis(axes: Axes, most: int) -> None:

@@ -9,7 +9,7 @@ import orjson
 import pyarrow as pa
 
 from moa.reports.cost_report import CostReport
-from moa.reports.verdict import verdict
+from moa.reports.verdict import astray, verdict
 from moa.reports.wording import amounts, cents, money, queries
 from moa.schema import COST_REPORT
 
@@ -72,6 +72,7 @@ def summary_lines(report: CostReport) -> list[str]:
             f"  {one.model or 'no answer':30} {one.sums.queries:>10,} queries {usd:>14}"
             for one, usd in zip(report.spend, bill, strict=True)
         ),
+        *([" ".join(sentences)] if (sentences := astray(report)) else []),
         *(f"dead letters: {one.queries:,} {one.reason}: {one.detail}" for one in report.reasons),
         *verdict(report),
         *(["replayed: no vendor was called, nothing was paid"] if report.replayed else []),

@@ -10,6 +10,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from moa.reports.detours import Expected
+
 Tables = Callable[[], Iterator[pa.Table]]
 """Opens a stream of tables; called again, it starts anew."""
 PriceOf = Callable[[str, int, int], Decimal]
@@ -63,6 +65,8 @@ class RunFacts:
     git_commit: str
     versions: tuple[tuple[str, str], ...]
     """Package and version, in the order to be shown."""
+    redrives: int = 0
+    """That have sent dead letters of the run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +100,11 @@ class ReportInputs:
     replay: Replay | None
     """What answered in the vendors' place; `None` when they were called."""
     decisions: Tables
-    """`ROUTING_DECISIONS` of the queries that have ended."""
+    """`ROUTING_DECISIONS` of the queries that have ended, the latest on each."""
     outcomes: Tables
     """`OUTCOMES`."""
+    expected: Expected
+    """What was expected before the first call of some outcomes of one part."""
     dead_letters: Tables
     """`DEAD_LETTERS`."""
     graded: pa.Table | None

@@ -209,8 +209,9 @@ def _can(decisions: pa.Table, pool: tuple[str, ...]) -> NDArray[np.bool_]:
     rows = np.flatnonzero(chosen >= 0)
     can[rows, chosen[rows]] = True
     fallbacks = decisions["fallbacks"].combine_chunks()
-    columns = pc.index_in(pc.list_flatten(fallbacks), models)
-    can[pc.list_parent_indices(fallbacks).to_numpy(), columns.to_numpy()] = True
+    columns = pc.fill_null(pc.index_in(pc.list_flatten(fallbacks), models), -1).to_numpy()
+    known = columns >= 0  # a redrive may have asked a model outside the pool before
+    can[pc.list_parent_indices(fallbacks).to_numpy()[known], columns[known]] = True
     return can
 
 

@@ -11,9 +11,10 @@ from moa.reports import charts
 from moa.reports.cost_report import CostReport
 from moa.reports.drawing import colour
 from moa.reports.inputs import PolicyFacts
-from moa.reports.verdict import criterion, verdict
+from moa.reports.verdict import astray, criterion, verdict
 from moa.reports.wording import (
     amounts,
+    answers,
     cents,
     cheaper,
     cheaper_bounds,
@@ -34,13 +35,15 @@ REMEDIES = {
     "prompt_and_messages": "leave one of the two null",
     "request_malformed": "correct the row as its detail says",
     "query_id_seen_before": "give different requests different ids",
-    "nobody_can": "add a model with the window and abilities to the pool, or allow more models",
-    "context_exceeded": "add a model with a larger window to the pool",
+    "nobody_can": "redrive to a model of the catalog that can; add it to the pool for the next run",
+    "context_exceeded": "redrive to a model with a larger window",
     "invalid_request": "correct the request as the vendor's words say",
     "account_refused": "check the account's key, permissions and billing, then redrive",
     "rate_limited": "lower the model's limits in the catalog or wait for longer, then redrive",
     "vendor_failed": "redrive later, or allow more attempts",
     "budget_spent": "raise dispatch.budget_usd, then redrive",
+    "query_budget_spent": "raise dispatch.max_usd_per_query, then redrive",
+    "fate_unknown": "redrive, at the price of perhaps paying a call twice",
 }
 """What helps, by reason of a dead letter."""
 
@@ -55,6 +58,7 @@ def render_html(report: CostReport, *, title: str) -> str:
             title=title,
             best=report.best,
             verdict=verdict(report),
+            astray=astray(report),
             criterion=criterion(report.policy),
             figures=charts.figures(report),
             tint=lambda model: colour(report.pool, model),
@@ -82,6 +86,7 @@ def environment(package: str) -> Environment:
         price=price,
         cents=cents,
         gain=gain,
+        answers=answers,
         cheaper=cheaper,
         cheaper_bounds=cheaper_bounds,
         count=count,
@@ -105,6 +110,7 @@ def rules(policy: PolicyFacts) -> dict[str, str]:
         "only_one_can": "Only one model can take the query",
         "novel": f"Too unlike the training data to judge (novelty above {policy.max_novelty:g}): "
         "the default model",
+        "redrive": "A dead letter, sent again to the model that the redrive named",
         "nobody_can": "No model can take the query",
         "defective": "The row of the backlog is no request",
     }

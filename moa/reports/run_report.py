@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from moa.config import RouteBatchConfig
 from moa.errors import ConfigError, RunError
 from moa.prices import PriceTable
 from moa.reports.cost_report import CostReport, build
+from moa.reports.detours import EXPECTED
 from moa.reports.forms import summary_lines, to_json, to_table
 from moa.reports.inputs import (
     ForecastFacts,
@@ -31,8 +31,9 @@ from moa.reports.inputs import (
 )
 from moa.reports.page import render_html
 from moa.schema import GRADED_OUTCOMES, agree
+from moa.storage.merged_run import MergedRun
 from moa.storage.object_store import filesystem_of
-from moa.storage.run_folder import NOBODY, PartName, RunFolder
+from moa.storage.run_folder import RunFolder
 from moa.toml_file import override
 
 
@@ -61,13 +62,15 @@ def write_report(
         overrides: `report.KEY=VALUE` or `router.usd_per_hour=VALUE`, before the config's.
 
     Raises:
-        RunError: no run has begun in the folder.
+        RunError: no run has begun in the folder, or it is that of a redrive.
         ConfigError: graded outcomes that are named are not there, or another key is overridden.
     """
     run = RunFolder(url)
     first = run.first_start()
     if first is None:
         raise RunError(f"{url}: no run has begun here (there is no config.json)")
+    if "redrive" in first:
+        raise RunError(f"{url} is a redrive of {first['redrive']['of']}: give that run's folder")
     own = RouteBatchConfig.model_validate(first["config"])
     config = _overridden(_shown_by(own, config or own), overrides)
     report = build(_inputs(run, first, config))
@@ -99,16 +102,17 @@ def _overridden(config: RouteBatchConfig, overrides: Sequence[str]) -> RouteBatc
 
 def _inputs(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> ReportInputs:
     prices = _prices(first, config)
-    decisions = _ended_decisions(run)
+    merged = MergedRun(run)
     return ReportInputs(
         run_id=config.run.id,
         pool=tuple(config.pool),
         backlog=run.scanned_queries(),
         replay=_replay(config),
-        decisions=decisions,
-        outcomes=run.tables("outcomes"),
-        dead_letters=run.tables("dead_letters"),
-        graded=_graded(config.report.graded_outcomes, config.pool, decisions),
+        decisions=merged.decisions,
+        outcomes=merged.outcomes,
+        expected=lambda outcomes: merged.decisions_on(outcomes, EXPECTED),
+        dead_letters=merged.dead_letters,
+        graded=_graded(config.report.graded_outcomes, config.pool, merged.decided),
         cost_usd=lambda model, tokens_in, tokens_out: prices.cost_usd(
             model, "live", input_tokens=tokens_in, output_tokens=tokens_out
         ),
@@ -119,8 +123,8 @@ def _inputs(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> 
             config.policy.max_novelty,
         ),
         router=_router_facts(run, first, config),
-        run=_run_facts(run, first),
-        forecast=ForecastFacts(_expected_usd(decisions, config.pool)),
+        run=_run_facts(merged, first),
+        forecast=ForecastFacts(_expected_usd(merged.decided, config.pool)),
     )
 
 
@@ -149,21 +153,6 @@ def _replay(config: RouteBatchConfig) -> Replay | None:
     return "made_up" if config.replay.synthetic else "recorded"
 
 
-def _ended_decisions(run: RunFolder) -> Tables:
-    """The decisions on queries that have their outcomes, one part at a time."""
-    ended: defaultdict[PartName, set[str]] = defaultdict(set)
-    for piece in run.finished_pieces():
-        ended[piece.part].add(piece.provider)
-
-    def read() -> Iterator[pa.Table]:
-        for part in run.decided_parts():
-            table = run.read_decisions(part)
-            whose = pc.fill_null(table.column("provider"), NOBODY)
-            yield table.filter(pc.is_in(whose, pa.array(sorted(ended[part]), pa.string())))
-
-    return read
-
-
 def _router_facts(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> RouterFacts:
     seconds = (run.read_decisions(part, columns=["router_s"]) for part in run.decided_parts())
     worked_s = sum(pc.sum(table.column("router_s")).as_py() or 0.0 for table in seconds)
@@ -179,7 +168,7 @@ def _router_facts(run: RunFolder, first: dict[str, Any], config: RouteBatchConfi
     )
 
 
-def _run_facts(run: RunFolder, first: dict[str, Any]) -> RunFacts:
+def _run_facts(run: MergedRun, first: dict[str, Any]) -> RunFacts:
     starts = run.starts()
     return RunFacts(
         started_at=datetime.fromisoformat(first["started_at"]),
@@ -188,11 +177,12 @@ def _run_facts(run: RunFolder, first: dict[str, Any]) -> RunFacts:
         config_hash=first["identity"]["config"],
         git_commit=first["git_commit"],
         versions=tuple(first["versions"].items()),
+        redrives=len(run.redrives),
     )
 
 
 def _at_work(starts: Sequence[dict[str, str]]) -> timedelta:
-    """Without the pauses between a run's starts."""
+    """Without the pauses between the starts of a run and its redrives."""
     spans = (datetime.fromisoformat(s["to"]) - datetime.fromisoformat(s["from"]) for s in starts)
     return sum(spans, timedelta())
 
@@ -209,9 +199,7 @@ def _expected_usd(decisions: Tables, pool: Sequence[str]) -> Decimal:
     return Decimal(f"{expected_usd:.6f}")
 
 
-def _graded(
-    path: str | None, pool: Sequence[str], decisions: Callable[[], Iterator[pa.Table]]
-) -> pa.Table | None:
+def _graded(path: str | None, pool: Sequence[str], decisions: Tables) -> pa.Table | None:
     """The known grades of the pool's models on this run's queries."""
     if path is None:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
@@ -22,6 +22,8 @@ _FASTEST_S = 1e-3
 _GROWTH = 1.01
 _LATENCY_BINS = 1700  # up to six hours
 _TAGS_HELD = 5000
+MOST_DOUBTS = 20
+"""That are told by their query's id."""
 _MOST_STEPS = 4096
 _SUMS = (
     "attempts", "unknown_calls", "lost_answers", "input_tokens", "cached_input_tokens",
@@ -63,6 +65,19 @@ class Sums:
             setattr(self, name, getattr(self, name) + group[f"{name}_sum"])
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Doubt:
+    """A query with calls that may have been paid without an answer; ordered by its place."""
+
+    partition: int
+    row: int
+    query_id: str
+    unknown_calls: int
+    """Out when the run was killed."""
+    lost_answers: int
+    """Failed after the vendor may have done the work."""
+
+
 @dataclass(slots=True)
 class OutcomeTally:
     """Sums over `OUTCOMES`."""
@@ -71,8 +86,10 @@ class OutcomeTally:
     asked: int = 0
     """Outcomes that are not the equal twin of another one."""
     reasons: Counter[str] = field(default_factory=Counter)
-    fallbacks: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(decided on, answered by), where they differ."""
+    doubts: list[Doubt] = field(default_factory=list)
+    """The first of the backlog, at most `MOST_DOUBTS`."""
+    doubtful: int = 0
+    """Queries with such calls."""
     tags: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     tags_dropped: bool = False
     latency: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -89,6 +106,7 @@ class OutcomeTally:
             self.spend[group["model"], group["lane"]].add(group)
         self.asked += table["same_as"].null_count
         self._add_failures(table)
+        self._add_doubts(table)
         self._add_tags(table)
         self._add_latencies(table)
         self._add_moments(table)
@@ -103,13 +121,16 @@ class OutcomeTally:
         dead = table.filter(pc.equal(table["status"], "dead_letter"))
         for row in _sums(dead, ["reason"], [("query_id", "count")]):
             self.reasons[row["reason"] or "unknown"] += row["query_id_count"]
-        moved = table.filter(
-            pc.and_(
-                pc.not_equal(table["first_model"], table["model"]), pc.is_null(table["same_as"])
-            )
+
+    def _add_doubts(self, table: pa.Table) -> None:
+        calls = pc.add(table["unknown_calls"], table["lost_answers"])
+        found = (
+            table.filter(pc.greater(calls, 0))
+            .select([one.name for one in fields(Doubt)])
+            .to_pylist()
         )
-        for row in _sums(moved, ["first_model", "model"], [("query_id", "count")]):
-            self.fallbacks[row["first_model"], row["model"]] += row["query_id_count"]
+        self.doubtful += len(found)
+        self.doubts = sorted([*self.doubts, *(Doubt(**row) for row in found)])[:MOST_DOUBTS]
 
     def _add_tags(self, table: pa.Table) -> None:
         column = table["tags"].combine_chunks()

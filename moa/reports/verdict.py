@@ -5,6 +5,7 @@ from __future__ import annotations
 from moa.intervals import Interval
 from moa.reports.comparisons import Comparison
 from moa.reports.cost_report import CostReport
+from moa.reports.detours import Outage
 from moa.reports.inputs import PolicyFacts
 from moa.reports.wording import (
     better,
@@ -12,9 +13,12 @@ from moa.reports.wording import (
     cheaper,
     cheaper_bounds,
     count,
+    extra,
     gain,
     money,
     price,
+    queries,
+    right_answers,
 )
 
 
@@ -76,6 +80,36 @@ def _sureness(worth: Interval) -> str:
     if worth.high < 0:
         return "a proven loss"
     return "no proven gain" if worth.value >= 0 else "no gain, and no proven loss"
+
+
+def astray(report: CostReport) -> list[str]:
+    """What outages cost: queries that went elsewhere, and queries that are dead. Sentences."""
+    outage = report.outage
+    if outage is None:
+        return []
+    return [*_detours(outage, report.policy), *_left_dead(outage)]
+
+
+def _detours(outage: Outage, policy: PolicyFacts) -> list[str]:
+    if not outage.queries:
+        return []
+    sentence = (
+        f"{queries(outage.queries)} {'was' if outage.queries == 1 else 'were'} answered by another "
+        f"model than decided on: {extra(outage.extra_usd)} than expected of that one, "
+        f"{right_answers(outage.grade_gain)} expected."
+    )
+    if outage.loss_usd is None or policy.willingness_to_pay is None:
+        return [sentence]
+    worth = price(policy.willingness_to_pay)
+    what = "a loss" if outage.loss_usd >= 0 else "a gain"
+    return [sentence, f"At {worth} each, that is {what} of {money(abs(outage.loss_usd))}."]
+
+
+def _left_dead(outage: Outage) -> list[str]:
+    if not outage.dead:
+        return []
+    by_reason = ", ".join(f"{number:,} {reason}" for reason, number in outage.dead_letters)
+    return [f"Left dead by vendors: {queries(outage.dead)} ({by_reason}); they can be sent again."]
 
 
 def criterion(policy: PolicyFacts) -> str:

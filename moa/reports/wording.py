@@ -22,20 +22,39 @@ def money(usd: Decimal | float) -> str:
     return f"{sign}${size:,.2f}" if size >= 10 else f"{sign}${size:,.4f}"
 
 
-def amounts(column: Sequence[Decimal]) -> list[str]:
+def amounts(column: Sequence[Decimal], *, signed: bool = False) -> list[str]:
     """Sums of money that stand below each other, all with equally many decimals.
 
-    As many as the least of them needs for two digits that matter, from two to six.
+    As many as the least of them needs for two digits that matter, from two to six. `signed` gives
+    those above zero a plus.
     """
     sizes = [abs(usd) for usd in column if usd]
     decimals = min(6, max(2, 1 - min(sizes).adjusted())) if sizes else 2
-    return [f"{MINUS if usd < 0 else ''}${abs(usd):,.{decimals}f}" for usd in column]
+    plus = "+" if signed else ""
+    return [
+        f"{MINUS if usd < 0 else plus if usd else ''}${abs(usd):,.{decimals}f}" for usd in column
+    ]
 
 
 def gain(usd: float) -> str:
     """`+$0.26`; with a minus sign when it is a loss."""
     sign = MINUS if usd < 0 else "+"
     return f"{sign}{money(abs(usd))}" if 0 < abs(usd) < 0.01 else f"{sign}${abs(usd):,.2f}"
+
+
+def extra(usd: Decimal) -> str:
+    """A difference of money: `$0.26 more`, `$1.20 less`."""
+    return f"{money(abs(usd))} {'less' if usd < 0 else 'more'}"
+
+
+def right_answers(number: float) -> str:
+    """A sum of expected grades, as a difference: `4.2 right answers fewer`."""
+    return f"{abs(number):,.1f} right answers {'fewer' if number < 0 else 'more'}"
+
+
+def answers(number: float) -> str:
+    """The same as a figure: `+4.2`."""
+    return f"{number:+,.1f}".replace("-", MINUS)
 
 
 def price(usd: Decimal) -> str:

@@ -165,6 +165,33 @@ class RunFolder:
         )
         return table.cast(DUPLICATES)
 
+    # What is sent again.
+
+    def redrive(self, number: int) -> RunFolder:
+        """The folder of a redrive, from 1, there or not: a run of its own inside this one."""
+        return RunFolder(f"{self.url}/redrives/{number:03d}")
+
+    def redrives(self) -> list[RunFolder]:
+        """The redrives that have begun, in order."""
+        number = 1
+        while self._folder.has(f"redrives/{number:03d}/config.json"):
+            number += 1
+        return [self.redrive(n) for n in range(1, number)]
+
+    def forget_selection(self) -> None:
+        """Delete the parts of a redrive that was killed before all of them were chosen."""
+        for name in ("decisions", "queries"):
+            self._folder.remove_all(name)
+
+    def write_selection(self, queries: int, facts: Mapping[str, Any]) -> None:
+        """Keep how many queries a redrive asks: from now on its parts are chosen."""
+        document = {"queries": queries, **facts}
+        self._folder.put("scan.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+    def selection(self) -> dict[str, Any] | None:
+        """What `write_selection` has kept; `None` before."""
+        return self._document("scan.json")
+
     # What was decided.
 
     def write_queries(self, part: PartName, queries: pa.Table) -> None:
@@ -206,6 +233,16 @@ class RunFolder:
     def finished_pieces(self) -> list[PieceName]:
         """The pieces that need not be dispatched again, in order."""
         return [PieceName.parse(_stem(name)) for name in self._folder.names("outcomes")]
+
+    def dead_letter_pieces(self) -> list[PieceName]:
+        """The pieces that have dead letters, in order; of a killed run, unfinished ones too."""
+        return [PieceName.parse(_stem(name)) for name in self._folder.names("dead_letters")]
+
+    def read_dead_letters(
+        self, piece: PieceName, *, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """A piece's `DEAD_LETTERS`."""
+        return self._folder.read_table(f"dead_letters/{piece}.parquet", columns=columns)
 
     def read_outcomes(self, piece: PieceName, *, columns: Sequence[str] | None = None) -> pa.Table:
         """A piece's `OUTCOMES`."""

@@ -35,7 +35,7 @@ BY_VALUE = PolicyFacts(Decimal("0.05"), None, 1.0)
 
 
 def cost_usd(model: str, input_tokens: int, output_tokens: int) -> Decimal:
-    return PRICE[model] * (input_tokens + output_tokens)
+    return PRICE.get(model, Decimal("2E-6")) * (input_tokens + output_tokens)
 
 
 def outcome(n: int, model: str | None, *, tokens: int = 100, **fields: object) -> dict[str, Any]:
@@ -92,6 +92,12 @@ def report_of(
         return [pa.Table.from_pylist(part, schema=schema) for part in parts[::order]]
 
     chosen = [decision(o) for o in outcomes if o["model"]] if decisions is None else decisions
+    by_row = {(d["partition"], d["row"]): d for d in chosen}
+
+    def expected(found: pa.Table) -> pa.Table:
+        places = zip(found["partition"].to_pylist(), found["row"].to_pylist(), strict=True)
+        return pa.Table.from_pylist([by_row[p] for p in places], schema=ROUTING_DECISIONS)
+
     return build(
         ReportInputs(
             run_id="r1",
@@ -100,6 +106,7 @@ def report_of(
             replay=replay,
             decisions=lambda: iter(tables(chosen, ROUTING_DECISIONS)),
             outcomes=lambda: iter(tables(outcomes, OUTCOMES)),
+            expected=expected,
             dead_letters=lambda: iter(tables(letters or [], DEAD_LETTERS)),
             graded=pa.Table.from_pylist(graded, schema=GRADED_OUTCOMES) if graded else None,
             cost_usd=price,
@@ -148,6 +155,9 @@ def test_a_report_does_not_depend_on_how_its_tables_come(
     drawn: list[tuple[str | None, int, bool]], batch: int
 ) -> None:
     outcomes = rows_of(drawn)
+    for n, row in enumerate(outcomes):
+        row["first_model"] = row["first_model"] and POOL[n % 2]
+        row["lost_answers"] = n % 3
     graded = [grade(n, m, (n % 4) / 3) for n in range(len(outcomes)) for m in POOL]
 
     def facts(report: CostReport) -> dict[str, Any]:
@@ -449,3 +459,85 @@ def test_tags_stand_under_their_kind_and_a_cut_is_said() -> None:
     assert '<td class="t">t0</td>' in short
     assert "There are more tags" not in short
     assert "There are more tags" in cut
+
+
+def detoured(n: int, first: str, model: str, usd: str = "0.003") -> dict[str, Any]:
+    return outcome(n, model, cost_usd=Decimal(usd)) | {"first_model": first}
+
+
+def test_what_a_detour_cost_is_the_bill_and_the_grade_against_what_was_expected() -> None:
+    outcomes = [
+        *(detoured(n, "v/dear", "v/cheap") for n in range(4)),  # 0.003 for 0.002; 0.6 for 0.9
+        detoured(4, "v/cheap", "v/dear"),  # 0.003 for 0.0002; 0.9 for 0.6
+        *(outcome(n, "v/dear") for n in range(5, 9)),
+        outcome(9, None, reason="vendor_failed"),
+        outcome(10, None, reason="budget_spent"),
+    ]
+
+    report = report_of(outcomes)
+
+    to_cheap, to_dear = report.detours
+    assert (to_cheap.first_model, to_cheap.model, to_cheap.queries) == (*POOL, 4)
+    assert to_cheap.paid_usd == Decimal("0.012")
+    assert to_cheap.extra_usd == Decimal("0.004")
+    assert to_cheap.grade_gain == pytest.approx(-1.2)
+    assert to_cheap.loss_usd == Decimal("0.004") + Decimal("0.05") * Decimal("1.2")
+    assert to_dear.extra_usd == Decimal("0.0028")
+    assert report.outage is not None
+    assert report.outage.queries == 5
+    assert report.outage.extra_usd == Decimal("0.0068")
+    assert report.outage.loss_usd == Decimal("0.0068") + Decimal("0.05") * Decimal("0.9")
+    assert report.outage.dead_letters == (("vendor_failed", 1),)
+    (line,) = [one for one in summary_lines(report) if "another model" in one]
+    assert "5 queries were answered by another model than decided on: $0.006800 more" in line
+    assert "0.9 right answers fewer" in line
+    assert "a loss of $0.0518" in line
+    assert "Left dead by vendors: 1 query (1 vendor_failed)" in line
+
+
+def test_a_floor_says_what_a_detour_cost_without_a_worth() -> None:
+    report = report_of([detoured(0, "v/dear", "v/cheap")], policy=PolicyFacts(None, 0.5, 1.0))
+
+    assert report.outage is not None
+    assert report.outage.loss_usd is None
+    assert report.detours[0].extra_usd == Decimal("0.001")
+    page = render_html(report, title="t")
+    assert "What outages and fallbacks cost" in page
+    assert "a right answer</th>" not in page
+
+
+def test_a_model_outside_the_pool_is_counted_and_not_judged() -> None:
+    outcomes = [detoured(0, "v/dear", "other/one"), detoured(1, "v/dear", "v/cheap")]
+
+    report = report_of(outcomes)
+
+    unknown, known = sorted(report.detours, key=lambda one: one.model)
+    assert (unknown.unknown, unknown.paid_usd, unknown.extra_usd) == (
+        1, Decimal("0.003"), Decimal(0),
+    )  # fmt: skip
+    assert known.unknown == 0
+    assert report.outage is not None
+    assert report.outage.extra_usd == known.extra_usd
+    assert "other/one" in render_html(report, title="t")
+
+
+def test_without_an_outage_nothing_is_said_of_one() -> None:
+    report = report_of([outcome(n, "v/dear") for n in range(3)])
+
+    assert report.outage is None
+    assert report.doubts == ()
+    assert "What outages" not in render_html(report, title="t")
+
+
+def test_the_first_queries_whose_calls_may_be_billed_are_told_by_id() -> None:
+    outcomes = [outcome(n, "v/dear", lost_answers=n % 2, unknown_calls=n % 3) for n in range(60)]
+
+    report = report_of(outcomes, order=-1)
+
+    doubtful = [o["query_id"] for o in outcomes if o["lost_answers"] or o["unknown_calls"]]
+    assert [one.query_id for one in report.doubts] == doubtful[:20]
+    assert report.doubtful == len(doubtful)
+    page = render_html(report, title="t")
+    assert f"the first 20 of\n{len(doubtful)}" in page
+    assert "q1 <small" in page
+    assert len(json.loads(to_json(report))["doubts"]) == 20

@@ -11,14 +11,17 @@ from moa.reports.drawing import MODELS, readable_on
 from moa.reports.page import render_html
 from moa.reports.wording import (
     amounts,
+    answers,
     cents,
     cheaper,
     cheaper_bounds,
     duration,
+    extra,
     gain,
     money,
     points,
     price,
+    right_answers,
     share,
 )
 from tests.browser import looked_at, shades
@@ -29,7 +32,10 @@ from tests.reports.test_cost_report import grade, outcome, report_of
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("width", [1200, 400])
 def test_the_page_is_whole_in_a_browser(tmp_path: Path, width: int) -> None:
-    outcomes = [outcome(n, ("v/dear", "v/cheap")[n % 2]) for n in range(300)]
+    outcomes = [outcome(n, ("v/dear", "v/cheap")[n % 2], lost_answers=n % 2) for n in range(300)]
+    for row in outcomes[:40]:
+        row["first_model"] = "v/cheap"
+    outcomes += [outcome(n, None) for n in range(300, 310)]
     graded = [grade(n, m, (n % 3) / 2) for n in range(300) for m in ("v/dear", "v/cheap")]
     page = render_html(report_of(outcomes, graded=graded), title="A run in a browser")
 
@@ -37,6 +43,7 @@ def test_the_page_is_whole_in_a_browser(tmp_path: Path, width: int) -> None:
 
     assert seen["headings"][0] == "A run in a browser"
     assert "What each single model would have cost" in seen["headings"]
+    assert "What outages and fallbacks cost" in seen["headings"]
     assert len(seen["figures"]) == 5
     assert all(size > 0.5 * (width - 60) or size > 400 for size in seen["figures"])
     assert all(size > 8.5 for size in seen["letters"])
@@ -66,6 +73,9 @@ def test_money_in_a_column_has_equal_digits() -> None:
     assert amounts(column) == ["$1.0808", "$0.0025", "$0.0000", "\N{MINUS SIGN}$3.0000"]
     assert amounts([Decimal("1234.5"), Decimal("0.25")]) == ["$1,234.50", "$0.25"]
     assert amounts([]) == []
+    assert amounts([Decimal(1), Decimal(0), Decimal(-2)], signed=True) == [
+        "+$1.00", "$0.00", "\N{MINUS SIGN}$2.00",
+    ]  # fmt: skip
 
 
 def test_figures_are_written_for_people() -> None:
@@ -74,6 +84,9 @@ def test_figures_are_written_for_people() -> None:
     assert points(-0.0184) == "\N{MINUS SIGN}0.018"
     assert gain(-1.5) == "\N{MINUS SIGN}$1.50"
     assert price(Decimal("0.050")) == "$0.05"
+    assert extra(Decimal("-0.26")) == "$0.2600 less"
+    assert right_answers(-4.25) == "4.2 right answers fewer"
+    assert answers(-4.25) == "\N{MINUS SIGN}4.2"
     assert [duration(s) for s in (0.25, 90, 600, 40_000)] == [
         "250 ms", "90.0 s", "10 min 0 s", "11 h 6 min",
     ]  # fmt: skip

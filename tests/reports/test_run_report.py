@@ -170,6 +170,36 @@ def test_the_forecast_of_an_unfinished_run_is_of_what_has_ended(tmp_path: Path) 
     assert sum(queries for _, _, queries in report.routes) == QUERIES
 
 
+def test_a_redrive_counts_in_the_report_of_its_run(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", kept=prices("10"), starts=[start(60, router_s=60.0)])
+    redrive = run.redrive(1)
+    redrive.begin({"redrive": {"of": "night"}}, identity={})
+    redrive.note_start(0, start(30))
+    before = write_report(run.url).report
+    again = [
+        outcome(n, POOL[1]) | {"first_model": POOL[1], "cost_usd": Decimal("0.002")}
+        for n in range(5)
+    ]
+    part = run.decided_parts()[0]
+    decided = [decision(row, POOL) | {"provider": "openai", "rule": "redrive"} for row in again]
+    redrive.write_decisions(part, pa.Table.from_pylist(decided, schema=ROUTING_DECISIONS))
+    table = pa.Table.from_pylist(again, schema=OUTCOMES)
+    redrive.write_outcomes(PieceName(part, "openai"), table)
+
+    after = write_report(run.url).report
+
+    assert (after.queries, after.ended) == (before.queries, before.ended)
+    assert after.calls == before.calls + 5
+    assert after.run.redrives == 1
+    assert after.run.wall_s == 90
+    assert after.router.held_s == 60
+    assert after.forecast == before.forecast
+    assert (POOL[1], "redrive", 5) in after.routes
+    assert [(one.first_model, one.model, one.queries) for one in after.detours] == [(*POOL, 5)]
+    with pytest.raises(RunError, match="is a redrive of night"):
+        write_report(redrive.url)
+
+
 def _begin_nothing(folder: Path) -> None:
     folder.mkdir()
 

@@ -137,3 +137,28 @@ def test_a_document_on_disk_can_be_read_by_people(tmp_path: Path) -> None:
     text = (tmp_path / "config.json").read_text()
     assert json.loads(text)["config"] == {"pool": ["a"]}
     assert text.count("\n") > 5
+
+
+def test_a_redrive_is_a_run_inside_the_run(run: RunFolder) -> None:
+    run.begin({}, identity=IDENTITY)
+    assert run.redrives() == []
+
+    for number in (1, 2):
+        run.redrive(number).begin({"number": number}, identity=IDENTITY)
+    run.redrive(4).begin({}, identity=IDENTITY)
+
+    assert [one.url for one in run.redrives()] == [f"{run.url}/redrives/00{n}" for n in (1, 2)]
+    assert run.decided_parts() == []
+
+
+def test_a_selection_counts_once_it_is_written(run: RunFolder) -> None:
+    part = PartName(0, 0, 10)
+    run.write_decisions(part, pa.table({"provider": ["openai"]}))
+    assert run.selection() is None
+
+    run.forget_selection()
+    run.write_selection(3, {"sent": {"vendor_failed": 4}})
+
+    assert run.decided_parts() == []
+    assert run.scanned_queries() == 3
+    assert run.selection() == {"queries": 3, "sent": {"vendor_failed": 4}}

@@ -1,0 +1,208 @@
+"""A run and its redrives, read as one: every query's row is its latest.
+
+A redrive is a run folder inside the run's. Its parts are named as the run's, and hold the queries
+that were sent again. All is read file by file; of a part, only its redriven queries are held.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from moa.errors import RunError
+from moa.schema import OUTCOMES, ROUTING_DECISIONS
+from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
+
+_COUNTED = ("attempts", "unknown_calls", "lost_answers", "cost_usd")
+"""Of an outcome: what every sending of its query has added to."""
+_CARRIED = ["query_id", "first_model", *_COUNTED]
+_ASKED = ("model", "provider", "lane", "rule", "expected_input_tokens", "expected_output_tokens")
+"""Of a decision: what a redrive has decided anew. The rest is the router's, and stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """The finished pieces of a run or a redrive."""
+
+    run: RunFolder
+    pieces: dict[PartName, list[PieceName]]
+
+    @classmethod
+    def of(cls, run: RunFolder) -> _Finished:
+        parts = groupby(run.finished_pieces(), key=lambda piece: piece.part)
+        return cls(run, {part: list(pieces) for part, pieces in parts})
+
+    def tables(self, part: PartName, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The outcomes of a part."""
+        for piece in self.pieces.get(part, ()):
+            yield self.run.read_outcomes(piece, columns=columns)
+
+    def decisions(self, part: PartName) -> pa.Table:
+        """The decisions of a part on queries that have their outcomes."""
+        table = self.run.read_decisions(part)
+        ended = sorted(piece.provider for piece in self.pieces.get(part, ()))
+        whose = pc.fill_null(table.column("provider"), NOBODY)
+        return table.filter(pc.is_in(whose, pa.array(ended, pa.string())))
+
+
+class MergedRun:
+    """What readers of a run's results see. Redrives that begin later are not seen."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self.redrives = run.redrives()
+        self._again = [_Finished.of(one) for one in self.redrives]
+
+    @cached_property
+    def _first(self) -> _Finished:
+        return _Finished.of(self._run)
+
+    def starts(self) -> list[dict[str, Any]]:
+        """When starts of the run and of its redrives were at work, oldest first."""
+        return [start for one in (self._run, *self.redrives) for start in one.starts()]
+
+    def spent_usd(self) -> Decimal:
+        """What the run and its finished redrives have cost."""
+        manifests = (one.manifest() for one in (self._run, *self.redrives))
+        return sum((Decimal(one["cost_usd"]) for one in manifests if one), Decimal(0))
+
+    def outcomes(self) -> Iterator[pa.Table]:
+        """`OUTCOMES`, one row a query: its latest, with the calls that earlier ones have cost, and
+        with the model that was decided on first.
+        """
+        for part in self._first.pieces:
+            again = [table for one in self._again for table in one.tables(part)]
+            if not again:
+                yield from self._first.tables(part)
+                continue
+            newer = pa.concat_tables(again)
+            older = []
+            for table in self._first.tables(part):
+                replaced = pc.is_in(table.column("query_id"), value_set=newer.column("query_id"))
+                older.append(table.filter(replaced).select(_CARRIED))
+                yield table.filter(pc.invert(replaced))
+            yield _latest(older, newer)
+
+    def dead_letters(self) -> Iterator[pa.Table]:
+        """`DEAD_LETTERS` of the queries that are still dead."""
+        for part in self.dead_parts():
+            yield from self.dead_letters_of(part)
+
+    def dead_parts(self) -> list[PartName]:
+        """The parts that have, or had, dead letters, in order."""
+        return sorted(self._dead_pieces)
+
+    def dead_letters_of(
+        self, part: PartName, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """The dead letters of one part; `columns` has the query's id."""
+        for number, piece in self._dead_pieces.get(part, ()):
+            source = (self._run, *self.redrives)[number]
+            letters = source.read_dead_letters(piece, columns=columns)
+            yield self._without_newer(letters, part, self._again[number:])
+
+    def decided(self) -> Iterator[pa.Table]:
+        """`ROUTING_DECISIONS` as they were before the first call, on queries that have outcomes."""
+        for part in self._run.decided_parts():
+            yield self._first.decisions(part)
+
+    def decisions(self) -> Iterator[pa.Table]:
+        """`ROUTING_DECISIONS`, the latest on each query that has an outcome. The models that the
+        first decision would have asked stay among the fallbacks: they could take the query.
+        """
+        for part in self._run.decided_parts():
+            table = self._first.decisions(part)
+            for one in self._again:
+                if part in one.pieces:
+                    table = _redecided(table, one.decisions(part))
+            yield table
+
+    def decisions_on(self, outcomes: pa.Table, columns: Sequence[str]) -> pa.Table:
+        """The first decisions on the queries of some outcomes of one part, in their order.
+
+        Raises:
+            RunError: one of them was not decided on.
+        """
+        part = self._part_of(outcomes)
+        decisions = self._run.read_decisions(part, columns=["row", *columns])
+        at = pc.index_in(outcomes.column("row"), value_set=decisions.column("row"))
+        if at.null_count:
+            raise RunError(f"{self._run.url}: outcomes of {part} without decisions; it is damaged")
+        return decisions.take(at).select(list(columns))
+
+    def _part_of(self, outcomes: pa.Table) -> PartName:
+        place = outcomes.column("partition")[0].as_py(), outcomes.column("row")[0].as_py()
+        number = bisect_right(self._decided_parts, place, key=lambda part: part[:2]) - 1
+        return self._decided_parts[max(0, number)]
+
+    @cached_property
+    def _decided_parts(self) -> list[PartName]:
+        return self._run.decided_parts()
+
+    @cached_property
+    def _dead_pieces(self) -> dict[PartName, list[tuple[int, PieceName]]]:
+        """Part → its pieces with dead letters, each with whose it is: 0 the run, then redrives."""
+        found: defaultdict[PartName, list[tuple[int, PieceName]]] = defaultdict(list)
+        for number, finished in enumerate((self._first, *self._again)):
+            for piece in finished.run.dead_letter_pieces():
+                if piece in finished.pieces.get(piece.part, ()):
+                    found[piece.part].append((number, piece))
+        return found
+
+    @staticmethod
+    def _without_newer(letters: pa.Table, part: PartName, newer: Iterable[_Finished]) -> pa.Table:
+        for one in newer:
+            for table in one.tables(part, columns=["query_id"]):
+                again = pc.is_in(letters.column("query_id"), value_set=table.column("query_id"))
+                letters = letters.filter(pc.invert(again))
+        return letters
+
+
+def _latest(older: Sequence[pa.Table], newer: pa.Table) -> pa.Table:
+    """The last row of each query in `newer`; what all its rows have cost is summed.
+
+    Args:
+        older: rows of the same queries, of which `newer` has another; oldest first.
+        newer: oldest first.
+    """
+    last = {name: n for n, name in enumerate(newer.column("query_id").to_pylist())}
+    sums: dict[str, dict[str, Any]] = {}
+    for row in pa.concat_tables([*older, newer.select(_CARRIED)]).to_pylist():
+        whole = sums.setdefault(row["query_id"], row)
+        if whole is not row:
+            whole["first_model"] = whole["first_model"] or row["first_model"]
+            for name in _COUNTED:
+                whole[name] += row[name]
+    merged = newer.take(pa.array(sorted(last.values()), pa.int64()))
+    rows = [sums[name] for name in merged.column("query_id").to_pylist()]
+    return _with(merged, OUTCOMES, {name: [r[name] for r in rows] for name in _CARRIED})
+
+
+def _redecided(decisions: pa.Table, newer: pa.Table) -> pa.Table:
+    """Decisions of a part, with those of a redrive in place of some."""
+    places = pc.index_in(newer.column("row"), value_set=decisions.column("row")).to_pylist()
+    columns = {name: decisions.column(name).to_pylist() for name in (*_ASKED, "fallbacks")}
+    for place, row in zip(places, newer.select(list(_ASKED)).to_pylist(), strict=True):
+        could = [columns["model"][place], *columns["fallbacks"][place]]
+        columns["fallbacks"][place] = [m for m in could if m not in (None, row["model"])]
+        for name in _ASKED:
+            columns[name][place] = row[name]
+    return _with(decisions, ROUTING_DECISIONS, columns)
+
+
+def _with(table: pa.Table, schema: pa.Schema, columns: dict[str, list[Any]]) -> pa.Table:
+    """A table with other values in some columns."""
+    for name, values in columns.items():
+        field = schema.field(name)
+        number = table.schema.get_field_index(name)
+        table = table.set_column(number, field, pa.array(values, field.type))
+    return table
