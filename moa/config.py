@@ -229,7 +229,11 @@ class DispatchConfig(Section):
         description="Of one call with its answer, in seconds; > 0, ≤ 3600",
     )
     max_attempts: int = Field(
-        default=6, ge=1, le=100, description="Calls for one query on one model; 1 to 100"
+        default=6,
+        ge=1,
+        le=100,
+        description="Calls for one query on one model that fail, without those that the vendor "
+        "wanted later; 1 to 100",
     )
     give_up_after_s: float = Field(
         default=1800,

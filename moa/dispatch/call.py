@@ -39,6 +39,8 @@ class Call:
     """Which of the assignment's choices it is at."""
     tries: int = 0
     """Of this model."""
+    refused: int = 0
+    """Of these, how many ended in a 429."""
     timeouts: int = 0
     """Of these, how many were cut because no answer came in time."""
     first_sent_at: float | None = None
@@ -71,7 +73,7 @@ class Call:
     def next_model(self) -> None:
         """Go on to its next choice."""
         self.place += 1
-        self.tries = self.timeouts = 0
+        self.tries = self.refused = self.timeouts = 0
 
     def failed(self, error: ProviderError) -> Attempt:
         """Keep what one call ended with."""

@@ -22,7 +22,13 @@ from moa.dispatch.outcome import Assignment, DeadLetter, Outcome, Settled
 from moa.dispatch.quota import Owner, QuotaOwner
 from moa.dispatch.retry import reason_of
 from moa.dispatch.settings import DispatchSettings, Progress
-from moa.errors import KeyRefused, LaneUnavailable, ProviderError, TransientError
+from moa.errors import (
+    KeyRefused,
+    LaneUnavailable,
+    ProviderError,
+    RateLimited,
+    TransientError,
+)
 from moa.prices import PriceTable
 from moa.providers.provider import Answer, Provider, Request
 from moa.request import ChatRequest
@@ -311,11 +317,13 @@ class Dispatcher:
             self._put(call, first=True)
             return
         assert call.first_sent_at is not None
+        call.refused += isinstance(error, RateLimited)
         wait_s = self._settings.retry.wait_s(
             error,
             attempt=call.tries,
             elapsed_s=self._clock() - call.first_sent_at,
             random=self._random,
+            refused=call.refused,
         )
         if wait_s is None:
             self._next_model(call, error)

@@ -98,7 +98,7 @@ class Line:
         self._lease = lease
         self._latencies = Latencies()
         self.watch = Watch(self._latencies, clock)
-        self._window = InFlight(max_in_flight)
+        self._window = InFlight(max_in_flight, clock)
         self._sender = sender
         self._clock = clock
         self._resume_at = 0.0
@@ -176,7 +176,7 @@ class Line:
             case RateLimited():
                 self.breaker.answered()
                 self._lease.used(sent_at, call.taken, ONE_REQUEST)
-                self._window.congestion.too_much()
+                self._window.congestion.refused()
                 self._pause(error)
             case TransientError():
                 self._heed_failure(error, query_id, sent_at)

@@ -9,16 +9,21 @@ from collections.abc import Callable
 from moa.dispatch.outcome import Choice
 
 FORGET = 0.998
-LEARNT_AFTER = 50
+FITTED_AFTER = 20
+"""Answers, before the line means anything."""
+LEARNT_AFTER = 100
 """Answers, before anything is called late."""
-LATE = 3.0
-"""Times what 99 in 100 answers of that length took."""
+LATE = 2.0
+"""Times what 99 in 100 answers of that length take. Where latencies are spread as they usually are
+(lognormal), one in ten thousand is cut by mistake, and asked again with twice the time.
+"""
+LOOK_EVERY = 50
+"""Answers."""
 LEAST_S = 2.0
 LONGER = 4.0
 """Answers may be so many times longer than expected before they count as late."""
 RECENT = 512
-LOOK_EVERY = 64
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.25
 
 
 class Latencies:
@@ -29,7 +34,7 @@ class Latencies:
         self._start_s, self._token_s = 0.0, 0.0
         self._ratios: deque[float] = deque(maxlen=RECENT)
         self._slowest = 1.0
-        """Ratio that 99 in 100 stay below."""
+        """Of the ratios, without the slowest hundredth."""
         self._answers = 0
 
     def learn(self, output_tokens: float, seconds: float) -> float:
@@ -42,9 +47,10 @@ class Latencies:
         self._xx = FORGET * self._xx + output_tokens * output_tokens
         self._xy = FORGET * self._xy + output_tokens * seconds
         self._fit()
-        self._ratios.append(ratio)
-        if self._answers % LOOK_EVERY == 0 or self._answers == LEARNT_AFTER:
-            self._slowest = sorted(self._ratios)[int(0.99 * len(self._ratios))]
+        if self._answers > FITTED_AFTER:
+            self._ratios.append(ratio)
+            if self._answers % LOOK_EVERY == 0:
+                self._slowest = sorted(self._ratios)[int(0.99 * len(self._ratios))]
         return ratio
 
     def expected_s(self, output_tokens: float) -> float:

@@ -41,7 +41,13 @@ class RetryPolicy:
     longest_backoff_s: float = 60.0
 
     def wait_s(
-        self, error: ProviderError, *, attempt: int, elapsed_s: float, random: Random
+        self,
+        error: ProviderError,
+        *,
+        attempt: int,
+        elapsed_s: float,
+        random: Random,
+        refused: int = 0,
     ) -> float | None:
         """Seconds until the next try, or `None`: no further try on this model.
 
@@ -53,10 +59,12 @@ class RetryPolicy:
             attempt: tries so far on this model, from 1.
             elapsed_s: since the query's first try, on whichever model.
             random: the source of jitter.
+            refused: of the tries, those that were told to come later. They do not count as failed:
+                nothing was done, and only time limits how often one comes back.
         """
         if not isinstance(error, TransientError) or isinstance(error, QuotaSpent):
             return None
-        if attempt >= self.max_attempts:
+        if attempt - refused >= self.max_attempts:
             return None
         ceiling_s = min(self.longest_backoff_s, self.first_backoff_s * 2 ** (attempt - 1))
         wait_s = random.uniform(0, ceiling_s)
