@@ -281,12 +281,16 @@ def _best_in_hindsight(comparisons: Sequence[Comparison]) -> str | None:
 
 
 def _spend(outcomes: OutcomeTally, pool: Sequence[str]) -> tuple[Spend, ...]:
-    order = {model: n for n, model in enumerate(pool)}
     keys = sorted(
         outcomes.spend,
-        key=lambda k: (k[0] is None, order.get(k[0] or "", 99), k[0] or "", k[1] or ""),
+        key=lambda k: (k[0] is None, _place(pool, k[0] or ""), k[0] or "", k[1] or ""),
     )
     return tuple(Spend(model, lane, outcomes.spend[model, lane]) for model, lane in keys)
+
+
+def _place(pool: Sequence[str], model: str) -> int:
+    """In the pool; what a redrive has asked outside of it comes last."""
+    return pool.index(model) if model in pool else len(pool)
 
 
 def _tags(
@@ -303,7 +307,7 @@ def _tags(
 
 
 def _latencies(outcomes: OutcomeTally, pool: Sequence[str]) -> tuple[Latency, ...]:
-    models = [m for m in pool if m in outcomes.latency]
+    models = sorted(outcomes.latency, key=lambda m: (_place(pool, m), m))
     return tuple(
         Latency(
             m, int(outcomes.latency[m].sum()), *percentiles_s(outcomes.latency[m], LATENCY_SHARES)

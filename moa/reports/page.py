@@ -13,6 +13,7 @@ from moa.reports.drawing import colour
 from moa.reports.inputs import PolicyFacts
 from moa.reports.verdict import astray, criterion, verdict
 from moa.reports.wording import (
+    MINUS,
     amounts,
     answers,
     cents,
@@ -57,8 +58,8 @@ def render_html(report: CostReport, *, title: str) -> str:
             report=report,
             title=title,
             best=report.best,
-            verdict=verdict(report),
-            astray=astray(report),
+            verdict=_unbroken(verdict(report)),
+            astray=_unbroken(astray(report)),
             criterion=criterion(report.policy),
             figures=charts.figures(report),
             tint=lambda model: colour(report.pool, model),
@@ -68,6 +69,11 @@ def render_html(report: CostReport, *, title: str) -> str:
             remedies=REMEDIES,
         )
     )
+
+
+def _unbroken(sentences: Sequence[str]) -> list[str]:
+    """No line ends between a minus sign and its number."""
+    return [one.replace(MINUS, f"{MINUS}\N{WORD JOINER}") for one in sentences]
 
 
 def environment(package: str) -> Environment:

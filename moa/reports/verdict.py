@@ -109,7 +109,7 @@ def _left_dead(outage: Outage) -> list[str]:
     if not outage.dead:
         return []
     by_reason = ", ".join(f"{number:,} {reason}" for reason, number in outage.dead_letters)
-    return [f"Left dead by vendors: {queries(outage.dead)} ({by_reason}); they can be sent again."]
+    return [f"Left dead by vendors: {queries(outage.dead)} ({by_reason}), to be sent again."]
 
 
 def criterion(policy: PolicyFacts) -> str:

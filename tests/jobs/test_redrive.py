@@ -375,6 +375,37 @@ def test_what_nobody_in_the_pool_can_goes_to_a_model_outside_it(
     assert Decimal(report["cost_usd"]) == sum(night.outcomes()["cost_usd"].to_pylist())
 
 
+@pytest.mark.slow
+def test_dead_letters_in_a_bucket_are_sent_again(
+    bad_night: JobUnderTest, object_store: str
+) -> None:
+    bad_night.server.reset()
+    bad_night.server.set_script(OUT)
+    night = Night(bad_night, "night")
+    there = ["--set", f"run.folder={object_store}/runs"]
+    status, _, err = night.start(*there, command="route_batch").wait()
+    assert status == 0, err[-4000:]
+    bad_night.server.reset()
+    bad_night.server.set_script({"latency": {"median_s": 0.3}})
+
+    start = night.start(*there, "--set", "dispatch.max_in_flight=8")
+    while len(bad_night.server.ledger()) < 30:
+        assert not start.ended_within(0.05)
+    start.kill(family=True)
+    said = night.redrive(*there)
+
+    run = RunFolder(f"{object_store}/runs/night")
+    merged = MergedRun(run)
+    found = pa.concat_tables(merged.outcomes())
+    assert found.num_rows == QUERIES
+    assert set(found["status"].to_pylist()) == {"answered"}
+    assert sum(table.num_rows for table in merged.dead_letters()) == 0
+    calls, unknown = night.asked(), sum(found["unknown_calls"].to_pylist())
+    assert calls.total() <= len(calls) + unknown
+    assert [one.url for one in run.redrives()] == [f"{run.url}/redrives/001"]
+    assert f"report: {run.url}/report/report.html" in said
+
+
 def test_a_run_that_is_not_finished_is_finished_first(night: Night) -> None:
     (night.folder / "manifest.json").unlink()
 

@@ -492,7 +492,7 @@ def test_what_a_detour_cost_is_the_bill_and_the_grade_against_what_was_expected(
     assert "5 queries were answered by another model than decided on: $0.006800 more" in line
     assert "0.9 right answers fewer" in line
     assert "a loss of $0.0518" in line
-    assert "Left dead by vendors: 1 query (1 vendor_failed)" in line
+    assert "Left dead by vendors: 1 query (1 vendor_failed), to be sent again." in line
 
 
 def test_a_floor_says_what_a_detour_cost_without_a_worth() -> None:
@@ -518,6 +518,7 @@ def test_a_model_outside_the_pool_is_counted_and_not_judged() -> None:
     assert known.unknown == 0
     assert report.outage is not None
     assert report.outage.extra_usd == known.extra_usd
+    assert [one.model for one in report.latencies] == ["v/cheap", "other/one"]
     assert "other/one" in render_html(report, title="t")
 
 
