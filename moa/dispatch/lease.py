@@ -77,7 +77,7 @@ class Lease:
             amount = self._next_block(needed, coming)
             grant = await self._ask(amount, in_flight)
             if grant.spent_s > 0 and amount.requests > needed.requests:
-                coming = ()  # the day's quota may still cover one call
+                coming, self._calls = (), 1  # the day's quota may still cover one call
                 continue
             if grant.spent_s > 0:
                 raise QuotaSpent("the day's requests are used up", retry_after_s=grant.spent_s)

@@ -75,10 +75,11 @@ class Pace:
 
     def owe(self, amount: float) -> None:
         """So much more than was taken has been used, or less where it is negative; the next takers
-        wait as much longer or shorter. What is saved up is at most a second's worth.
+        wait as much longer or shorter. What is saved up is at most a second's worth, or as much as
+        the limiter holds.
         """
         self._pay_idly()
-        self._owed = max(self._owed + amount, -self._per_minute / 60)
+        self._owed = max(self._owed + amount, -max(self._per_minute / 60, self._limiter.max_rate))
 
     async def _deepen(self, depth: float) -> None:
         """Hold more, which has still to flow."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 STARTS_AT_S = 1000.0
 STEP_S = 1e-6
@@ -13,6 +14,7 @@ STEP_S = 1e-6
 would be set again and again at the same moment.
 """
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -35,8 +37,8 @@ class _Jump(selectors.SelectSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Its `time` is the clock to give to whatever runs on it. Of the world outside it hears nothing:
-    no sockets, no threads.
+    """Its `time` is the clock to give to whatever runs on it. It hears nothing of the outside: no
+    sockets, no threads.
     """
 
     def __init__(self) -> None:
@@ -55,3 +57,29 @@ def run_virtually(main: Coroutine[Any, Any, T]) -> T:
     """
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
+
+
+def virtually(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """A test that runs so."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return run_virtually(test(*args, **kwargs))
+
+    return run
+
+
+def now_s() -> float:
+    """Of the running loop: a clock for owners and leases."""
+    return asyncio.get_running_loop().time()
+
+
+class Passing:
+    """Seconds that have passed since it was made."""
+
+    def __init__(self) -> None:
+        self._from_s = now_s()
+
+    @property
+    def s(self) -> float:
+        return now_s() - self._from_s
