@@ -136,6 +136,7 @@ class InFlight:
             await asyncio.sleep(wait_s)
         self._growth.grow()
         self.out += 1
+        self._wake()  # there may be room for another
 
     def release(self) -> None:
         """One has come back."""
