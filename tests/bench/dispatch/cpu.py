@@ -24,8 +24,6 @@ WARM_UP_SHARE = 10
 SDK_SHARE = 5
 """An SDK makes one call where others make so many: it takes ten times as long, and its CPU per call
 does not depend on their number."""
-ROUNDS = 3
-"""Of the sides that are quick; the median counts."""
 MOST_WORDS = 12
 """Of a query of the job's: short ones, as the sides'."""
 JOB = "whole job"
@@ -43,18 +41,14 @@ def each_side(scale: float) -> list[Result]:
             for side in (BARE, OURS, SDK, SDK_AIOHTTP):
                 calls = round(CALLS * scale / (1 if side in _QUICK else SDK_SHARE))
                 work = Work(wire, server.url, calls, IN_FLIGHT, warm_up=calls // WARM_UP_SHARE)
-                rounds = [
-                    measure(side, work, server) for _ in range(ROUNDS if side in _QUICK else 1)
-                ]
-                spent[side] = sorted(rounds, key=lambda one: one.cpu_s)[len(rounds) // 2]
+                spent[side] = measure(side, work, server)
                 assert spent[side].lost == 0, spent[side].failed
             cpu = {side: one.cpu_ms for side, one in spent.items()}
             rate = {side: one.calls / one.wall_s for side, one in spent.items()}
             figures.append(Figure(f"{wire}: CPU ms a call", cpu, target=_ALONE))
             figures.append(Figure(f"{wire}: calls/s", rate, digits=0))
     title = f"W1: {round(CALLS * scale):,} short queries, no latency, no limits"
-    note = f"the SDKs make a fifth of the calls; the median of {ROUNDS} rounds for the others"
-    return [Result(title, figures, [note])]
+    return [Result(title, figures, ["the SDKs make a fifth of the calls"])]
 
 
 class _JobRun(NamedTuple):
