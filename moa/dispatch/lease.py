@@ -57,6 +57,8 @@ class Lease:
         """By the slot in which the calls were sent, with the time of the first."""
         self._heard: Callable[[], VendorLimits] | None = None
         self._refusals = 0
+        self.proven = False
+        """Whether the account has let a call of this process through."""
         self.most_in_flight: int | None = None if limits.max_in_flight is None else 0
         """The line's share of the calls at once; `None` is without a limit."""
 
@@ -118,6 +120,7 @@ class Lease:
             corrections=corrections,
             heard=None if self._heard is None else self._heard(),
             refusals=self._refusals,
+            proven=self.proven,
             in_flight=max(in_flight, self.most_in_flight or 0),
             at_work=at_work,
         )

@@ -276,6 +276,7 @@ class Line:
         """Take what the call needs; false, and all is given back, when it may not go after all."""
         needed = self.estimate.amount(call.choice)
         coming = (self.estimate.amount(one.choice) for one in self._waiting)
+        self._lease.proven = self.account.proven
         try:
             await self._lease.take(needed, coming, self._window.out)
         except QuotaSpent as error:

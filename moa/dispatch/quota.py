@@ -90,6 +90,8 @@ class Ask:
     """From the latest answer's headers."""
     refusals: int = 0
     """429s since the last ask."""
+    proven: bool = False
+    """The account has let a call of this holder's process through."""
     in_flight: int = 0
     """Calls that it has out, or may begin before it hears of this ask's grant."""
     at_work: bool = True
@@ -159,6 +161,8 @@ class Quota:
         """See `Owner.lease`."""
         self._note(ask)
         spent_s = 0.0
+        if ask.proven:  # an owner that was started again does not know
+            self.prove()
         if ask.amount != NOTHING:
             waiting = _Waiting(ask)
             (self._urgent if ask.interactive else self._others).append(waiting)
