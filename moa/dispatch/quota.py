@@ -161,8 +161,6 @@ class Quota:
         """See `Owner.lease`."""
         self._note(ask)
         spent_s = 0.0
-        if ask.proven:  # an owner that was started again does not know
-            self.prove()
         if ask.amount != NOTHING:
             waiting = _Waiting(ask)
             (self._urgent if ask.interactive else self._others).append(waiting)
@@ -322,6 +320,8 @@ class QuotaOwner:
 
     async def lease(self, ask: Ask) -> Grant:
         """See `Owner.lease`."""
+        if ask.proven:  # an owner that was started again does not know
+            self.prove()
         if ask.amount != NOTHING:
             process = ask.holder.partition("/")[0]
             if refused := await self._proof.wait(process):
