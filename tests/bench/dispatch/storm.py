@@ -13,8 +13,8 @@ from tests.bench.dispatch.work import Work
 CALLS = 3_000
 IN_FLIGHT = 256
 BURST_S = 0.05
-"""That each drawn 429 shuts the door for, and says so. One call in 250 draws one; with those that it
-catches on their way, 7 in 100 of ours and 15 in 100 of the bare loop's calls are refused."""
+"""That each drawn 429 shuts the door for, and says so. One call in 250 draws one; with those that
+it catches on their way, 7 in 100 of ours and 15 in 100 of the bare loop's calls are refused."""
 TIMEOUT_S = 10.0
 """Of a call, for all: with the SDKs' 600 s it would not end today."""
 ATTEMPTS = 6
