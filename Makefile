@@ -8,6 +8,9 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --compile -c c
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_AUTH_MODE ?= disabled
 
+# Set: the slow tests run too.
+SLOW ?=
+
 # Set: the tests of vLLM fail where it is missing, instead of being skipped.
 export REQUIRE_VLLM
 
@@ -16,7 +19,7 @@ export REQUIRE_VLLM
 
 help:
 	@echo "make demo    the main job on real, recorded queries: no key, no GPU"
-	@echo "make test    the tests"
+	@echo "make test    the tests; SLOW=1 for those that take long, too"
 	@echo "make cpu     vLLM and torch for the CPU, into the same environment"
 	@echo "make check   lint, types, spelling"
 	@echo "make bench   the benchmarks (tests/bench): minutes"
@@ -61,7 +64,7 @@ BROWSER := $(shell command -v chromium || command -v chromium-browser || command
 test: $(VENV)/.dev
 	@[ -n "$(BROWSER)" ] || echo "no Chromium is installed: the report's test in a browser is left out"
 	@$(MAKE) --no-print-directory cpu || { [ -z "$(REQUIRE_VLLM)" ] && echo "vLLM cannot be had here: its tests are skipped"; }
-	$(BIN)/python -m pytest -m "not gpu and not live$(if $(BROWSER),, and not browser)" tests
+	$(BIN)/python -m pytest -m "not gpu and not live$(if $(SLOW),, and not slow)$(if $(BROWSER),, and not browser)" tests
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
