@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -52,16 +52,15 @@ class Journal:
 
     def failed(self, row: int, attempt: Attempt) -> None:
         """The call came back without a completion."""
-        self._sink.append(_line({"e": "failed", "row": row, "attempt": asdict(attempt)}))
+        self._sink.append(_line({"e": "failed", "row": row, "attempt": attempt}))
 
     def answered(self, outcome: Outcome) -> None:
         """The call came back with a completion or a refusal."""
-        self._sink.append(_line({"e": "answered", "outcome": outcome.to_journal()}))
+        self._sink.append(_line({"e": "answered", "outcome": outcome}))
 
     def dead(self, outcome: Outcome, letter: DeadLetter) -> None:
         """The query was given up."""
-        document = {"e": "dead", "outcome": outcome.to_journal(), "letter": asdict(letter)}
-        self._sink.append(_line(document))
+        self._sink.append(_line({"e": "dead", "outcome": outcome, "letter": letter}))
 
     async def close(self) -> None:
         """Make all of it durable, and let readers in."""
@@ -69,7 +68,8 @@ class Journal:
 
 
 def _line(document: dict[str, Any]) -> bytes:
-    return orjson.dumps(document) + b"\n"
+    """orjson knows dataclasses and moments; amounts of money become text."""
+    return orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def recover(journals: Iterable[bytes]) -> History:

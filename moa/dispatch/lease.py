@@ -154,4 +154,8 @@ class Lease:
 
 
 def _covers(credit: Amount, needed: Amount) -> bool:
-    return all(c >= n - ROUNDING for c, n in zip(credit, needed, strict=True))
+    return (
+        credit.requests >= needed.requests - ROUNDING
+        and credit.input_tokens >= needed.input_tokens - ROUNDING
+        and credit.output_tokens >= needed.output_tokens - ROUNDING
+    )

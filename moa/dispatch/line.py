@@ -31,6 +31,8 @@ LOOK_AGAIN_S = 3600.0
 OVERLOADED = (408, 503, 504, 529)
 TIMEOUT = "timeout"
 """Code of a call whose answer did not come in time."""
+PRESUMED_GOOD_S = 20.0
+"""A key is judged before a model is: if the first call has not been refused by then, it works."""
 ONE_REQUEST = Amount(1.0)
 
 
@@ -38,7 +40,7 @@ class Account:
     """What the lines of one account share: its client, its connections, whether it is usable.
 
     Until the account has let a call through, one call is out at a time: a bad key costs one call,
-    not a backlog of them.
+    not a backlog of them. A first call that hangs does not hold up the others.
     """
 
     def __init__(self, provider: Provider, owner: Owner, max_in_flight: int) -> None:
@@ -309,9 +311,16 @@ class Line:
                     await self._share_wanted.wait()
 
     def _start(self, call: Call) -> None:
-        task = asyncio.get_running_loop().create_task(self._sender.send(call, self))
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._sender.send(call, self))
+        if not self.account.proven:
+            loop.call_later(PRESUMED_GOOD_S, self._presume, task)
         self.in_flight.add(task)
         task.add_done_callback(self._end)
+
+    def _presume(self, task: asyncio.Task[None]) -> None:
+        if task in self.in_flight and self.account.refused is None:
+            self.account.prove()
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self.in_flight.discard(task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -92,17 +92,9 @@ class Outcome:
     same_as: str | None = None
     reason: str | None = None
 
-    def to_journal(self) -> dict[str, Any]:
-        """A JSON document from which `from_journal` makes the same outcome again."""
-        document = {f.name: getattr(self, f.name) for f in fields(self)}
-        document["cost_usd"] = str(self.cost_usd)
-        if self.finished_at is not None:
-            document["finished_at"] = self.finished_at.isoformat()
-        return document
-
     @classmethod
     def from_journal(cls, document: dict[str, Any]) -> Outcome:
-        """The outcome that `to_journal` wrote."""
+        """The outcome of which a journal's line holds the fields as JSON."""
         moment = document["finished_at"]
         return cls(
             **{

@@ -56,7 +56,11 @@ class Amount(NamedTuple):
 
     def plus(self, other: Amount, times: float = 1.0) -> Amount:
         """Both together."""
-        return Amount(*(a + times * b for a, b in zip(self, other, strict=True)))
+        return Amount(
+            self.requests + times * other.requests,
+            self.input_tokens + times * other.input_tokens,
+            self.output_tokens + times * other.output_tokens,
+        )
 
 
 NOTHING = Amount()

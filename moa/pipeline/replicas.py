@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 from moa.config import RouteBatchConfig
 from moa.dispatch.budget import Budget, Lease, Purse
 from moa.dispatch.dispatcher import Dispatcher
+from moa.dispatch.heap import calm_collector
 from moa.dispatch.piece import PieceResult, dispatch_piece
 from moa.dispatch.retry import RetryPolicy
 from moa.dispatch.settings import DispatchSettings, Progress
@@ -95,6 +96,7 @@ class DispatchReplica:
                 budget=Budget(None if self._purse is None else _lease(self._purse)),
                 owners=owners_of(identities),
             )
+            calm_collector()
         return self._dispatcher
 
 

@@ -125,7 +125,9 @@ class AnthropicWire:
         self._clock = clock
         self._type = VendorMessage
 
-    async def call(self, request: Request, *, stream: bool) -> Call:
+    token = None
+
+    def call(self, request: Request, *, stream: bool) -> Call:
         """See `Wire.call`."""
         document = request_document(request, self._name)
         if stream:

@@ -169,16 +169,15 @@ class GeminiWire:
         self._name = name
         self._root = root
         self._vertex = vertex
-        self._token = token
+        self.token = token
         self._clock = clock
         self._type = GenerateContentResponse
         self._urls: dict[tuple[str, bool], URL] = {}
 
-    async def call(self, request: Request, *, stream: bool) -> Call:
+    def call(self, request: Request, *, stream: bool) -> Call:
         """See `Wire.call`."""
         document = request_document(request, self._name)
-        headers = None if self._token is None else await self._token.headers()
-        return Call(self._url(request.model.api_name, stream), document, headers)
+        return Call(self._url(request.model.api_name, stream), document)
 
     def _url(self, api_name: str, stream: bool) -> URL:
         url = self._urls.get((api_name, stream))

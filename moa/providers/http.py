@@ -13,11 +13,11 @@ import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from moa.errors import ConfigError, KeyRefused, ProviderError, TransientError
@@ -34,20 +34,45 @@ DRAIN_S = 0.2
 _LARGE_BODY_BYTES = 1 << 20
 """aiohttp writes bytes in one go, and warns above this; a file object is written in parts."""
 
+_JSON = "application/json"
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 _PROXY_SCHEMES = ("http", "https")
 
 
-class _Progress:
-    """How far a call has got."""
+class _Body(aiohttp.BytesPayload):
+    """What is sent, and how far that has got. aiohttp's tracing would say so too, for 12 µs."""
 
-    __slots__ = ("sent",)
+    sent = False
+    """Whether any of the request may have reached the vendor."""
 
-    def __init__(self) -> None:
-        self.sent = False
-        """Whether any of the request may have reached the vendor."""
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        """As its class does; headers leave together with the body."""
+        self.sent = True
+        await super().write_with_length(writer, content_length)
+
+
+class _LargeBody(aiohttp.BytesIOPayload):
+    """The same for a body that is written in parts."""
+
+    sent = False
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        """As its class does."""
+        self.sent = True
+        await super().write_with_length(writer, content_length)
+
+
+def _payload(body: bytes) -> _Body | _LargeBody:
+    if len(body) < _LARGE_BODY_BYTES:
+        return _Body(body, content_type=_JSON)
+    return _LargeBody(io.BytesIO(body), content_type=_JSON)
 
 
 class Reply(NamedTuple):
@@ -128,8 +153,8 @@ class Transport:
 
     def __init__(self, headers: Mapping[str, str], *, proxy: str | None = None) -> None:
         self._headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json",
+            "Content-Type": _JSON,
+            "Accept": _JSON,
             "User-Agent": "moa-router",
             **headers,
         }
@@ -146,12 +171,12 @@ class Transport:
             TransientError: no connection, no answer in time, or only a part of one.
             KeyRefused: a proxy on the way, or the address itself, lets nothing through.
         """
-        progress = _Progress()
+        payload = _payload(body)
         try:
-            async with self._request(url, body, timeout_s, headers, progress) as response:
+            async with self._request(url, payload, timeout_s, headers) as response:
                 return Reply(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, OSError) as error:
-            raise failure(error, timeout_s, sent=progress.sent) from None
+            raise failure(error, timeout_s, sent=payload.sent) from None
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -163,11 +188,11 @@ class Transport:
             TransientError: no connection, or no answer in time.
             KeyRefused: a proxy on the way, or the address itself, lets nothing through.
         """
-        progress = _Progress()
+        payload = _payload(body)
         try:
-            response = await self._request(url, body, timeout_s, headers, progress).__aenter__()
+            response = await self._request(url, payload, timeout_s, headers).__aenter__()
         except (aiohttp.ClientError, OSError) as error:
-            raise failure(error, timeout_s, sent=progress.sent) from None
+            raise failure(error, timeout_s, sent=payload.sent) from None
         try:
             yield EventStream(response, timeout_s)
         finally:
@@ -183,21 +208,20 @@ class Transport:
     def _request(
         self,
         url: URL,
-        body: bytes,
+        payload: _Body | _LargeBody,
         timeout_s: float,
         headers: Mapping[str, str] | None,
-        progress: _Progress,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._closed:
             raise TransientError("the provider was closed before the call", code="closed")
         session = self._session or self._open()
         return session.post(
             url,
-            data=body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body),
+            data=payload,
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S),
+            # There is no pool to wait for, and `connect` would set a timer for each call.
+            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             allow_redirects=False,
-            trace_request_ctx=progress,
         )
 
     def _open(self) -> aiohttp.ClientSession:
@@ -208,20 +232,8 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             proxy=self._proxy,
-            trace_configs=[_trace()],
         )
         return self._session
-
-
-def _trace() -> aiohttp.TraceConfig:
-    """Notes on each call's `_Progress` that its request has begun to leave."""
-    trace = aiohttp.TraceConfig()
-    trace.on_request_headers_sent.append(_note_sent)
-    return trace
-
-
-async def _note_sent(_session: object, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.sent = True
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:

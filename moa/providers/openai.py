@@ -143,7 +143,9 @@ class OpenAIWire:
         self._clock = clock
         self._type = ChatCompletion
 
-    async def call(self, request: Request, *, stream: bool) -> Call:
+    token = None
+
+    def call(self, request: Request, *, stream: bool) -> Call:
         """See `Wire.call`."""
         document = request_document(request, self._name)
         if stream:

@@ -15,6 +15,7 @@ from yarl import URL
 from moa.errors import ProviderError, TransientError
 from moa.providers import faults
 from moa.providers.faults import Fault
+from moa.providers.google_token import GoogleToken
 from moa.providers.http import EventStream, Reply, Transport
 from moa.providers.provider import (
     Answer,
@@ -71,13 +72,16 @@ class Wire(Protocol):
     key: str
     """The credential, kept out of errors; `""` when there is none."""
 
-    async def call(self, request: Request, *, stream: bool) -> Call:
-        """The request as the vendor wants it; waits only for a token that has expired.
+    @property
+    def token(self) -> GoogleToken | None:
+        """What has to be fresh before a call; `None` where there is a key, or nothing."""
+        ...
+
+    def call(self, request: Request, *, stream: bool) -> Call:
+        """The request as the vendor wants it.
 
         Raises:
             InvalidRequest: it holds what the vendor cannot do.
-            KeyRefused: there is no token to be had.
-            TransientError: there is none now.
         """
         ...
 
@@ -167,16 +171,24 @@ class WireProvider:
     async def _call(
         self, request: Request, timeout_s: float, *, stream: bool
     ) -> tuple[Call, float]:
-        """What goes out, and the seconds that are left for it."""
+        """What goes out, and the seconds that are left for it.
+
+        Raises:
+            KeyRefused: there is no token to be had.
+            TransientError: there is none now.
+        """
+        call = self._wire.call(request, stream=stream)
+        if self._wire.token is None:
+            return call, timeout_s
         clock = asyncio.get_running_loop().time
         until = clock() + timeout_s
         try:
             async with asyncio.timeout_at(until):
-                call = await self._wire.call(request, stream=stream)
+                headers = await self._wire.token.headers()
         except TimeoutError:
             detail = f"{self.name}: no access token within {timeout_s:g} s"
             raise TransientError(detail, code="token") from None
-        return call, max(until - clock(), _SHORTEST_S)
+        return call._replace(headers=headers), max(until - clock(), _SHORTEST_S)
 
     async def _texts(
         self, incoming: EventStream, assembly: Assembly, request: Request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -14,11 +14,12 @@ from typing import Protocol
 
 import pytest
 
-from moa.catalog import Limits, Model, load_catalog
+from moa.catalog import AgreedPrice, Lane, Limits, Model, Rates, load_catalog
 from moa.dispatch.budget import Budget, Purse
 from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.journal import History, Journal, recover
 from moa.dispatch.outcome import Assignment, Choice, Settled
+from moa.dispatch.quota import Owner, QuotaOwner
 from moa.dispatch.retry import RetryPolicy
 from moa.dispatch.settings import DispatchSettings
 from moa.errors import KeyRefused
@@ -89,6 +90,8 @@ class Open(Protocol):
         *models: Model,
         settings: DispatchSettings = SETTINGS,
         budget: Budget | None = None,
+        owners: Mapping[str, Owner] | None = None,
+        lanes: Sequence[Lane] = ("live",),
         clock: Callable[[], float] = time.monotonic,
     ) -> AbstractAsyncContextManager[Night]: ...
 
@@ -102,6 +105,8 @@ def open_night(provider_server: ReplayServer, tmp_path: Path) -> Open:
         *models: Model,
         settings: DispatchSettings = SETTINGS,
         budget: Budget | None = None,
+        owners: Mapping[str, Owner] | None = None,
+        lanes: Sequence[Lane] = ("live",),
         clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Night]:
         providers = {}
@@ -112,8 +117,10 @@ def open_night(provider_server: ReplayServer, tmp_path: Path) -> Open:
                 environ={account.api_key_env or "": "key"},
                 base_url=provider_server.base_url(account.wire),
             )
-        prices = PriceTable.build(models)
-        dispatcher = Dispatcher(providers, models, prices, settings, budget=budget, clock=clock)
+        prices = PriceTable.build(models, lanes=lanes)
+        dispatcher = Dispatcher(
+            providers, models, prices, settings, budget=budget, owners=owners, clock=clock
+        )
         night = Night(dispatcher, tmp_path / f"piece.{next(tries):03d}.jsonl")
         try:
             yield night
@@ -492,6 +499,107 @@ async def test_what_failed_on_a_vendor_that_is_out_does_not_wait_to_try_it_again
         settled = await answering
 
     assert {outcome.model for outcome, _ in settled} == {HAIKU.id}
+
+
+async def test_a_call_that_was_out_at_a_crash_can_be_held(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(SYNTHETIC)
+    history = History(unknown=Counter({1: 1}))
+
+    async with open_night(MINI, settings=replace(SETTINGS, hold_unknown=True)) as night:
+        settled = await night.answer([assignment(1, MINI), assignment(2, MINI)], history)
+
+    (held, letter), (other, _) = settled
+    assert (held.reason, held.unknown_calls) == ("fate_unknown", 1)
+    assert letter is not None
+    assert other.status == "answered"
+    assert len(provider_server.ledger()) == 1
+
+
+async def test_no_query_costs_more_than_one_may(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(SYNTHETIC)
+    dear, cheap = CATALOG.models["openai/gpt-4o"], MINI
+    cap = replace(SETTINGS, max_usd_per_query=Decimal("0.0001"))
+
+    async with open_night(dear, cheap, settings=cap) as night:
+        settled = await night.answer([assignment(1, dear, cheap), assignment(2, dear)])
+
+    (first, _), (second, _) = settled
+    assert (first.status, first.model) == ("answered", cheap.id)
+    assert (second.status, second.reason) == ("dead_letter", "query_budget_spent")
+    assert [call["model"] for call in provider_server.ledger()] == [cheap.id]
+
+
+async def test_without_capacity_in_flex_the_live_lane_is_used(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script({**SYNTHETIC, "flex_unavailable": 1.0})
+    half = Rates(Decimal("0.075"), Decimal("0.3"), Decimal("0.075"), Decimal("0.075"))
+    model = replace(MINI, prices=(AgreedPrice("flex", (half,), "the vendor's page"),))
+
+    async with open_night(model, lanes=("live", "flex")) as night:
+        ((outcome, _),) = await night.answer([replace(assignment(1, model), lane="flex")])
+
+    assert (outcome.status, outcome.lane, outcome.attempts) == ("answered", "live", 2)
+    assert [call["status"] for call in provider_server.ledger()] == [429, 200]
+
+
+async def test_a_call_that_hangs_is_cut_when_it_is_known_how_long_answers_take(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    steps = [*["ok"] * 5, "hang", *["ok"] * 300]
+    provider_server.set_script({**SYNTHETIC, "sequences": {"openai": steps}})
+
+    async with open_night(MINI, settings=replace(SETTINGS, total_timeout_s=600)) as night:
+        async with asyncio.timeout(60):
+            settled = await night.answer([assignment(n, MINI) for n in range(200)])
+
+    assert {outcome.status for outcome, _ in settled} == {"answered"}
+    assert sum(outcome.lost_answers for outcome, _ in settled) == 1
+    assert len(provider_server.ledger()) == 201
+
+
+async def test_a_query_waits_for_its_model_while_that_is_cheaper_than_its_next_best(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    outage = {"provider": "openai", "to_s": 2, "step": {"status": 503}}
+    provider_server.set_script({**SYNTHETIC, "outages": [outage]})
+    patient = replace(
+        SETTINGS, waiting_usd_per_hour=Decimal("0.05"), retry=RetryPolicy(1, 60)
+    )  # one try each: what fails before the breaker opens goes elsewhere, the rest waits
+
+    def worth(n: int, here_usd: float) -> Assignment:
+        one = assignment(n, MINI, HAIKU)
+        first, second = one.choices
+        return replace(one, choices=(first._replace(worth_usd=here_usd), second))
+
+    asked = [worth(n, 0.01 if n % 2 else 0.0) for n in range(40)]
+    async with open_night(MINI, HAIKU, settings=patient) as night:
+        async with asyncio.timeout(40):
+            settled = await night.answer(asked)
+
+    models = Counter((n % 2, outcome.model) for n, (outcome, _) in enumerate(settled))
+    assert models[1, MINI.id] >= 20 - 8
+    assert models[0, MINI.id] == 0
+
+
+async def test_two_dispatchers_of_one_account_find_out_together_that_its_key_is_bad(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script({**SYNTHETIC, "refused_keys": ["key"]})
+    owners = {"openai": QuotaOwner()}
+
+    async def refused() -> None:
+        async with open_night(MINI, owners=owners) as night:
+            with pytest.raises(KeyRefused):
+                await night.answer([assignment(n, MINI) for n in range(20)])
+
+    await asyncio.gather(refused(), refused())
+
+    assert len(provider_server.ledger()) == 1
 
 
 async def test_a_call_that_still_waits_for_its_money_is_not_sent_by_a_run_that_stops(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moa.catalog import Limits, load_catalog
 from moa.dispatch.dispatcher import Dispatcher
+from moa.dispatch.heap import calm_collector
 from moa.dispatch.journal import History, Journal
 from moa.dispatch.outcome import DEAD_LETTER, Assignment, Choice
 from moa.dispatch.retry import RetryPolicy
@@ -56,6 +57,7 @@ def open_dispatcher(work: Work) -> tuple[Dispatcher, list[Choice]]:
         seed=0,
     )
     dispatcher = Dispatcher(providers, models, PriceTable.build(models), settings)
+    calm_collector()  # as a replica does
     return dispatcher, [Choice(model, *EXPECTED_TOKENS) for model in models]
 
 
