@@ -350,6 +350,7 @@ async def test_no_day_holds_more_than_its_requests(rpm: float | None) -> None:
                 await asyncio.sleep(spent_s[-1])
             else:
                 night.send(name, lease, ONE)
+                assert len(night.sent) <= 5 * rpd  # where nothing is waited for, no time passes
 
     async with at_work(*(hold(name) for name in "abcd")):
         await asyncio.sleep(3 * DAY_S)
@@ -409,6 +410,33 @@ async def test_a_long_pause_is_told_and_not_waited_for() -> None:
     assert passed.s < 1
     assert [grant.spent_s for grant in waited] == pytest.approx([7_200] * 3, abs=1)
     assert later.spent_s == pytest.approx(7_200, abs=1)
+
+
+@virtually
+async def test_a_long_pause_is_told_to_who_waits_for_the_window() -> None:
+    owner, limits = proven_owner(), Limits(rpm=600, tpm=60_000)
+    async with at_work(keep_asking(owner, ask("small", tokens(100), limits))):
+        await asyncio.sleep(50)
+    large = asyncio.create_task(owner.lease(ask("large", tokens(60_000), limits)))
+    await asyncio.sleep(60.1)
+
+    passed = Passing()
+    owner.pause("model", 7_200)
+    grant = await large
+
+    assert grant.spent_s == pytest.approx(7_200, abs=1)
+    assert passed.s < 0.01
+
+
+@virtually
+async def test_more_than_a_day_allows_is_not_granted_at_once() -> None:
+    owner, limits = proven_owner(), Limits(rpd=10)
+
+    too_many = await owner.lease(ask("a", Amount(20.0), limits))
+    some = await owner.lease(ask("a", Amount(10.0), limits))
+
+    assert too_many.spent_s > 0
+    assert some.spent_s == 0
 
 
 @virtually
