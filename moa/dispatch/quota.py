@@ -37,6 +37,10 @@ DAY_S = 86_400.0 + 60
 DAY_SLOT_S = 60.0
 HOLDER_LIVES_S = 30.0
 """Without an ask: then it is dead, or needs nothing."""
+OVERTAKEN_S = 180.0
+"""So long interactive asks go before one that has begun to flow. One of nearly a minute's tokens
+waits for a minute in which nobody else calls, which would else never come.
+"""
 TURN_S = 60.0
 """How long a holder goes without calls at once where there are fewer than holders."""
 
@@ -264,6 +268,7 @@ class Quota:
     async def _flow(self, waiting: _Waiting) -> float:
         """Until what is asked for is used, or will not be: see `Grant.spent_s`."""
         ask, flowed, spent_s = waiting.ask, 0.0, 0.0
+        overtaken_until = self._clock() + (0.0 if ask.interactive else OVERTAKEN_S)
         while not waiting.granted.done():  # else its holder has given up waiting
             if (spent_s := self._spent_s(ask)) > 0:
                 break
@@ -274,7 +279,7 @@ class Quota:
             else:
                 self._use(ask)
                 return 0.0
-            while self._urgent and not ask.interactive:
+            while self._urgent and self._clock() < overtaken_until:
                 await self._settle(self._urgent.popleft())
         for measure, rate in self._rates.items():
             rate.owe(-flowed * ask.amount.of(measure), interactive=ask.interactive)

@@ -20,6 +20,7 @@ from moa.dispatch.quota import (
     DAY_S,
     HOLDER_LIVES_S,
     NOTHING,
+    OVERTAKEN_S,
     TURN_S,
     Amount,
     Ask,
@@ -299,6 +300,26 @@ async def test_an_interactive_call_goes_first_even_when_the_others_wait_for_the_
     assert passed.s < 0.01
     assert not large.done()
     large.cancel()
+
+
+@virtually
+async def test_a_large_call_is_not_overtaken_for_ever() -> None:
+    owner, limits = proven_owner(), Limits(rpm=600, tpm=60_000)
+    waits_s = list[float]()
+
+    async def somebody_asks_now_and_then() -> None:
+        while True:
+            passed = Passing()
+            await owner.lease(ask("urgent", tokens(100), limits, interactive=True))
+            waits_s.append(passed.s)
+            await asyncio.sleep(10)
+
+    passed = Passing()
+    async with at_work(somebody_asks_now_and_then()):
+        await owner.lease(ask("large", tokens(59_900), limits))
+
+    assert passed.s <= OVERTAKEN_S + 61
+    assert max(waits_s) <= 0.25
 
 
 @virtually
