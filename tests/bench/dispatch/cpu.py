@@ -19,6 +19,7 @@ from tests.bench.dispatch.work import Work
 from tests.bench.process_tree import Watch
 
 CALLS = 20_000
+NIGHT = 200_000
 IN_FLIGHT = 64
 WARM_UP_SHARE = 10
 SDK_SHARE = 5
@@ -73,6 +74,20 @@ def whole_job(scale: float) -> list[Result]:
     title = f"W1: jobs/route_batch.py on Ray, {most:,} generated queries, a pool of six models"
     note = "all processes but the replay server's: scan, score, decide, dispatch, report"
     return [Result(title, figures, [note])]
+
+
+def long_job(scale: float) -> list[Result]:
+    """The whole job on ten times the queries: what of its memory grows with them."""
+    most, least = round(NIGHT * scale), round(NIGHT * scale / 10)
+    small, large = _job(least), _job(most)
+    figures = [
+        Figure(f"peak PSS MB of {least:,} queries", {JOB: small.peak_pss_mb}, digits=0),
+        Figure(f"peak PSS MB of {most:,} queries", {JOB: large.peak_pss_mb}, digits=0),
+        Figure("times", {JOB: large.peak_pss_mb / small.peak_pss_mb}, digits=2),
+        Figure("wall s", {JOB: large.wall_s}, digits=1),
+        Figure("CPU ms a query", {JOB: large.cpu_s / most * 1e3}),
+    ]
+    return [Result(f"A long job: jobs/route_batch.py on Ray, {most:,} generated queries", figures)]
 
 
 def _job(rows: int) -> _JobRun:
