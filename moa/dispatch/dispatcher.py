@@ -277,7 +277,8 @@ class Dispatcher:
 
     async def _complete(self, request: Request, call: Call, line: Line) -> Answer:
         """The answer, or what is known of a call that was cut because it has hung."""
-        cut = line.watch.begin(call.choice, call.timeouts)
+        likely = call.choice._replace(output_tokens=call.taken.output_tokens)
+        cut = line.watch.begin(likely, call.timeouts)
         try:
             async with cut:
                 return await line.account.provider.complete(

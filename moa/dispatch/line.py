@@ -107,6 +107,8 @@ class Line:
         self._answered_up_to = 0.0
         """When the latest of the calls was sent that were answered."""
         self._waiting: deque[Call] = deque()
+        self._head: Call | None = None
+        """Has left the queue, and waits for what it needs."""
         self._arrived = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._run())]
@@ -118,7 +120,7 @@ class Line:
     @property
     def waiting(self) -> int:
         """Calls that wait for their turn."""
-        return len(self._waiting)
+        return len(self._waiting) + (self._head is not None)
 
     @property
     def out(self) -> bool:
@@ -185,8 +187,9 @@ class Line:
             case ProviderError(status=None):  # refused before it was sent
                 self.breaker.release(query_id)
                 self._lease.used(sent_at, call.taken, NOTHING)
-            case _:
+            case _:  # the request's own fault: the vendor has only looked at it
                 self.breaker.answered()
+                self._lease.used(sent_at, call.taken, ONE_REQUEST)
 
     def _heed_failure(self, error: TransientError, query_id: str, sent_at: float) -> None:
         late = error.code == TIMEOUT
@@ -235,7 +238,7 @@ class Line:
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
-            call = self._waiting.popleft()
+            call = self._head = self._waiting.popleft()
             try:
                 admitted = await self._admit(call)
             except asyncio.CancelledError:
@@ -247,6 +250,8 @@ class Line:
             except Exception as error:  # a bug, or a journal that cannot be written
                 self._sender.fail(call, error)
                 continue
+            finally:
+                self._head = None
             if admitted:
                 self._start(call)
             if self.out:  # it was the probe, or the vendor is still out
@@ -300,12 +305,14 @@ class Line:
         """Of the calls at once, as long as there is anything to do."""
         at_work = False
         while True:
-            before, at_work = at_work, bool(self._waiting or self._window.out)
+            self._share_wanted.clear()
+            before, at_work = at_work, bool(self._waiting or self._head or self._window.out)
+            if not at_work:
+                self._window.allow(0)  # before the owner gives it to others
             if before or at_work:
                 with suppress(KeyRefused):  # the next call finds out
                     await self._lease.renew(self._window.out, at_work=at_work)
                 self._window.allow(self._lease.most_in_flight)
-            self._share_wanted.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_S):
                     await self._share_wanted.wait()

@@ -28,9 +28,8 @@ LEAST_FACTOR = 0.05
 FACTOR_STEPS = 32
 RISE_PER_S = 1 / 60
 """Of the factor: what was lowered is whole again after a minute."""
-AFTER_REFUSAL = 0.9
 REFUSALS_APART_S = 5.0
-"""429s nearer to each other are one: they were on their way when the first came back."""
+MOST_LOST = 0.5
 
 Clock = Callable[[], float]
 
@@ -151,6 +150,31 @@ class Window:
             self._total = 0.0
 
 
+class Refusals:
+    """429s beside what was granted: judged every few seconds, since those that come close together
+    were on their way when the first came back.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._judged_at = clock()
+        self._granted = self._refused = 0.0
+
+    def grant(self, requests: float) -> None:
+        """So many requests may go out."""
+        self._granted += requests
+
+    def count(self, refused: int) -> float:
+        """So many more were refused; the share that rates should lose for it."""
+        self._refused += refused
+        now = self._clock()
+        if not refused or now - self._judged_at < REFUSALS_APART_S:
+            return 0.0
+        share = min(MOST_LOST, self._refused / max(1.0, self._granted, self._refused))
+        self._judged_at, self._granted, self._refused = now, 0.0, 0.0
+        return share
+
+
 class Rate:
     """One measure of one model: what the catalog allows a minute, what the vendor says of it, and
     what has been used.
@@ -163,7 +187,6 @@ class Rate:
         self._vendors: float | None = None
         self._factor = 1.0
         self._factor_at = clock()
-        self._refused_at = -math.inf
         self._pace: Pace | None = None
         self._rest: Pace | None = None
         """What calls may use that are not interactive, while some share is reserved."""
@@ -200,12 +223,9 @@ class Rate:
             fullness = max(fullness, 1 - level.reset_s / 60)
         self._lower_to(fullness / WORRIED_BELOW)
 
-    def refused(self) -> None:
-        """A 429 came although nobody here took more than was allowed."""
-        now = self._clock()
-        if now - self._refused_at >= REFUSALS_APART_S:
-            self._refused_at = now
-            self._lower_to(self._factor_now() * AFTER_REFUSAL)
+    def lower(self, share: float) -> None:
+        """A share of what was granted came back as 429s, although no known limit was exceeded."""
+        self._lower_to(self._factor_now() * (1 - share))
 
     def wait_s(self, amount: float) -> float:
         """Seconds until so much fits into the last minute; 0 when it does now."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from moa.catalog import Limits
-from moa.dispatch.pace import Clock, Rate, Window, is_of_a_day
+from moa.dispatch.pace import Clock, Rate, Refusals, Window, is_of_a_day
 from moa.dispatch.proof import Proof
 from moa.dispatch.slots import Slots
 from moa.providers.faults import LONG_WAIT_S
@@ -155,6 +155,7 @@ class Quota:
         self._clock = clock
         self._rates: dict[Measure, Rate] = {measure: Rate(clock) for measure in LIMIT_OF}
         self._day = Window(DAY_S, DAY_SLOT_S)
+        self._refusals = Refusals(clock)
         self._slots = Slots()
         self._asks: dict[str, tuple[Ask, float]] = {}
         """Each holder's latest, and when it came."""
@@ -199,14 +200,15 @@ class Quota:
             for measure, rate in self._rates.items():
                 if more := amount.of(measure):
                     rate.correct(more, age_s, interactive=ask.interactive)
+        lost = self._refusals.count(ask.refusals)
         for measure, rate in self._rates.items():
             said = (getattr(one.limits, LIMIT_OF[measure]) for one, _ in alive.values())
             rate.configure(min((x for x in said if x is not None), default=None))
             level = None if ask.heard is None else getattr(ask.heard, measure)
             if level is not None and not (measure == "requests" and is_of_a_day(level)):
                 rate.hear(level)
-            if ask.refusals:
-                rate.refused()
+            if lost:
+                rate.lower(lost)
 
     def _grant(self, ask: Ask) -> Grant:
         limits = (one.limits.max_in_flight for one in self._all_with(ask))
@@ -300,6 +302,7 @@ class Quota:
         for measure, rate in self._rates.items():
             rate.use(ask.amount.of(measure))
         self._day.add(ask.amount.requests, self._clock())
+        self._refusals.grant(ask.amount.requests)
 
     async def _pass_time(self, seconds: float) -> None:
         """Until then, or until there is news."""

@@ -501,6 +501,21 @@ async def test_what_failed_on_a_vendor_that_is_out_does_not_wait_to_try_it_again
     assert {outcome.model for outcome, _ in settled} == {HAIKU.id}
 
 
+async def test_one_call_alone_goes_to_a_model_that_takes_few_at_once(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(SYNTHETIC)
+    model = replace(MINI, limits=Limits(max_in_flight=2))
+
+    async with open_night(model) as night:
+        async with asyncio.timeout(20):
+            ((first, _),) = await night.answer([assignment(1, model)])
+            settled = await night.answer([assignment(n, model) for n in range(2, 40)])
+
+    assert {outcome.status for outcome, _ in [(first, None), *settled]} == {"answered"}
+    assert provider_server.summary()["in_flight_max"] <= 2
+
+
 async def test_a_call_that_was_out_at_a_crash_can_be_held(
     provider_server: ReplayServer, open_night: Open
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.dispatch.pace import MINUTE_S, SAVED_S, SLOT_S, Pace, Rate, Window, is_of_a_day
+from moa.dispatch.pace import MINUTE_S, SAVED_S, SLOT_S, Pace, Rate, Refusals, Window, is_of_a_day
 from moa.providers.provider import VendorLevel
 from tests.dispatch.virtual_time import Passing, now_s, virtually
 
@@ -278,18 +278,33 @@ async def test_the_level_is_held_against_the_vendors_limit_and_not_ours() -> Non
 
 
 @virtually
-async def test_refusals_lower_a_rate_by_a_tenth_and_once_in_five_seconds() -> None:
+async def test_refusals_are_judged_every_few_seconds_by_their_share() -> None:
+    refusals = Refusals(asyncio.get_running_loop().time)
+
+    refusals.grant(100)
+    at_once = refusals.count(30)
+    await asyncio.sleep(5)
+    none_new = refusals.count(0)
+    judged = refusals.count(10)
+    await asyncio.sleep(5)
+    refusals.grant(10)
+    most = refusals.count(10)
+
+    assert (at_once, none_new) == (0, 0)
+    assert judged == pytest.approx(0.4)
+    assert most == 0.5
+
+
+@virtually
+async def test_what_was_lost_comes_back_within_a_minute() -> None:
     rate = rate_of(3200)
 
-    for _ in range(10):
-        rate.refused()
-    once = rate.per_minute
-    await asyncio.sleep(5)
-    rate.refused()
-    twice = rate.per_minute
+    rate.lower(0.4)
+    lowered = rate.per_minute
+    await asyncio.sleep(30)
 
-    assert once == pytest.approx(0.9 * 3200, rel=0.04)
-    assert twice == pytest.approx((0.9 + 5 / 60) * 0.9 * 3200, rel=0.04)
+    assert lowered == pytest.approx(0.6 * 3200, rel=0.04)
+    assert rate.per_minute == 3200
 
 
 @virtually

@@ -612,12 +612,32 @@ async def test_the_vendors_headers_and_refusals_lower_what_all_may_use() -> None
         slow = await granted_in(3)
         await asyncio.sleep(57)
         whole = await granted_in(30)
-        await owner.lease(replace(ask("b", NOTHING, limits), refusals=7))
+        await owner.lease(replace(ask("b", NOTHING, limits), refusals=400))
         refused = await granted_in(2)
 
     assert slow <= 0.3 * 3 * 10
     assert whole >= 0.97 * 30 * 10
-    assert refused <= 0.95 * 2 * 10
+    assert refused <= 0.7 * 2 * 10
+
+
+@virtually
+async def test_where_the_catalog_says_too_much_few_calls_are_refused() -> None:
+    owner, limits = proven_owner(), Limits(rpm=600)
+    clock = asyncio.get_running_loop().time
+    begun_at = at = clock()
+    level, refused = 5.0, 0
+    fates = list[tuple[float, bool]]()
+    while clock() < begun_at + 300:
+        await owner.lease(replace(ask("a", ONE, limits), refusals=refused))
+        now = clock()
+        level, at = min(5.0, level + (now - at) * 5), now  # the vendor allows 300 a minute
+        refused = int(level < 1)
+        level -= 1 - refused
+        fates.append((now, bool(refused)))
+
+    late = [was_refused for when, was_refused in fates if when > begun_at + 180]
+    assert sum(late) <= 0.15 * len(late)
+    assert len(late) - sum(late) >= 0.9 * 120 * 5
 
 
 @virtually
