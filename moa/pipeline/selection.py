@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moa.catalog import Model
-from moa.planning.policy import NOBODY_CAN, REDRIVE, Candidates
+from moa.planning.policy import REDRIVE, Candidates
 from moa.prices import PriceTable
 from moa.schema import ROUTING_DECISIONS, SCORED_QUERIES, agree
 from moa.stages import LIVE, matrix
@@ -79,7 +79,7 @@ class Selector:
         queries, decisions = queries.filter(dead), decisions.filter(dead)
         at = pc.index_in(queries.column("query_id"), value_set=letters.column("query_id"))
         reasons = letters.column("reason").take(at).to_pylist()
-        why = self._why_left(queries, reasons)
+        why = self._why_left(queries, decisions, reasons)
         go = np.flatnonzero([one is None for one in why])
         if self.to is not None:
             cannot = self._why_unable(queries.take(pa.array(go)), self.to)
@@ -92,17 +92,21 @@ class Selector:
         self._count(tally, queries, reasons, why, selected)
         return selected
 
-    def _why_left(self, queries: pa.Table, reasons: list[str]) -> list[str | None]:
+    def _why_left(
+        self, queries: pa.Table, decisions: pa.Table, reasons: list[str]
+    ) -> list[str | None]:
         """`None` for those that can be sent, whoever is asked."""
         defective = queries.column("defect").is_valid().to_pylist()
-        return [self._why(*one) for one in zip(reasons, defective, strict=True)]
+        undecided = decisions.column("model").is_null().to_pylist()
+        return [self._why(*one) for one in zip(reasons, defective, undecided, strict=True)]
 
-    def _why(self, reason: str, defective: bool) -> str | None:
+    def _why(self, reason: str, defective: bool, undecided: bool) -> str | None:
         if defective:
             return NO_REQUEST
         if self.reasons and reason not in self.reasons:
             return NOT_NAMED
-        if reason == NOBODY_CAN and self.to is None:
+        # Not by the reason: another model, named by --to-model, may have failed since.
+        if undecided and self.to is None:
             return NO_MODEL
         return None
 

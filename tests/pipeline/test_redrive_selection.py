@@ -129,6 +129,13 @@ def test_what_a_named_model_cannot_take_stays_dead_and_is_counted(run: RunFolder
     }
 
 
+def test_what_nobody_can_is_not_sent_after_a_named_model_has_failed(run: RunFolder) -> None:
+    selected, tally = select(run, {"q0": "vendor_failed", "q2": "vendor_failed"})
+
+    assert selected.queries["query_id"].to_pylist() == ["q0"]
+    assert tally.left == {("vendor_failed", NO_MODEL): 1}
+
+
 def test_nothing_dead_is_nothing_sent(run: RunFolder) -> None:
     selected, tally = select(run, {}, **to(HAIKU))
 
