@@ -342,12 +342,13 @@ NOT_HASHED: dict[str, Any] = {
         "give_up_after_s", "waiting_usd_per_hour", "unknown_calls", "max_usd_per_query",
         "budget_usd",
     },
+    "replay": {"script"},
     "report": True,
     "log": True,
 }  # fmt: skip
-"""What a run may be continued with in another way: its place, its speed, its patience, its budget
-and its looks. The rest says which model is asked what, and a run that changed it half way would be
-two runs in one folder."""
+"""What a run may be continued with in another way: its place, its speed, its patience, its budget,
+its looks, and how simulated vendors fare. The rest says which model is asked what, and a run that
+changed it half way would be two runs in one folder."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RouteBatchConfig:

@@ -196,6 +196,16 @@ def test_place_speed_budget_and_looks_do_not_change_the_hash(smallest: Path, ove
     assert config_hash(load_config(smallest, [override])) == config_hash(load_config(smallest))
 
 
+def test_an_outage_of_simulated_vendors_does_not_change_the_hash() -> None:
+    demo = "jobs/configs/demo.toml"
+
+    out = load_config(demo, ['replay.script.outages=[{provider="openai", to_s=9}]'])
+
+    assert out.replay is not None
+    assert out.replay.script
+    assert config_hash(out) == config_hash(load_config(demo))
+
+
 @pytest.mark.parametrize(
     "override",
     [
