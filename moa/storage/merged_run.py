@@ -19,12 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moa.errors import RunError
-from moa.schema import OUTCOMES, ROUTING_DECISIONS
+from moa.schema import DEAD_LETTERS, OUTCOMES, ROUTING_DECISIONS
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
 
 _COUNTED = ("attempts", "unknown_calls", "lost_answers", "cost_usd")
 """Of an outcome: what every sending of its query has added to."""
-_CARRIED = ["query_id", "first_model", *_COUNTED]
+_CARRIED = ["query_id", "same_as", "first_model", "reason", *_COUNTED]
+_DIED = ("query_id", "reason", "detail", "attempts")
+"""Of a dead letter: what is read of it when the query has older ones."""
+_UNASKED = "budget_spent"
+"""The reason of a query that a redrive had no money for: it says nothing new of the query."""
 _ASKED = ("model", "provider", "lane", "rule", "expected_input_tokens", "expected_output_tokens")
 """Of a decision: what a redrive has decided anew. The rest is the router's, and stays."""
 
@@ -60,6 +64,7 @@ class MergedRun:
     def __init__(self, run: RunFolder) -> None:
         self._run = run
         self.redrives = run.redrives()
+        """Of the run, in order; the last one may be unfinished."""
         self._again = [_Finished.of(one) for one in self.redrives]
 
     @cached_property
@@ -104,11 +109,19 @@ class MergedRun:
     def dead_letters_of(
         self, part: PartName, columns: Sequence[str] | None = None
     ) -> Iterator[pa.Table]:
-        """The dead letters of one part; `columns` has the query's id."""
-        for number, piece in self._dead_pieces.get(part, ()):
-            source = (self._run, *self.redrives)[number]
-            letters = source.read_dead_letters(piece, columns=columns)
-            yield self._without_newer(letters, part, self._again[number:])
+        """The dead letters of one part, each with the attempts of older ones before its own, and
+        with their reason where nobody was asked any more. `columns` has the query's id.
+        """
+        pieces = self._dead_pieces.get(part, ())
+        several = len({number for number, _ in pieces}) > 1
+        read = columns if columns is None or not several else [*{*columns, *_DIED}]
+        older: dict[str, dict[str, Any]] = {}
+        for number, piece in pieces:
+            letters = (self._run, *self.redrives)[number].read_dead_letters(piece, columns=read)
+            if several:
+                letters = _with_older(letters, older)
+            letters = self._without_newer(letters, part, self._again[number:])
+            yield letters if columns is None else letters.select(list(columns))
 
     def decided(self) -> Iterator[pa.Table]:
         """`ROUTING_DECISIONS` as they were before the first call, on queries that have outcomes."""
@@ -168,7 +181,8 @@ class MergedRun:
 
 
 def _latest(older: Sequence[pa.Table], newer: pa.Table) -> pa.Table:
-    """The last row of each query in `newer`; what all its rows have cost is summed.
+    """The last row of each query in `newer`; what all its rows have cost is summed. A redrive that
+    had no money to ask it does not change why it is dead.
 
     Args:
         older: rows of the same queries, of which `newer` has another; oldest first.
@@ -180,11 +194,34 @@ def _latest(older: Sequence[pa.Table], newer: pa.Table) -> pa.Table:
         whole = sums.setdefault(row["query_id"], row)
         if whole is not row:
             whole["first_model"] = whole["first_model"] or row["first_model"]
+            if row["reason"] != _UNASKED or row["attempts"] > row["unknown_calls"]:
+                whole["reason"] = row["reason"]
             for name in _COUNTED:
                 whole[name] += row[name]
+    for whole in sums.values():
+        if whole["same_as"] is not None:  # its calls are those of its equal
+            whole["reason"] = sums[whole["same_as"]]["reason"]
     merged = newer.take(pa.array(sorted(last.values()), pa.int64()))
     rows = [sums[name] for name in merged.column("query_id").to_pylist()]
     return _with(merged, OUTCOMES, {name: [r[name] for r in rows] for name in _CARRIED})
+
+
+def _with_older(letters: pa.Table, older: dict[str, dict[str, Any]]) -> pa.Table:
+    """Dead letters with what older ones of their queries say.
+
+    Args:
+        letters: with the columns `_DIED` at least.
+        older: query → its latest letter; these are put there.
+    """
+    rows = letters.select(list(_DIED)).to_pylist()
+    for row in rows:
+        before = older.get(row["query_id"])
+        if before is not None:
+            if row["reason"] == _UNASKED and not row["attempts"]:
+                row |= {name: before[name] for name in ("reason", "detail")}
+            row["attempts"] = before["attempts"] + row["attempts"]
+        older[row["query_id"]] = row
+    return _with(letters, DEAD_LETTERS, {name: [r[name] for r in rows] for name in _DIED})
 
 
 def _redecided(decisions: pa.Table, newer: pa.Table) -> pa.Table:

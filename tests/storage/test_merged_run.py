@@ -49,7 +49,12 @@ def outcome(n: int, model: str | None, **fields: object) -> dict[str, Any]:
 
 def letter(row: dict[str, Any]) -> dict[str, Any]:
     names = ["query_id", "partition", "row", "reason", "tags"]
-    more = {"detail": "503", "attempts": [], "request": "{}", "request_hash": "0"}
+    asked = {"model": POOL[0], "at": NOON, "error": "TransientError", "maybe_billed": False}
+    tries = [
+        {**asked, "detail": f"{row['reason']} {n}"}
+        for n in range(row.get("tries", row["attempts"]))
+    ]
+    more = {"detail": row["reason"], "attempts": tries, "request": "{}", "request_hash": "0"}
     return {**{name: row[name] for name in names}, **more}
 
 
@@ -137,6 +142,34 @@ def test_a_query_that_shares_an_answer_shares_the_redrives(tmp_path: Path) -> No
         "q0": "answered", "q0=": "answered", "q1": "dead_letter",
     }  # fmt: skip
     assert by_query(merged.dead_letters()).keys() == {"q1"}
+
+
+def test_a_redrive_without_money_does_not_hide_why_a_query_is_dead(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    unasked = {"reason": "budget_spent", "attempts": 0}
+    twin = {"query_id": "q1=", "same_as": "q1", "attempts": 0, "tries": 2}
+    write(run, [outcome(0, None), outcome(1, None), outcome(1, None, **twin), outcome(2, None)])
+    write(begun(run, 1), [outcome(n, None, **unasked) for n in (0, 2)])
+    asked = {"reason": "budget_spent", "attempts": 2}
+    write(begun(run, 2), [outcome(1, None, **asked), outcome(1, None, **{**asked, **twin})])
+    write(begun(run, 3), [outcome(2, None, **unasked), outcome(0, None, reason="rate_limited")])
+
+    merged = MergedRun(run)
+    rows, letters = by_query(merged.outcomes()), by_query(merged.dead_letters())
+    short = by_query(merged.dead_letters_of(PARTS[0], columns=["query_id", "reason"]))
+
+    why = {
+        "q0": "rate_limited", "q1": "budget_spent", "q1=": "budget_spent", "q2": "vendor_failed",
+    }  # fmt: skip
+    assert {name: row["reason"] for name, row in rows.items()} == why
+    assert short == {name: {"query_id": name, "reason": reason} for name, reason in why.items()}
+    assert letters["q2"]["detail"] == "vendor_failed"
+    assert [one["detail"] for one in letters["q0"]["attempts"]] == [
+        "vendor_failed 0",
+        "rate_limited 0",
+    ]
+    assert len(letters["q1"]["attempts"]) == 3
+    assert all(table.schema.equals(DEAD_LETTERS) for table in merged.dead_letters())
 
 
 def test_what_a_killed_redrive_has_not_finished_is_as_before(tmp_path: Path) -> None:
