@@ -58,7 +58,7 @@ def cost_and_grade(report: CostReport, wide: bool) -> Figure | None:
     if not known or report.grade is None:
         return None
     figure, axes = axes_of(WIDE if wide else NARROW, 4.3 if wide else 3.9)
-    ours = float(report.cost_usd) / max(1, report.queries) * 1000
+    ours = float(report.cost_usd) / max(1, report.answered + report.refused) * 1000
     costs = [ours * float(one.cost_usd / one.our_cost_usd) for one in known]
     least = min([cost for cost in (ours, *costs) if cost], default=1.0) / 3
     labels = []
@@ -77,7 +77,8 @@ def cost_and_grade(report: CostReport, wide: bool) -> Figure | None:
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.15)
     money_axis(axes, MOST_TICKS[wide])
-    axes.set_xlabel("USD per 1,000 queries, logarithmic")
+    of = "answers" if report.dead_letters else "queries"
+    axes.set_xlabel(f"USD per 1,000 {of}, logarithmic")
     axes.set_ylabel("mean grade")
     place(figure, axes, labels, size=9, bars=[(ours or least, report.grade.low, report.grade.high)])
     return figure
@@ -89,7 +90,7 @@ def _placed_grade(ours: float, one: Comparison) -> float:
 
 
 def spend_by_model(report: CostReport, wide: bool) -> Figure | None:
-    """Share of queries and share of the bill, per model; `None` when nothing was spent."""
+    """Share of the answered queries and of the bill, per model; `None` when nothing was spent."""
     models = list(dict.fromkeys(s.model for s in report.spend if s.model is not None))
     if not models or not report.cost_usd:
         return None
@@ -110,7 +111,7 @@ def spend_by_model(report: CostReport, wide: bool) -> Figure | None:
                 ink = readable_on(tint)
                 axes.text(where, row, f"{amount:.0%}", ha="center", va="center", color=ink)
             left += amount
-    axes.set_yticks([1, 0], ["queries", "bill"])
+    axes.set_yticks([1, 0], ["answers" if report.dead_letters else "queries", "bill"])
     axes.set_xlim(0, 1)
     axes.xaxis.set_visible(False)
     for side in ("bottom", "left"):

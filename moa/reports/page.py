@@ -11,7 +11,7 @@ from moa.reports import charts
 from moa.reports.cost_report import CostReport
 from moa.reports.drawing import colour
 from moa.reports.inputs import PolicyFacts
-from moa.reports.verdict import astray, criterion, verdict
+from moa.reports.verdict import astray, criterion, verdict, which_queries
 from moa.reports.wording import (
     MINUS,
     amounts,
@@ -61,6 +61,7 @@ def render_html(report: CostReport, *, title: str) -> str:
             verdict=_unbroken(verdict(report)),
             astray=_unbroken(astray(report)),
             criterion=criterion(report.policy),
+            which_queries=which_queries(report),
             figures=charts.figures(report),
             tint=lambda model: colour(report.pool, model),
             rules=rules(report.policy),

@@ -23,21 +23,43 @@ from moa.reports.wording import (
 
 
 def verdict(report: CostReport) -> list[str]:
-    """Cost, quality, and what both are worth, against the best single model. One sentence each."""
+    """Cost, quality, and what both are worth, against the best single model. One sentence each; the
+    first one says how many queries were answered, where some were not.
+    """
     best = report.best
     if not report.answered:
         return ["Nothing was answered, so there is nothing to compare."]
     if best is None or not best.queries:
-        return [f"{money(report.cost_usd)} for {count(report.answered)} answers."]
-    return [_cost(best), _quality(report, best), *_worth(report, best)]
+        spent = f"{money(report.cost_usd)} for {count(report.answered)} answers."
+        return [_after_answered(report, spent)]
+    cost = _after_answered(report, _cost(report, best))
+    return [cost, _quality(report, best), *_worth(report, best)]
 
 
-def _cost(best: Comparison) -> str:
-    where = "for every query"
+def _after_answered(report: CostReport, sentence: str) -> str:
+    """A sentence on the queries that were answered, with their number before it when some are
+    dead.
+    """
+    if not report.dead_letters:
+        return sentence
+    refused = f" and {count(report.refused)} refused" if report.refused else ""
+    return (
+        f"{count(report.answered)} of {queries(report.queries)} were answered{refused}; {sentence}"
+    )
+
+
+def which_queries(report: CostReport) -> str:
+    """The queries that all comparisons are made on, in words."""
+    return "the queries that were answered" if report.dead_letters else "every query"
+
+
+def _cost(report: CostReport, best: Comparison) -> str:
+    where = f"for {which_queries(report)}"
     if best.queries < best.of_queries:
+        answered = "answered queries" if report.dead_letters else "queries"
         where = (
-            f"on the {count(best.queries)} of {count(best.of_queries)} queries that it was asked "
-            "or recorded on"
+            f"on the {count(best.queries)} of {count(best.of_queries)} {answered} that it was "
+            "asked or recorded on"
         )
     if best.net_saving is None:
         return f"{best.model} would have cost nothing {where}."

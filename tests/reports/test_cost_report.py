@@ -359,6 +359,37 @@ def test_the_verdict_weighs_what_was_saved_against_what_was_lost() -> None:
     assert worth in summary_lines(report)
 
 
+def test_a_run_with_dead_letters_says_first_how_many_were_answered() -> None:
+    outcomes = [outcome(n, ("v/cheap", "v/dear", None, None)[n % 4]) for n in range(400)]
+    outcomes[0]["status"] = "refused"
+    graded = [grade(n, m, 1.0) for n in range(400) for m in POOL]
+
+    report = report_of(outcomes, graded=graded)
+
+    said = verdict(report)[0]
+    assert said.startswith("199 of 400 queries were answered and 1 refused; 44.7 % cheaper than")
+    assert "v/dear for the queries that were answered (" in said
+    assert said in summary_lines(report)
+    page = render_html(report, title="t")
+    assert "every query" not in page
+    assert "v/dear for the queries that were answered</span>" in page
+    assert '<span>without an answer</span><b class="bad">200 queries</b>' in page
+    assert "200 queries without an answer are in neither" in page
+    assert "USD per 1,000 answers, logarithmic" in page
+    assert "<td>$0.220</td><td>$1.10</td></tr>" in page  # all of it, over 200 answers
+
+
+def test_a_run_without_dead_letters_speaks_of_every_query() -> None:
+    outcomes = [outcome(n, POOL[n % 2]) for n in range(100)]
+    graded = [grade(n, m, 1.0) for n in range(100) for m in POOL]
+
+    page = render_html(report_of(outcomes, graded=graded), title="t")
+
+    assert "v/dear for every query</span>" in page
+    assert "without an answer" not in page
+    assert "USD per 1,000 queries, logarithmic" in page
+
+
 def test_a_dearer_run_is_called_dearer() -> None:
     outcomes = [outcome(n, "v/dear") for n in range(60)]
     graded = [grade(n, m, 1.0) for n in range(60) for m in POOL]
