@@ -80,6 +80,9 @@ def summary_lines(report: CostReport) -> list[str]:
 
 
 def _unfinished(report: CostReport) -> list[str]:
-    if report.ended >= report.backlog:
-        return []
-    return [f"UNFINISHED: {report.ended:,} of {report.backlog:,} queries have ended"]
+    lines = []
+    if report.ended < report.backlog:
+        lines.append(f"UNFINISHED: {report.ended:,} of {report.backlog:,} queries have ended")
+    if report.run.redrive_open:
+        lines.append("UNFINISHED: a redrive is open; its answers are partly not in the bill")
+    return lines

@@ -66,7 +66,9 @@ class RunFacts:
     versions: tuple[tuple[str, str], ...]
     """Package and version, in the order to be shown."""
     redrives: int = 0
-    """That have sent dead letters of the run again."""
+    """That have sent dead letters of the run again, to their end."""
+    redrive_open: bool = False
+    """Another one has begun and not ended: some of its answers are perhaps in no outcome."""
 
 
 @dataclass(frozen=True, slots=True)

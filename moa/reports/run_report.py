@@ -170,6 +170,7 @@ def _router_facts(run: RunFolder, first: dict[str, Any], config: RouteBatchConfi
 
 def _run_facts(run: MergedRun, first: dict[str, Any]) -> RunFacts:
     starts = run.starts()
+    over = [_is_over(one) for one in run.redrives]
     return RunFacts(
         started_at=datetime.fromisoformat(first["started_at"]),
         finished_at=datetime.fromisoformat(starts[-1]["to"] if starts else first["started_at"]),
@@ -177,7 +178,22 @@ def _run_facts(run: MergedRun, first: dict[str, Any]) -> RunFacts:
         config_hash=first["identity"]["config"],
         git_commit=first["git_commit"],
         versions=tuple(first["versions"].items()),
-        redrives=len(run.redrives),
+        redrives=sum(over),
+        redrive_open=not all(over),
+    )
+
+
+def _is_over(redrive: RunFolder) -> bool:
+    """Whether all that it was to send has come to its end. Its manifest comes after the report."""
+    if redrive.manifest() is not None:
+        return True
+    if redrive.selection() is None:
+        return False
+    finished = set(redrive.finished_pieces())
+    return all(
+        piece in finished
+        for part in redrive.decided_parts()
+        for piece, _ in redrive.pieces_of(part)
     )
 
 

@@ -176,6 +176,7 @@ def test_a_redrive_counts_in_the_report_of_its_run(tmp_path: Path) -> None:
     redrive.begin({"redrive": {"of": "night"}}, identity={})
     redrive.note_start(0, start(30))
     before = write_report(run.url).report
+    redrive.write_selection(5, {})
     again = [
         outcome(n, POOL[1]) | {"first_model": POOL[1], "cost_usd": Decimal("0.002")}
         for n in range(5)
@@ -190,7 +191,8 @@ def test_a_redrive_counts_in_the_report_of_its_run(tmp_path: Path) -> None:
 
     assert (after.queries, after.ended) == (before.queries, before.ended)
     assert after.calls == before.calls + 5
-    assert after.run.redrives == 1
+    assert (before.run.redrives, before.run.redrive_open) == (0, True)
+    assert (after.run.redrives, after.run.redrive_open) == (1, False)
     assert after.run.wall_s == 90
     assert after.router.held_s == 60
     assert after.forecast == before.forecast
@@ -198,6 +200,36 @@ def test_a_redrive_counts_in_the_report_of_its_run(tmp_path: Path) -> None:
     assert [(one.first_model, one.model, one.queries) for one in after.detours] == [(*POOL, 5)]
     with pytest.raises(RunError, match="is a redrive of night"):
         write_report(redrive.url)
+
+
+def test_an_open_redrive_is_said_and_not_counted(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", kept=prices("10"), starts=[start(60)])
+    ended, cut = run.redrive(1), run.redrive(2)
+    part = run.decided_parts()[0]
+    again = [outcome(n, POOL[1]) | {"first_model": POOL[1]} for n in range(4)]
+    decided = [
+        decision(row, POOL) | {"provider": ("openai", "other")[n % 2]}
+        for n, row in enumerate(again)
+    ]
+    for redrive in (ended, cut):
+        redrive.begin({"redrive": {"of": "night"}}, identity={})
+        redrive.write_decisions(part, pa.Table.from_pylist(decided, schema=ROUTING_DECISIONS))
+        redrive.write_selection(4, {})
+        one_of_two = pa.Table.from_pylist(again[::2], schema=OUTCOMES)
+        redrive.write_outcomes(PieceName(part, "openai"), one_of_two)
+    ended.write_outcomes(
+        PieceName(part, "other"), pa.Table.from_pylist(again[1::2], schema=OUTCOMES)
+    )
+
+    written = write_report(run.url)
+
+    assert (written.report.run.redrives, written.report.run.redrive_open) == (1, True)
+    assert (
+        "UNFINISHED: a redrive is open; its answers are partly not in the bill" in written.summary
+    )
+    page = Path(written.page).read_text()
+    assert "its dead letters sent again once." in page
+    assert "A redrive is open:" in page
 
 
 def _begin_nothing(folder: Path) -> None:
