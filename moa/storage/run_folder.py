@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moa.config import NOT_HASHED
 from moa.errors import RunError
 from moa.storage.duplicates import DUPLICATES, Found
 from moa.storage.journal_files import JournalFiles, Sink
@@ -23,6 +24,7 @@ from moa.storage.query_log import Partition
 
 NOBODY = "none"
 """In a piece's name: the rows of its part that go to no provider."""
+_REDRIVES = "/redrives/"
 
 
 class PartName(NamedTuple):
@@ -87,10 +89,15 @@ class RunFolder:
         assert kept is not None
         for name, ours in identity.items():
             if kept["identity"][name] != ours:
+                remedy = (
+                    "give what its config.json says to finish it, or --abandon to close it"
+                    if is_redrive(self.url)
+                    else "go on with what its config.json says, or give this run an id of its "
+                    "own: --set run.id=…"
+                )
                 raise RunError(
                     f"{self.url} was begun with another {name} "
-                    f"({_change(name, kept, document)}): go on with what its config.json says, or "
-                    "give this run an id of its own: --set run.id=…"
+                    f"({_change(name, kept, document)}): {remedy}"
                 )
         return kept
 
@@ -169,7 +176,7 @@ class RunFolder:
 
     def redrive(self, number: int) -> RunFolder:
         """The folder of a redrive, from 1, there or not: a run of its own inside this one."""
-        return RunFolder(f"{self.url}/redrives/{number:03d}")
+        return RunFolder(f"{self.url}{_REDRIVES}{number:03d}")
 
     def redrives(self) -> list[RunFolder]:
         """The redrives that have begun, in order."""
@@ -287,15 +294,27 @@ class RunFolder:
         return None if data is None else orjson.loads(data)
 
 
+def is_redrive(url: str) -> bool:
+    """Whether a run's folder is that of a redrive, inside another run's."""
+    return _REDRIVES.strip("/") == url.rstrip("/").split("/")[-2:][0]
+
+
 def _change(name: str, kept: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """What is other than it was: the keys of the config, else the versions."""
+    """What is other than it was: the keys of the config that count, else the versions."""
     before, now = (dict(_flat("", document.get(name, {}))) for document in (kept, ours))
-    keys = sorted(key for key in before | now if before.get(key) != now.get(key))
+    differ = sorted(key for key in before | now if before.get(key) != now.get(key))
+    keys = [key for key in differ if not _may_change(key)]
     if name != "config" or not keys:
         before, now, keys = kept["identity"], ours["identity"], [name]
     return ", ".join(
         f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys
     )
+
+
+def _may_change(key: str) -> bool:
+    section, *inner = key.split(".")
+    free = NOT_HASHED.get(section, ())
+    return free is True or bool(inner and inner[0] in free)
 
 
 def _flat(prefix: str, value: object) -> Iterator[tuple[str, object]]:

@@ -23,6 +23,7 @@ import structlog
 
 from moa.errors import RunError
 from moa.storage.object_store import Folder
+from moa.storage.run_folder import is_redrive
 
 _LOCK = "lock.json"
 
@@ -68,10 +69,7 @@ def _hold_file(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(handle, 1000).decode() or "another process"
-            raise RunError(
-                f"{folder} is worked on by {owner}: wait for it, end it, or start a run of its "
-                "own with --set run.id=…"
-            ) from None
+            raise RunError(f"{folder} is worked on by {owner}: {_remedy(str(folder))}") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, _who().encode(), 0)
         yield
@@ -126,8 +124,8 @@ class _Lock:
                 break
             if now != seen:
                 raise RunError(
-                    f"{self._folder.url} is worked on by {_holder(now)}: wait for it, "
-                    "end it, or start a run of its own with --set run.id=…"
+                    f"{self._folder.url} is worked on by {_holder(now)}: "
+                    f"{_remedy(self._folder.url)}"
                 )
         taken = (
             self._folder.swap(_LOCK, seen, self._written)
@@ -170,6 +168,13 @@ def _renew(
         if not held:
             on_lost()
             return
+
+
+def _remedy(url: str) -> str:
+    """For who finds a run held. A redrive has no id that could be another."""
+    if is_redrive(url):
+        return "wait for it, or end it; then start this again for what is still dead"
+    return "wait for it, end it, or start a run of its own with --set run.id=…"
 
 
 def _holder(document: bytes) -> str:

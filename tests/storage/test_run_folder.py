@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from moa.errors import RunError
 from moa.storage.duplicates import DUPLICATES, Found
 from moa.storage.query_log import Partition
-from moa.storage.run_folder import PartName, PieceName, RunFolder
+from moa.storage.run_folder import PartName, PieceName, RunFolder, is_redrive
 
 IDENTITY = {"config": "c" * 64, "router": "r1", "prices": "p1"}
 PARTITIONS = [Partition(n, f"log/{n}.parquet", 0, 100) for n in range(3)]
@@ -55,8 +56,10 @@ def test_a_start_that_would_decide_otherwise_is_refused(run: RunFolder, changed:
 
 
 def test_a_start_with_another_config_is_told_which_keys_differ(run: RunFolder) -> None:
-    before = {"config": {"policy": {"willingness_to_pay": "0.05"}, "run": {"seed": 0}}}
-    after = {"config": {"policy": {"quality_floor": 0.8}, "run": {"seed": 0}}}
+    run_before = {"run": {"seed": 0}, "dispatch": {"budget_usd": 1}, "report": {"title": "a"}}
+    run_after = {"run": {"seed": 0}, "dispatch": {"budget_usd": 2}, "report": {"title": "b"}}
+    before = {"config": {"policy": {"willingness_to_pay": "0.05"}, **run_before}}
+    after = {"config": {"policy": {"quality_floor": 0.8}, **run_after}}
     run.begin(before, identity=IDENTITY)
 
     with pytest.raises(RunError) as caught:
@@ -64,7 +67,19 @@ def test_a_start_with_another_config_is_told_which_keys_differ(run: RunFolder) -
 
     assert "policy.willingness_to_pay was 0.05, is not given" in str(caught.value)
     assert "policy.quality_floor was not given, is 0.8" in str(caught.value)
-    assert "seed" not in str(caught.value)
+    assert not re.search("seed|budget|title", str(caught.value))
+
+
+def test_a_redrive_that_is_begun_otherwise_is_told_what_helps_there(run: RunFolder) -> None:
+    redrive = run.redrive(1)
+    redrive.begin({}, identity=IDENTITY)
+
+    with pytest.raises(RunError, match="--abandon") as caught:
+        redrive.begin({}, identity={**IDENTITY, "router": "r2"})
+
+    assert "run.id" not in str(caught.value)
+    assert is_redrive(redrive.url)
+    assert not is_redrive(run.url)
 
 
 def test_a_scan_is_kept_and_another_log_is_refused(run: RunFolder) -> None:

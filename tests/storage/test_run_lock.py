@@ -36,6 +36,19 @@ def test_a_held_run_is_refused_with_its_holder(url: str) -> None:
         pass
 
 
+@pytest.mark.parametrize(("place", "helps"), [("", True), ("/redrives/001", False)])
+def test_what_is_told_of_a_held_run_helps(url: str, place: str, helps: bool) -> None:
+    with (
+        run_lock(url + place, nobody, FAST),
+        pytest.raises(RunError) as caught,
+        run_lock(url + place, nobody, FAST),
+    ):
+        pass
+
+    assert ("--set run.id" in str(caught.value)) == helps
+    assert "wait for it" in str(caught.value)
+
+
 def test_a_released_run_can_be_held_again(url: str) -> None:
     for _ in range(2):
         with run_lock(url, nobody, FAST):
