@@ -17,7 +17,7 @@ import numpy as np
 
 from moa.intervals import Interval
 from moa.reports.comparisons import FEWEST_GRADED, Compared, Comparison, compare
-from moa.reports.detours import Detour, DetourTally, Outage
+from moa.reports.detours import DeadTally, Detour, DetourTally, Outage
 from moa.reports.inputs import (
     ForecastFacts,
     PolicyFacts,
@@ -174,6 +174,9 @@ class CostReport:
     novelty: tuple[int, ...]
     """Queries by novelty, in equal bins from 0 to 1."""
     forecast: ForecastFacts
+    answers_forecast_usd: Decimal
+    """Of the forecast, the part of the queries that are not dead: what the bill can be held
+    against."""
     prices: PriceFacts
     policy: PolicyFacts
     router: RouterFacts
@@ -192,10 +195,11 @@ class CostReport:
 def build(inputs: ReportInputs, *, limit: int = LIMIT) -> CostReport:
     """Read a run's tables and make its report, with comparisons on at most `limit` queries."""
     outcomes, sample = OutcomeTally(), OutcomeSample(limit=limit)
-    detours = DetourTally(inputs.pool)
+    detours, dead = DetourTally(inputs.pool), DeadTally(inputs.pool)
     for table in inputs.outcomes():
         outcomes.add(table)
         detours.add(table, inputs.expected)
+        dead.add(table, inputs.expected)
         sample.add(table)
     keys, rows = sample.finish()
     decisions, expected = DecisionTally(), ExpectedSample(keys, inputs.pool)
@@ -208,13 +212,14 @@ def build(inputs: ReportInputs, *, limit: int = LIMIT) -> CostReport:
     matched = match(
         sample, rows, expected, inputs.graded, pool=inputs.pool, cost_usd=inputs.cost_usd
     )
-    return _report(inputs, outcomes, detours, decisions, letters, matched)
+    return _report(inputs, outcomes, detours, dead, decisions, letters, matched)
 
 
 def _report(
     inputs: ReportInputs,
     outcomes: OutcomeTally,
     detours: DetourTally,
+    dead: DeadTally,
     decisions: DecisionTally,
     letters: DeadLetterTally,
     matched: Matched,
@@ -260,6 +265,7 @@ def _report(
         calibration=tuple(_calibration(matched, n) for n in range(len(inputs.pool))),
         novelty=tuple(int(n) for n in decisions.novelty),
         forecast=inputs.forecast,
+        answers_forecast_usd=max(Decimal(0), inputs.forecast.cost_usd - dead.expected_usd),
         prices=inputs.prices,
         policy=inputs.policy,
         router=inputs.router,

@@ -127,16 +127,11 @@ class DetourTally:
         """
         grades, costs = (per_model(decided[name], len(self.pool)) for name in EXPECTED)
         rows = np.arange(len(table))
-        first, model = (self._columns(table[name]) for name in ("first_model", "model"))
+        first, model = (_places(table[name], self.pool) for name in ("first_model", "model"))
         gain = np.rint((grades[rows, model] - grades[rows, first]) * _MICRO)
         cost = np.rint(costs[rows, first] * 10**_PICO)
         known = (first >= 0) & (model >= 0) & np.isfinite(gain) & np.isfinite(cost)
         return known.tolist(), gain.tolist(), cost.tolist()
-
-    def _columns(self, models: pa.ChunkedArray) -> NDArray[np.int64]:
-        """Places in the pool; -1 outside it."""
-        at = pc.index_in(models, value_set=pa.array(self.pool, pa.string()))
-        return np.asarray(pc.fill_null(at, -1).to_numpy(), np.int64)
 
     def detours(self, worth_usd: Decimal | None) -> tuple[Detour, ...]:
         """The commonest first; `worth_usd` of a right instead of a wrong answer."""
@@ -175,3 +170,33 @@ class DetourTally:
             loss_usd=whole.loss_usd(worth_usd),
             dead_letters=dead,
         )
+
+
+@dataclass(slots=True)
+class DeadTally:
+    """What the answers of dead queries were expected to cost."""
+
+    pool: tuple[str, ...]
+    _expected_pico: int = 0
+
+    @property
+    def expected_usd(self) -> Decimal:
+        """Of all of them."""
+        return Decimal(self._expected_pico).scaleb(-_PICO)
+
+    def add(self, table: pa.Table, expected: Expected) -> None:
+        """Count those of one table of `OUTCOMES`, all of one part, that a model was decided on."""
+        dead = pc.and_(pc.equal(table["status"], "dead_letter"), pc.is_valid(table["first_model"]))
+        table = table.filter(pc.and_(dead, pc.is_null(table["same_as"])))
+        if not len(table):
+            return
+        costs = per_model(expected(table)["expected_cost_usd"], len(self.pool))
+        first = _places(table["first_model"], self.pool)
+        found = np.rint(costs[np.arange(len(table)), first] * 10**_PICO)
+        self._expected_pico += sum(int(n) for n in found[(first >= 0) & np.isfinite(found)])
+
+
+def _places(models: pa.ChunkedArray, pool: tuple[str, ...]) -> NDArray[np.int64]:
+    """Of models in the pool; -1 outside it."""
+    at = pc.index_in(models, value_set=pa.array(pool, pa.string()))
+    return np.asarray(pc.fill_null(at, -1).to_numpy(), np.int64)

@@ -66,8 +66,7 @@ def summary_lines(report: CostReport) -> list[str]:
         f"{report.dead_letters:,} dead letters; {report.calls:,} calls in "
         f"{report.run.wall_s:,.1f} s",
         f"spent {money(report.cost_usd)}{' at list prices' if report.replayed else ''} (forecast "
-        f"{money(report.forecast.cost_usd)}), and {cents(report.router_cost_usd)} for the router's "
-        "machine",
+        f"{_forecast(report)}), and {cents(report.router_cost_usd)} for the router's machine",
         *(
             f"  {one.model or 'no answer':30} {one.sums.queries:>10,} queries {usd:>14}"
             for one, usd in zip(report.spend, bill, strict=True)
@@ -77,6 +76,13 @@ def summary_lines(report: CostReport) -> list[str]:
         *verdict(report),
         *(["replayed: no vendor was called, nothing was paid"] if report.replayed else []),
     ]
+
+
+def _forecast(report: CostReport) -> str:
+    whole = money(report.forecast.cost_usd)
+    if not report.dead_letters:
+        return whole
+    return f"{whole}, of these {money(report.answers_forecast_usd)} for what was answered"
 
 
 def _unfinished(report: CostReport) -> list[str]:

@@ -87,7 +87,7 @@ class ForecastFacts:
     """What was expected before the first call."""
 
     cost_usd: Decimal
-    """Sum of the expected costs of the queries that have ended."""
+    """Sum of the expected costs of the queries that have ended, dead ones too."""
 
 
 @dataclass(frozen=True, slots=True)

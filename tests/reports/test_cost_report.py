@@ -526,6 +526,26 @@ def test_what_a_detour_cost_is_the_bill_and_the_grade_against_what_was_expected(
     assert "Left dead by vendors: 1 query (1 vendor_failed), to be sent again." in line
 
 
+def test_a_bill_is_held_against_the_forecast_of_what_was_answered() -> None:
+    outcomes = [
+        outcome(0, "v/dear"),
+        outcome(1, None) | {"first_model": "v/dear"},  # expected to cost 0.002
+        outcome(2, None) | {"first_model": "v/cheap"},  # 0.0002
+        outcome(3, None, same_as="q1") | {"first_model": "v/dear"},
+        outcome(4, None, reason="nobody_can"),
+    ]
+
+    report = report_of(outcomes, decisions=[decision(o) for o in outcomes])
+
+    assert report.forecast.cost_usd == Decimal("0.5")
+    assert report.answers_forecast_usd == Decimal("0.4978")
+    assert (
+        "$0.5000, of these $0.4978 for the queries that were answered; the bill is 0.4 % of that"
+        in (render_html(report, title="t"))
+    )
+    assert "(forecast $0.5000, of these $0.4978 for what was answered)" in summary_lines(report)[1]
+
+
 def test_a_floor_says_what_a_detour_cost_without_a_worth() -> None:
     report = report_of([detoured(0, "v/dear", "v/cheap")], policy=PolicyFacts(None, 0.5, 1.0))
 
