@@ -105,7 +105,7 @@ def _sureness(worth: Interval) -> str:
 
 
 def astray(report: CostReport) -> list[str]:
-    """What outages cost: queries that went elsewhere, and queries that are dead. Sentences."""
+    """What outages and redrives cost, in sentences: queries that went elsewhere, dead queries."""
     outage = report.outage
     if outage is None:
         return []

@@ -553,7 +553,7 @@ def test_a_floor_says_what_a_detour_cost_without_a_worth() -> None:
     assert report.outage.loss_usd is None
     assert report.detours[0].extra_usd == Decimal("0.001")
     page = render_html(report, title="t")
-    assert "What outages and fallbacks cost" in page
+    assert "What outages, fallbacks and redrives cost" in page
     assert "a right answer</th>" not in page
 
 

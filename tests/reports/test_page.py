@@ -43,7 +43,7 @@ def test_the_page_is_whole_in_a_browser(tmp_path: Path, width: int) -> None:
 
     assert seen["headings"][0] == "A run in a browser"
     assert "What each single model would have cost" in seen["headings"]
-    assert "What outages and fallbacks cost" in seen["headings"]
+    assert "What outages, fallbacks and redrives cost" in seen["headings"]
     assert len(seen["figures"]) == 5
     assert all(size > 0.5 * (width - 60) or size > 400 for size in seen["figures"])
     assert all(size > 8.5 for size in seen["letters"])
