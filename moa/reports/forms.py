@@ -8,7 +8,7 @@ from decimal import Decimal
 import orjson
 import pyarrow as pa
 
-from moa.reports.cost_report import CostReport
+from moa.reports.cost_report import CostReport, Reason
 from moa.reports.verdict import astray, verdict
 from moa.reports.wording import amounts, cents, money, queries
 from moa.schema import COST_REPORT
@@ -72,10 +72,17 @@ def summary_lines(report: CostReport) -> list[str]:
             for one, usd in zip(report.spend, bill, strict=True)
         ),
         *([" ".join(sentences)] if (sentences := astray(report)) else []),
-        *(f"dead letters: {one.queries:,} {one.reason}: {one.detail}" for one in report.reasons),
+        *(f"dead letters: {one.queries:,} {one.reason}{_example(one)}" for one in report.reasons),
         *verdict(report),
         *(["replayed: no vendor was called, nothing was paid"] if report.replayed else []),
     ]
+
+
+def _example(reason: Reason) -> str:
+    """The detail of one dead letter: others of the same reason may have other details."""
+    if not reason.detail:
+        return ""
+    return f"{', for instance' if reason.queries > 1 else ''}: {reason.detail}"
 
 
 def _forecast(report: CostReport) -> str:

@@ -48,8 +48,8 @@ def extra(usd: Decimal) -> str:
 
 
 def right_answers(number: float) -> str:
-    """A sum of expected grades, as a difference: `4.2 right answers fewer`."""
-    return f"{abs(number):,.1f} right answers {'fewer' if number < 0 else 'more'}"
+    """A sum of expected grades, as a difference: `4.2 fewer right answers`."""
+    return f"{abs(number):,.1f} {'fewer' if number < 0 else 'more'} right answers"
 
 
 def answers(number: float) -> str:

@@ -85,7 +85,7 @@ def test_figures_are_written_for_people() -> None:
     assert gain(-1.5) == "\N{MINUS SIGN}$1.50"
     assert price(Decimal("0.050")) == "$0.05"
     assert extra(Decimal("-0.26")) == "$0.2600 less"
-    assert right_answers(-4.25) == "4.2 right answers fewer"
+    assert right_answers(-4.25) == "4.2 fewer right answers"
     assert answers(-4.25) == "\N{MINUS SIGN}4.2"
     assert [duration(s) for s in (0.25, 90, 600, 40_000)] == [
         "250 ms", "90.0 s", "10 min 0 s", "11 h 6 min",
