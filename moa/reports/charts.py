@@ -121,17 +121,25 @@ def spend_by_model(report: CostReport, wide: bool) -> Figure | None:
 
 
 def throughput(report: CostReport, wide: bool) -> Figure | None:
-    """Queries finished a second over the run; `None` when it was over at once."""
-    if len(report.throughput) < 3:
+    """Queries finished a second over the run; `None` when it was over at once, and when none was.
+
+    A dashed line stands for each pause between starts: it has no width.
+    """
+    if len(report.throughput) < 3 or not any(one.queries for one in report.throughput):
         return None
     figure, axes = axes_of(WIDE if wide else NARROW, 2.3)
     length_s = report.throughput[0].length_s
     rate = [moment.queries / length_s for moment in report.throughput]
     started_at = report.throughput[0].starts_at
     at: Any = [moment.starts_at for moment in report.throughput]
-    if length_s * len(rate) <= SHORT_S:
-        at = [n * length_s for n in range(len(rate) + 1)]
-        axes.set_xlabel(f"seconds from {started_at:%H:%M:%S} UTC")
+    if report.pauses or length_s * len(rate) <= SHORT_S:
+        unit, unit_s = _unit(length_s * len(rate))
+        at = [n * length_s / unit_s for n in range(len(rate) + 1)]
+        day = f"{started_at:%Y-%m-%d} " if report.pauses else ""
+        of = f"{unit} of work" if report.pauses else unit
+        axes.set_xlabel(f"{of} from {day}{started_at:%H:%M:%S} UTC")
+        for number in report.pauses:
+            axes.axvline(at[number], ls="--", color=INK, lw=1)
     else:
         at.append(datetime.fromtimestamp(at[-1].timestamp() + length_s, at[-1].tzinfo))
         concise: Any = matplotlib.dates.ConciseDateFormatter
@@ -143,6 +151,13 @@ def throughput(report: CostReport, wide: bool) -> Figure | None:
     axes.set_ylim(bottom=0)
     axes.margins(x=0)
     return figure
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    """In what a time of work is told."""
+    if seconds <= SHORT_S:
+        return "seconds", 1.0
+    return ("minutes", 60.0) if seconds <= 3 * 3600 else ("hours", 3600.0)
 
 
 def calibration(report: CostReport, wide: bool) -> Figure | None:

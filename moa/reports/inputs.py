@@ -69,6 +69,9 @@ class RunFacts:
     """That have sent dead letters of the run again, to their end."""
     redrive_open: bool = False
     """Another one has begun and not ended: some of its answers are perhaps in no outcome."""
+    starts: tuple[tuple[datetime, datetime], ...] = ()
+    """From when to when starts of the run and its redrives were at work, oldest first; one that was
+    killed was so for a little longer."""
 
 
 @dataclass(frozen=True, slots=True)

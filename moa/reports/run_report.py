@@ -171,15 +171,20 @@ def _router_facts(run: RunFolder, first: dict[str, Any], config: RouteBatchConfi
 def _run_facts(run: MergedRun, first: dict[str, Any]) -> RunFacts:
     starts = run.starts()
     over = [_is_over(one) for one in run.redrives]
+    spans = sorted(
+        (datetime.fromisoformat(one["from"]), datetime.fromisoformat(one["to"])) for one in starts
+    )
     return RunFacts(
         started_at=datetime.fromisoformat(first["started_at"]),
         finished_at=datetime.fromisoformat(starts[-1]["to"] if starts else first["started_at"]),
-        wall_s=_at_work(starts).total_seconds(),
+        # Without the pauses between the starts of a run and its redrives.
+        wall_s=sum((end - begin for begin, end in spans), timedelta()).total_seconds(),
         config_hash=first["identity"]["config"],
         git_commit=first["git_commit"],
         versions=tuple(first["versions"].items()),
         redrives=sum(over),
         redrive_open=not all(over),
+        starts=tuple(spans),
     )
 
 
@@ -195,12 +200,6 @@ def _is_over(redrive: RunFolder) -> bool:
         for part in redrive.decided_parts()
         for piece, _ in redrive.pieces_of(part)
     )
-
-
-def _at_work(starts: Sequence[dict[str, str]]) -> timedelta:
-    """Without the pauses between the starts of a run and its redrives."""
-    spans = (datetime.fromisoformat(s["to"]) - datetime.fromisoformat(s["from"]) for s in starts)
-    return sum(spans, timedelta())
 
 
 def _expected_usd(decisions: Tables, pool: Sequence[str]) -> Decimal:

@@ -93,8 +93,11 @@ class OutcomeTally:
     tags: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     tags_dropped: bool = False
     latency: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    finished: dict[int, tuple[int, Decimal]] = field(default_factory=dict)
-    """Time since the epoch, in steps of `step_ms` → queries finished, USD spent."""
+    begins_ms: tuple[int, ...] = (0,)
+    """When the run was started, each time, in ms since the epoch; ascending."""
+    finished: dict[tuple[int, int], tuple[int, Decimal]] = field(default_factory=dict)
+    """Number of the start, time since it in steps of `step_ms` → queries answered or refused, USD
+    spent."""
     step_ms: int = 1
     """Doubled whenever there are more than `_MOST_STEPS` of them."""
 
@@ -159,21 +162,29 @@ class OutcomeTally:
             self.latency[model] = self.latency.get(model, 0) + counts
 
     def _add_moments(self, table: pa.Table) -> None:
-        done = table.select(["finished_at", "cost_usd"]).filter(pc.is_valid(table["finished_at"]))
-        step = pc.divide(pc.cast(done["finished_at"], pa.int64()), 1000 * self.step_ms)
-        stamped = done.append_column("step", step)
-        wanted = [("cost_usd", "sum"), ("cost_usd", "count")]
-        for row in _sums(stamped, ["step"], wanted):
-            self._finished(row["step"], row["cost_usd_count"], row["cost_usd_sum"])
+        done = table.filter(pc.is_valid(table["finished_at"]))
+        at_ms = pc.cast(done["finished_at"], pa.int64()).to_numpy() // 1000
+        begins_ms = np.array(self.begins_ms)
+        start = np.maximum(np.searchsorted(begins_ms, at_ms, side="right") - 1, 0)
+        stamped = pa.table(
+            {
+                "start": start,
+                "step": (at_ms - begins_ms[start]) // self.step_ms,
+                "alive": pc.cast(pc.not_equal(done["status"], "dead_letter"), pa.int64()),
+                "cost_usd": done["cost_usd"],
+            }
+        )
+        for row in _sums(stamped, ["start", "step"], [("alive", "sum"), ("cost_usd", "sum")]):
+            self._finished((row["start"], row["step"]), row["alive_sum"], row["cost_usd_sum"])
         while len(self.finished) > _MOST_STEPS:
             before, self.finished = self.finished, {}
             self.step_ms *= 2
-            for number, (queries, cost_usd) in before.items():
-                self._finished(number // 2, queries, cost_usd)
+            for (number, step), (queries, cost_usd) in before.items():
+                self._finished((number, step // 2), queries, cost_usd)
 
-    def _finished(self, step: int, queries: int, cost_usd: Decimal) -> None:
-        before = self.finished.get(step, (0, Decimal(0)))
-        self.finished[step] = before[0] + queries, before[1] + cost_usd
+    def _finished(self, when: tuple[int, int], queries: int, cost_usd: Decimal) -> None:
+        before = self.finished.get(when, (0, Decimal(0)))
+        self.finished[when] = before[0] + queries, before[1] + cost_usd
 
 
 @dataclass(slots=True)

@@ -86,6 +86,7 @@ def report_of(
     backlog: int | None = None,
     replay: Replay | None = None,
     limit: int = LIMIT,
+    starts: Sequence[tuple[datetime, datetime]] = (),
 ) -> CostReport:
     def tables(rows: list[dict[str, Any]], schema: pa.Schema) -> list[pa.Table]:
         parts = [rows[n : n + batch] for n in range(0, len(rows), batch)]
@@ -113,7 +114,9 @@ def report_of(
             policy=policy,
             prices=PriceFacts("p", "2026-11-24", ("a list",)),
             router=RouterFacts("r", 3.6, 1.2, Decimal(1), pool[0], "it was"),
-            run=RunFacts(NOON, NOON, 60.0, "c" * 64, "abc", (("ray", "2.60"),)),
+            run=RunFacts(
+                NOON, NOON, 60.0, "c" * 64, "abc", (("ray", "2.60"),), starts=tuple(starts)
+            ),
             forecast=ForecastFacts(Decimal("0.5")),
         ),
         limit=limit,
@@ -147,7 +150,8 @@ def test_the_parts_of_a_bill_add_up_to_it(drawn: list[tuple[str | None, int, boo
     assert sum(table["queries"].to_pylist()) == report.queries == len(outcomes)
     assert report.answered + report.refused + report.dead_letters == len(outcomes)
     assert sum(r.queries for r in report.reasons) == report.dead_letters
-    assert sum(m.queries for m in report.throughput) == len(outcomes)
+    assert sum(m.queries for m in report.throughput) == report.answered + report.refused
+    assert sum((m.cost_usd for m in report.throughput), Decimal(0)) == total
 
 
 @given(ROWS, st.integers(1, 20))
@@ -449,6 +453,46 @@ def test_a_short_run_has_bins_of_milliseconds_and_a_long_one_of_hours() -> None:
     for report in (short, long):
         assert 3 <= len(report.throughput) <= 61
         assert sum(m.queries for m in report.throughput) == 5000
+
+
+def test_pauses_between_starts_take_no_room_in_the_throughput() -> None:
+    later, much_later = NOON + timedelta(hours=3), NOON + timedelta(days=2)
+    ends = [  # the second start was killed after its end was noted last
+        *(NOON + timedelta(seconds=n) for n in range(20)),
+        *(later + timedelta(seconds=n, milliseconds=999) for n in range(20)),
+        *(much_later + timedelta(seconds=n) for n in range(20)),
+    ]
+    outcomes = [outcome(n, "v/dear", finished_at=at) for n, at in enumerate(ends)]
+    starts = [
+        (NOON, NOON + timedelta(seconds=20)),
+        (later, later + timedelta(seconds=15)),
+        (much_later, much_later + timedelta(seconds=20)),
+    ]
+
+    report = report_of(outcomes, starts=starts)
+    alone = report_of(outcomes[:20], starts=starts[:1])
+
+    moments = report.throughput
+    assert (len(moments), moments[0].length_s) == (60, 1)
+    assert {m.queries for m in moments} == {1}
+    assert [moments[n].starts_at for n in (0, 20, 40)] == [NOON, later, much_later]
+    assert report.pauses == (20, 40)
+    assert alone.throughput == report_of(outcomes[:20]).throughput
+    assert alone.pauses == ()
+    page = render_html(report, title="t")
+    assert "pauses between starts are left out, at the dashed lines." in page
+    assert "seconds of work from 2026-11-24 12:00:00 UTC" in page
+
+
+def test_a_dead_letter_is_no_finished_query() -> None:
+    outcomes = [outcome(n, "v/dear" if n < 10 else None) for n in range(40)]  # one a second
+
+    report = report_of(outcomes)
+
+    assert [m.queries for m in report.throughput] == [1] * 10 + [0] * 30
+    dead = render_html(report_of(outcomes[10:]), title="t")
+    assert "Queries answered per second." in render_html(report, title="t")
+    assert "Queries answered per second." not in dead
 
 
 def test_a_free_model_has_a_place_in_the_figure() -> None:
