@@ -109,7 +109,7 @@ def spend_by_model(report: CostReport, wide: bool) -> Figure | None:
             if amount > (0.04 if wide else 0.09):
                 where = left + amount / 2
                 ink = readable_on(tint)
-                axes.text(where, row, f"{amount:.0%}", ha="center", va="center", color=ink)
+                axes.text(where, row, f"{amount * 100:.0f} %", ha="center", va="center", color=ink)
             left += amount
     axes.set_yticks([1, 0], ["answers" if report.dead_letters else "queries", "bill"])
     axes.set_xlim(0, 1)
@@ -189,7 +189,7 @@ def novelty(report: CostReport, wide: bool) -> Figure | None:
     axes.bar(left, [n / total for n in report.novelty], width * 0.9, align="edge", color=OURS)
     axes.axhline(width, ls="--", color=INK, lw=1)
     axes.set_xlabel("novelty: 0 as the training data, 1 unlike all of it")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set_ylabel("queries")
     axes.margins(x=0.01)
     return figure

@@ -51,7 +51,7 @@ REMEDIES = {
 
 def render_html(report: CostReport, *, title: str) -> str:
     """The page."""
-    return (
+    page = (
         environment("moa.reports")
         .get_template("report.html.j2")
         .render(
@@ -70,6 +70,7 @@ def render_html(report: CostReport, *, title: str) -> str:
             remedies=REMEDIES,
         )
     )
+    return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _unbroken(sentences: Sequence[str]) -> list[str]:

@@ -587,10 +587,8 @@ def test_a_bill_is_held_against_the_forecast_of_what_was_answered() -> None:
 
     assert report.forecast.cost_usd == Decimal("0.5")
     assert report.answers_forecast_usd == Decimal("0.4978")
-    assert (
-        "$0.5000, of these $0.4978 for the queries that were answered; the bill is 0.4 % of that"
-        in (render_html(report, title="t"))
-    )
+    page = render_html(report, title="t")
+    assert "$0.5000, of these $0.4978 for the queries that were answered; the bill is 0.4" in page
     assert "(forecast $0.5000, of these $0.4978 for what was answered)" in summary_lines(report)[1]
 
 
