@@ -10,6 +10,8 @@ OPENS_AFTER = 5
 """Failures in a row, of different queries: one query that always fails opens nothing."""
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0
+LOOK_AGAIN_S = 10.0
+"""While a probe is out: it may hang, and those who wait may have something better to do by then."""
 
 
 class Breaker:
@@ -59,7 +61,7 @@ class Breaker:
         """Return when `admit` should be asked again."""
         self._news.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if self._probe is not None else self.wait_s()):
+            async with asyncio.timeout(LOOK_AGAIN_S if self._probe is not None else self.wait_s()):
                 await self._news.wait()
 
     def answered(self) -> None:

@@ -74,6 +74,7 @@ class Call:
         """Go on to its next choice."""
         self.place += 1
         self.tries = self.refused = self.timeouts = 0
+        self.lane = self.assignment.lane
 
     def failed(self, error: ProviderError) -> Attempt:
         """Keep what one call ended with."""

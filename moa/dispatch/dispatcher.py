@@ -26,6 +26,7 @@ from moa.errors import (
     KeyRefused,
     LaneUnavailable,
     ProviderError,
+    QuotaSpent,
     RateLimited,
     TransientError,
 )
@@ -50,16 +51,8 @@ class Dispatcher:
         owners: Mapping[str, Owner] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """See the class.
-
-        Args:
-            providers: by account.
-            models: that may be asked.
-            prices: of these.
-            settings: see there.
-            budget: what may be spent; by default there is no limit.
-            owners: of the accounts' quotas, by account; by default this dispatcher's own.
-            clock: seconds.
+        """Providers and owners are by account. Without owners it owns the quotas itself, without a
+        budget there is no limit.
         """
         self._prices = prices
         self._settings = settings
@@ -182,6 +175,7 @@ class Dispatcher:
             done,
             attempts=list(history.attempts.get(row, ())),
             unknown_calls=history.unknown[row],
+            risked_usd=history.risked_usd.get(row, Decimal(0)),
         )
         if self._settings.hold_unknown and call.unknown_calls:
             self._give_up(call, "fate_unknown", "a call was out when its process died")
@@ -260,7 +254,7 @@ class Dispatcher:
             call.resolve(None)
             return Decimal(0)
         chat = ChatRequest.model_validate_json(call.assignment.request)
-        await call.journal.sent(call.assignment.row, call.model.id)
+        await call.journal.sent(call.assignment.row, call.model.id, expected_usd)
         sent_at = self._clock()
         if call.first_sent_at is None:
             call.first_sent_at = sent_at
@@ -271,6 +265,7 @@ class Dispatcher:
         except ProviderError as error:
             risked_usd = expected_usd if error.maybe_billed else Decimal(0)
             call.risked_usd += risked_usd
+            call.journal.failed(call.assignment.row, call.failed(error), risked_usd)
             self._failed(call, line, error, sent_at)
             return risked_usd
         return self._answered(call, line, answer, sent_at)
@@ -311,10 +306,12 @@ class Dispatcher:
         return cost_usd
 
     def _failed(self, call: Call, line: Line, error: ProviderError, sent_at: float) -> None:
-        call.journal.failed(call.assignment.row, call.failed(error))
         self._tell_line(call, line, error, sent_at)
         if isinstance(error, LaneUnavailable) and call.lane != LIVE:
             call.lane = LIVE
+            self._put(call, first=True)
+            return
+        if isinstance(error, QuotaSpent):  # as those behind it: it waits, or goes elsewhere
             self._put(call, first=True)
             return
         assert call.first_sent_at is not None
@@ -326,7 +323,7 @@ class Dispatcher:
             random=self._random,
             refused=call.refused,
         )
-        if wait_s is None:
+        if wait_s is None or (isinstance(error, RateLimited) and line.never_fits(call)):
             self._next_model(call, error)
         elif not self.pass_on(call, line):  # nobody waits to try again what is known to be out
             self._retried += 1

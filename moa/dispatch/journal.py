@@ -32,11 +32,14 @@ class History:
     """Calls that were sent and of which nothing more is known."""
     attempts: defaultdict[int, list[Attempt]] = field(default_factory=lambda: defaultdict(list))
     """Calls that failed, oldest first."""
+    risked_usd: defaultdict[int, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
+    """Expected cost of calls without an answer that may be billed all the same."""
 
     @property
     def spent_usd(self) -> Decimal:
-        """What the answers have cost."""
-        return sum((outcome.cost_usd for outcome in self.outcomes.values()), Decimal(0))
+        """What the answers have cost, and what other calls may have."""
+        answered = sum((outcome.cost_usd for outcome in self.outcomes.values()), Decimal(0))
+        return answered + sum(self.risked_usd.values(), Decimal(0))
 
 
 class Journal:
@@ -45,14 +48,15 @@ class Journal:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
-    async def sent(self, row: int, model: str) -> None:
+    async def sent(self, row: int, model: str, expected_usd: Decimal) -> None:
         """A call is about to go out; it may once this returns."""
-        self._sink.append(_line({"e": "sent", "row": row, "model": model}))
+        self._sink.append(_line({"e": "sent", "row": row, "model": model, "usd": expected_usd}))
         await self._sink.commit()
 
-    def failed(self, row: int, attempt: Attempt) -> None:
-        """The call came back without a completion."""
-        self._sink.append(_line({"e": "failed", "row": row, "attempt": attempt}))
+    def failed(self, row: int, attempt: Attempt, risked_usd: Decimal) -> None:
+        """The call came back without a completion; it may have cost so much."""
+        line = {"e": "failed", "row": row, "attempt": attempt, "usd": risked_usd}
+        self._sink.append(_line(line))
 
     def answered(self, outcome: Outcome) -> None:
         """The call came back with a completion or a refusal."""
@@ -79,25 +83,33 @@ def recover(journals: Iterable[bytes]) -> History:
     """
     history = History()
     for journal in journals:
+        out: dict[int, Decimal] = {}  # a query has one call out at a time
         for line in journal.split(b"\n")[:-1]:
             try:
                 document = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue
-            _replay(document, history)
+            _replay(document, history, out)
+        for row, usd in out.items():
+            history.risked_usd[row] += usd
     return history
 
 
-def _replay(line: dict[str, Any], history: History) -> None:
+def _replay(line: dict[str, Any], history: History, out: dict[int, Decimal]) -> None:
     match line["e"]:
         case "sent":
             history.unknown[line["row"]] += 1
+            out[line["row"]] = Decimal(line["usd"])
         case "failed":
-            history.unknown[line["row"]] -= 1
-            history.attempts[line["row"]].append(_attempt(line["attempt"]))
+            row = line["row"]
+            history.unknown[row] -= 1
+            history.attempts[row].append(_attempt(line["attempt"]))
+            history.risked_usd[row] += Decimal(line["usd"])
+            out.pop(row, None)
         case "answered":
             outcome = Outcome.from_journal(line["outcome"])
             history.unknown[outcome.row] -= 1
+            out.pop(outcome.row, None)
             history.outcomes[outcome.row] = outcome
         case "dead":
             outcome = Outcome.from_journal(line["outcome"])

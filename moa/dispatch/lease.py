@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
@@ -58,7 +59,7 @@ class Lease:
         self._heard: Callable[[], VendorLimits] | None = None
         self._refusals = 0
         self.proven = False
-        """Whether the account has let a call of this process through."""
+        """Whether the account has let a call through, of this process or another."""
         self.most_in_flight: int | None = None if limits.max_in_flight is None else 0
         """The line's share of the calls at once; `None` is without a limit."""
 
@@ -86,6 +87,33 @@ class Lease:
             self._credit = self._credit.plus(amount)
             self._credit_at = self._clock()
         self._credit = self._credit.plus(needed, -1)
+
+    def capped(self, amount: Amount) -> Amount:
+        """No more than a minute has: what is larger can only be tried when all of it has flowed."""
+        share = min(1.0, self._minutes_share(amount))
+        return amount._replace(
+            input_tokens=share * amount.input_tokens, output_tokens=share * amount.output_tokens
+        )
+
+    def never_fits(self, amount: Amount) -> bool:
+        """It takes all the tokens that a minute has: a vendor may refuse it whenever it comes."""
+        return self._minutes_share(amount) <= 1 + ROUNDING
+
+    def _minutes_share(self, amount: Amount) -> float:
+        """How often the tokens fit into a minute's limits, as far as these are known."""
+        limits = self._template.limits
+        tokens = amount.input_tokens + amount.output_tokens
+        known = [
+            (limits.tpm, tokens),
+            (limits.input_tpm, amount.input_tokens),
+            (limits.output_tpm, amount.output_tokens),
+        ]
+        if self._block is not None:
+            a_minute = 60 / BLOCK_S
+            known.append((self._block.input_tokens * a_minute, amount.input_tokens))
+            known.append((self._block.output_tokens * a_minute, amount.output_tokens))
+        shares = (limit / used for limit, used in known if limit is not None and used > 0)
+        return min(shares, default=math.inf)
 
     def give_back(self, amount: Amount) -> None:
         """What was taken is not needed: the next call may have it."""
@@ -129,6 +157,7 @@ class Lease:
         if grant.refused:
             raise KeyRefused(grant.refused)
         self._block, self.most_in_flight = grant.block, grant.most_in_flight
+        self.proven = grant.proven
         return grant
 
     def _next_block(self, needed: Amount, coming: Iterable[Amount]) -> Amount:

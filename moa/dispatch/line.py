@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
 
+import structlog
+
 from moa.dispatch.breaker import Breaker
 from moa.dispatch.call import Call
 from moa.dispatch.estimate import TokenEstimate
@@ -31,9 +33,13 @@ LOOK_AGAIN_S = 3600.0
 OVERLOADED = (408, 503, 504, 529)
 TIMEOUT = "timeout"
 """Code of a call whose answer did not come in time."""
-PRESUMED_GOOD_S = 20.0
-"""A key is judged before a model is: if the first call has not been refused by then, it works."""
+PRESUMED_GOOD_S = 45.0
+"""A key is judged before a model is: if the first call was not refused by then, it works. Longer
+than a connection may take.
+"""
 ONE_REQUEST = Amount(1.0)
+
+log = structlog.get_logger()
 
 
 class Account:
@@ -114,8 +120,7 @@ class Line:
         self._tasks = [loop.create_task(self._run())]
         self._share_wanted = asyncio.Event()
         if lease.most_in_flight is not None:
-            self._window.allow(0)  # until the owner has said how many
-            self._tasks.append(loop.create_task(self._renew_share()))
+            self._share_calls()
 
     @property
     def waiting(self) -> int:
@@ -147,6 +152,10 @@ class Line:
         if self._lease.most_in_flight == 0:
             self._share_wanted.set()
 
+    def never_fits(self, call: Call) -> bool:
+        """The call needs all of a minute's limit: if it was refused, it will be again."""
+        return self._lease.never_fits(call.taken)
+
     def not_sent(self, call: Call) -> None:
         """An admitted call did not go out after all."""
         self.breaker.release(call.assignment.query_id)
@@ -162,7 +171,9 @@ class Line:
         self._lease.used(sent_at, call.taken, used)
         self._lease.hear(answer.limits)
         self.estimate.learn(call.choice, usage)
-        slowness = self._latencies.learn(usage.output_tokens, self._clock() - sent_at)
+        slowness = self._latencies.learn(
+            usage.output_tokens, self._clock() - sent_at, expected_tokens=call.taken.output_tokens
+        )
         self._window.congestion.answered(slowness)
 
     def heed(self, error: ProviderError, call: Call, sent_at: float) -> None:
@@ -174,6 +185,8 @@ class Line:
             case AccountRefused():
                 self.breaker.release(query_id)
                 self.account.refused = error
+                if not isinstance(error, KeyRefused):  # others need not find out one by one
+                    self.account.owner.prove()
             case LaneUnavailable():
                 self.breaker.answered()
                 self._lease.used(sent_at, call.taken, ONE_REQUEST)
@@ -274,14 +287,15 @@ class Line:
             self._window.release()
             if self._sender.pass_on(call, self):
                 break
-            if self.breaker.wait_s() > 0:
+            if self.out:
                 self.reconsider()
+            if self.breaker.wait_s() > 0:
                 await self.breaker.wait()
         return False
 
     async def _may_go(self, call: Call) -> bool:
         """Take what the call needs; false, and all is given back, when it may not go after all."""
-        needed = self.estimate.amount(call.choice)
+        needed = self._lease.capped(self.estimate.amount(call.choice))
         coming = (self.estimate.amount(one.choice) for one in self._waiting)
         self._lease.proven = self.account.proven
         try:
@@ -290,7 +304,9 @@ class Line:
             self.spent = error
             self._pause_for(error.retry_after_s or LOOK_AGAIN_S)
             return False
-        self._window.allow(self._lease.most_in_flight)
+        if self._lease.proven:
+            self.account.prove()
+        self._share_calls()
         await self.account.slots.acquire()
         # While it waited for all this, the answers to others may have changed the picture.
         unhindered = self.account.refused is None and self.pause_s() == 0
@@ -301,6 +317,15 @@ class Line:
         self._lease.give_back(needed)
         return False
 
+    def _share_calls(self) -> None:
+        """Heed the share of the calls at once, once there is one: another holder's catalog may name
+        a limit that this line's does not.
+        """
+        self._window.allow(self._lease.most_in_flight)
+        if self._lease.most_in_flight is not None and len(self._tasks) == 1:
+            renewing = asyncio.get_running_loop().create_task(self._renew_share())
+            self._tasks.append(renewing)
+
     async def _renew_share(self) -> None:
         """Of the calls at once, as long as there is anything to do."""
         at_work = False
@@ -310,8 +335,12 @@ class Line:
             if not at_work:
                 self._window.allow(0)  # before the owner gives it to others
             if before or at_work:
-                with suppress(KeyRefused):  # the next call finds out
+                try:
                     await self._lease.renew(self._window.out, at_work=at_work)
+                except KeyRefused:  # the next call finds out
+                    pass
+                except Exception as error:  # whatever it was, the line must not stand still
+                    log.warning("share.not_renewed", error=repr(error))
                 self._window.allow(self._lease.most_in_flight)
             with suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_S):

@@ -11,12 +11,19 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from moa.catalog import Model
+from moa.planning.policy import NOBODY_CAN
 from moa.request import request_hash
 from moa.schema import DEAD_LETTERS, OUTCOMES
+from moa.storage.prepare import DEFECTS
 
 ANSWERED = "answered"
 REFUSED = "refused"
 DEAD_LETTER = "dead_letter"
+REASONS = (
+    *DEFECTS, NOBODY_CAN, "context_exceeded", "invalid_request", "account_refused", "rate_limited",
+    "vendor_failed", "budget_spent", "query_budget_spent", "fate_unknown",
+)  # fmt: skip
+"""Of dead letters, all that there are; see ARCHITECTURE.md."""
 
 
 class Choice(NamedTuple):

@@ -21,7 +21,7 @@ LOOK_EVERY = 50
 """Answers."""
 LEAST_S = 2.0
 LONGER = 4.0
-"""Answers may be so many times longer than expected before they count as late."""
+"""So many times longer than expected any answer may be, and as much longer as recent ones were."""
 RECENT = 512
 LOOK_EVERY_S = 0.25
 
@@ -35,10 +35,14 @@ class Latencies:
         self._ratios: deque[float] = deque(maxlen=RECENT)
         self._slowest = 1.0
         """Of the ratios, without the slowest hundredth."""
+        self._longer: deque[float] = deque(maxlen=RECENT)
+        self._longest = 1.0
+        """Times the expected length, of recent answers."""
         self._answers = 0
 
-    def learn(self, output_tokens: float, seconds: float) -> float:
-        """An answer came; how much longer it took than was expected, as a ratio."""
+    def learn(self, output_tokens: float, seconds: float, *, expected_tokens: float) -> float:
+        """An answer came; how much longer it took than its length lets expect, as a ratio."""
+        self._longer.append(output_tokens / max(1.0, expected_tokens))
         ratio = seconds / self.expected_s(output_tokens) if self._answers else 1.0
         self._answers += 1
         self._n = FORGET * self._n + 1
@@ -51,6 +55,7 @@ class Latencies:
             self._ratios.append(ratio)
             if self._answers % LOOK_EVERY == 0:
                 self._slowest = sorted(self._ratios)[int(0.99 * len(self._ratios))]
+                self._longest = max(self._longer)
         return ratio
 
     def expected_s(self, output_tokens: float) -> float:
@@ -61,7 +66,8 @@ class Latencies:
         """When the answer to a call must have come, or it hangs; `None` until that is known."""
         if self._answers < LEARNT_AFTER:
             return None
-        longest = min(LONGER * choice.output_tokens, choice.model.max_output_tokens)
+        longer = max(LONGER, self._longest)
+        longest = min(longer * choice.output_tokens, choice.model.max_output_tokens)
         return max(LEAST_S, LATE * self._slowest * self.expected_s(longest))
 
     def _fit(self) -> None:

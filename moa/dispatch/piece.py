@@ -25,11 +25,11 @@ from moa.dispatch.outcome import (
 )
 from moa.dispatch.settings import Progress
 from moa.errors import KeyRefused
-from moa.planning.policy import worth_usd
+from moa.planning.policy import NOVEL, a_grade_usd, worth_usd
 from moa.storage.run_folder import PieceName, RunFolder
 
 _DECIDED = [
-    "row", "provider", "model", "lane", "fallbacks", "expected_grade", "expected_cost_usd",
+    "row", "provider", "model", "lane", "rule", "fallbacks", "expected_grade", "expected_cost_usd",
 ]  # fmt: skip
 _ASKED = [
     "query_id", "partition", "row", "request", "allowed_models", "tags", "followers",
@@ -146,6 +146,10 @@ def _assignment(
             models.values(), expected, strict=True
         )
     }
+    if decision["rule"] == NOVEL:  # not by worth, so only a long outage is a reason to leave
+        chosen = choices[decision["model"]]
+        worth = max(choice.worth_usd for choice in choices.values()) + a_grade_usd(policy)
+        choices[chosen.model.id] = chosen._replace(worth_usd=worth)
     return Assignment(
         query_id=query["query_id"],
         partition=query["partition"],

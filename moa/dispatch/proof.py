@@ -18,7 +18,8 @@ class Proof:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._proven = False
+        self.proven = False
+        """A call was let through."""
         self._refused = ""
         self._prover: str | None = None
         self._until = 0.0
@@ -27,12 +28,12 @@ class Proof:
 
     def prove(self) -> None:
         """A call was let through."""
-        self._proven = True
+        self.proven = True
         self._found_out.set()
 
     def refuse(self, detail: str) -> None:
         """The first call was refused."""
-        if not self._proven:
+        if not self.proven:
             self._refused, self._until = detail, self._clock() + PROOF_S
             self._found_out.set()
 
@@ -40,15 +41,16 @@ class Proof:
         """Until the key is known to be good, or until it is this process that shall find out; or
         return what it was refused with.
         """
-        while not self._proven:
+        while not self.proven:
             now = self._clock()
             if now >= self._until:
                 self._prover, self._refused = None, ""
                 self._found_out.clear()
             if self._refused:
                 return self._refused
-            if self._prover in (None, process):
+            if self._prover is None:
                 self._prover, self._until = process, now + PROOF_S
+            if self._prover == process:
                 break
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._until - now):

@@ -35,6 +35,7 @@ BLOCK_S = 0.1
 """Time in which a block flows: so long others wait behind it."""
 DAY_S = 86_400.0 + 60
 DAY_SLOT_S = 60.0
+MOST_RESERVED = 0.9
 HOLDER_LIVES_S = 30.0
 """Without an ask: then it is dead, or needs nothing."""
 OVERTAKEN_S = 180.0
@@ -117,6 +118,8 @@ class Grant(NamedTuple):
     """Above 0: nothing is granted, the day's quota is used up for so long."""
     refused: str = ""
     """Nothing is granted, ever: what the account said to somebody else's first call."""
+    proven: bool = False
+    """The account has let somebody's call through."""
 
 
 class Owner(Protocol):
@@ -186,7 +189,7 @@ class Quota:
 
     def pause(self, seconds: float) -> None:
         """Let nothing through for so long from now; never shortens an earlier pause."""
-        self._resume_at = max(self._resume_at, self._clock() + seconds)
+        self._resume_at = max(self._resume_at, self._clock() + min(seconds, DAY_S))
         self._news.set()
 
     def _note(self, ask: Ask) -> None:
@@ -319,7 +322,8 @@ class Quota:
     def _reserved(self, ask: Ask) -> float:
         if ask.interactive:
             return 0.0
-        return max((one.reserve for one, _ in self._asks.values() if one.interactive), default=0.0)
+        kept = (one.reserve for one, _ in self._asks.values() if one.interactive)
+        return min(MOST_RESERVED, max(kept, default=0.0))
 
 
 class QuotaOwner:
@@ -338,7 +342,8 @@ class QuotaOwner:
             process = ask.holder.partition("/")[0]
             if refused := await self._proof.wait(process):
                 return Grant(None, refused=refused)
-        return await self._quota(ask.model).lease(ask)
+        grant = await self._quota(ask.model).lease(ask)
+        return grant._replace(proven=self._proof.proven)
 
     def prove(self) -> None:
         """See `Owner.prove`."""

@@ -15,6 +15,8 @@ from moa.errors import (
     TransientError,
 )
 
+TAKEN_AT_THEIR_WORD = 3
+"""Tries: whoever says "at once" for the fourth time is not believed."""
 _REASONS = (
     (ContextExceeded, "context_exceeded"),
     (InvalidRequest, "invalid_request"),
@@ -51,8 +53,9 @@ class RetryPolicy:
     ) -> float | None:
         """Seconds until the next try, or `None`: no further try on this model.
 
-        Full jitter below a doubling ceiling; a vendor's own "later" is a floor, with a little
-        jitter on top so that those who were told the same do not come back together.
+        Full jitter below a doubling ceiling. A vendor's own "later" takes its place, with a little
+        jitter on top so that those who were told the same do not come back together; said again
+        and again, it is only a floor.
 
         Args:
             error: what the last try ended with.
@@ -66,8 +69,9 @@ class RetryPolicy:
             return None
         if attempt - refused >= self.max_attempts:
             return None
-        ceiling_s = min(self.longest_backoff_s, self.first_backoff_s * 2 ** (attempt - 1))
+        ceiling_s = min(self.longest_backoff_s, self.first_backoff_s * 2 ** min(attempt - 1, 20))
         wait_s = random.uniform(0, ceiling_s)
         if error.retry_after_s is not None:
-            wait_s = error.retry_after_s * (1 + random.uniform(0, 0.1))
+            told_s = error.retry_after_s * (1 + random.uniform(0, 0.1))
+            wait_s = told_s if attempt <= TAKEN_AT_THEIR_WORD else max(told_s, wait_s)
         return wait_s if elapsed_s + wait_s <= self.give_up_after_s else None

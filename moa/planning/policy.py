@@ -180,6 +180,13 @@ def decide(
     return Decisions(chosen=ranked[:, 0], fallbacks=ranked[:, 1:], rule=rule)
 
 
+def a_grade_usd(policy: PolicyConfig) -> float:
+    """What a right instead of a wrong answer is worth."""
+    if policy.willingness_to_pay is not None:
+        return float(policy.willingness_to_pay)
+    return BELOW_FLOOR_USD
+
+
 def worth_usd(expected_grade: float, expected_cost_usd: float, policy: PolicyConfig) -> float:
     """What an answer is expected to be worth by the policy's own criterion, less what it costs;
     only differences between models mean anything.

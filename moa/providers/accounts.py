@@ -76,8 +76,9 @@ def fingerprint(account: Account, environ: Mapping[str, str], base_url: str | No
     """
     named = (account.api_key_env or account.project_env, account.project_env)
     variables = [name for name in named if name] or list(_VARIABLES[account.wire])
-    facts = [account.wire, base_url or account.base_url or "", account.location or ""]
-    facts += [environ.get(name, "") for name in variables]
+    address = (base_url or account.base_url or "").rstrip("/")
+    facts = [account.wire, address, account.location or ""]
+    facts += [environ.get(name, "").strip() for name in variables]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 

@@ -219,10 +219,17 @@ class Transport:
             url,
             data=payload,
             headers=headers,
-            # There is no pool to wait for, and `connect` would set a timer for each call.
-            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            timeout=self._timeout(timeout_s),
             allow_redirects=False,
         )
+
+    def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:
+        """`connect` covers a proxy's answer too, and sets a timer for each call. Without one the
+        socket is all there is to wait for.
+        """
+        if self._proxy is not None:
+            return aiohttp.ClientTimeout(total=total_s, connect=CONNECT_TIMEOUT_S)
+        return aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
 
     def _open(self) -> aiohttp.ClientSession:
         self._session = aiohttp.ClientSession(

@@ -516,6 +516,44 @@ async def test_one_call_alone_goes_to_a_model_that_takes_few_at_once(
     assert provider_server.summary()["in_flight_max"] <= 2
 
 
+async def test_a_limit_that_only_anothers_catalog_names_stops_nobody(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script({**SYNTHETIC, "latency": {"median_s": 0.05}})
+    limited = replace(MINI, limits=Limits(max_in_flight=2))
+    owners = {"openai": QuotaOwner()}
+
+    async with (
+        open_night(MINI, owners=owners) as one,
+        open_night(limited, owners=owners) as other,
+        asyncio.timeout(40),
+    ):
+        settled = await asyncio.gather(
+            one.answer([assignment(n, MINI) for n in range(60)]),
+            other.answer([assignment(n, limited) for n in range(60, 120)]),
+        )
+
+    assert [len(part) for part in settled] == [60, 60]
+
+
+async def test_what_was_out_when_a_days_quota_was_spent_waits_like_what_is_behind_it(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    spent = {"status": 429, "quota": "day", "retry_after_s": 400}
+    steps = ["ok", *[{**spent, "latency_s": 0.3}] * 4]
+    patient = replace(SETTINGS, max_in_flight=4, retry=RetryPolicy(6, 1800))
+    provider_server.set_script({**SYNTHETIC, "sequences": {"openai": steps}})
+
+    async with open_night(MINI, settings=patient) as night:
+        answering = asyncio.create_task(night.answer([assignment(n, MINI) for n in range(30)]))
+        await calls_reach(provider_server, 5)
+        await asyncio.sleep(1)  # what was out has come back: it waits now, as nobody can see
+        await night.dispatcher.drain()
+        settled = await answering
+
+    assert [outcome.status for outcome, _ in settled] == ["answered"]
+
+
 async def test_a_call_that_was_out_at_a_crash_can_be_held(
     provider_server: ReplayServer, open_night: Open
 ) -> None:

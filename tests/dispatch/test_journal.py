@@ -12,6 +12,7 @@ from moa.dispatch.journal import Journal, recover
 from moa.dispatch.outcome import ANSWERED, Attempt, DeadLetter, Outcome
 from moa.storage.journal_files import FileSink, read_when_closed
 
+USD = Decimal("0.003")
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
@@ -33,10 +34,11 @@ async def test_what_was_written_is_recovered(tmp_path: Path) -> None:
     dead = letter(3)
 
     for row in range(4):
-        await journal.sent(row, "openai/gpt-4o")
+        await journal.sent(row, "openai/gpt-4o", USD)
     journal.answered(answer(0))
-    journal.failed(1, Attempt("openai/gpt-4o", NOON, "RateLimited", 429, False, "later"))
-    journal.failed(3, dead.attempts[0])
+    refused = Attempt("openai/gpt-4o", NOON, "RateLimited", 429, False, "later")
+    journal.failed(1, refused, Decimal(0))
+    journal.failed(3, dead.attempts[0], USD)
     journal.dead(dead.outcome(attempts=1), dead)
     await journal.close()
     history = recover([read_when_closed(path)])
@@ -45,10 +47,11 @@ async def test_what_was_written_is_recovered(tmp_path: Path) -> None:
     assert history.letters == {3: dead}
     assert +history.unknown == {2: 1}
     assert history.attempts == {
-        1: [Attempt("openai/gpt-4o", NOON, "RateLimited", 429, False, "later")],
+        1: [refused],
         3: [*dead.attempts],
     }
-    assert history.spent_usd == answer(0).cost_usd
+    assert history.risked_usd == {1: 0, 2: USD, 3: USD}  # unknown, and cut
+    assert history.spent_usd == answer(0).cost_usd + 2 * USD
 
 
 @given(cut=st.integers(0, 2000))
@@ -66,7 +69,7 @@ def test_a_journal_cut_anywhere_loses_only_its_last_line(cut: int) -> None:
     async def write() -> None:
         journal = Journal(Kept())
         for row in range(3):
-            await journal.sent(row, "m")
+            await journal.sent(row, "m", USD)
             journal.answered(answer(row))
 
     asyncio.run(write())

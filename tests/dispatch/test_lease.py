@@ -44,6 +44,24 @@ def lease_of(owner: Owner, clock: FakeClock, limits: Limits | None = None) -> Le
     return Lease(owner, "model", limits or Limits(), "process/line", clock)
 
 
+def test_a_call_larger_than_a_minute_takes_a_minute_and_never_fits(clock: FakeClock) -> None:
+    lease = lease_of(Owner(), clock, Limits(tpm=30_000, output_tpm=20_000))
+    small, large = Amount(1.0, 10_000, 19_000), Amount(1.0, 50_000, 10_000)
+
+    assert lease.capped(small) == small
+    assert not lease.never_fits(small)
+    assert lease.capped(large) == Amount(1.0, 25_000, 5_000)
+    assert lease.never_fits(lease.capped(large))
+
+
+async def test_what_another_finds_out_of_the_account_is_known_here(clock: FakeClock) -> None:
+    lease = lease_of(Owner(Grant(None, proven=True)), clock)
+
+    await lease.take(CALL, (), 0)
+
+    assert lease.proven
+
+
 async def test_one_call_is_asked_for_at_first(clock: FakeClock) -> None:
     owner = Owner()
 

@@ -34,7 +34,7 @@ def answers(number: int, spread: float = 0.3) -> Iterator[tuple[int, float]]:
 def learnt(number: int = 500) -> Latencies:
     latencies = Latencies()
     for tokens, seconds in answers(number):
-        latencies.learn(tokens, seconds)
+        latencies.learn(tokens, expected_tokens=tokens, seconds=seconds)
     return latencies
 
 
@@ -49,7 +49,7 @@ def test_the_time_of_an_answer_is_learnt_with_its_length() -> None:
 def test_how_much_slower_an_answer_was_than_expected() -> None:
     latencies = learnt()
 
-    assert latencies.learn(300, 14.0) == pytest.approx(2, rel=0.15)
+    assert latencies.learn(300, expected_tokens=300, seconds=14.0) == pytest.approx(2, rel=0.15)
 
 
 @given(
@@ -61,7 +61,10 @@ def test_a_longer_answer_is_never_expected_sooner(
 ) -> None:
     latencies = Latencies()
 
-    ratios = [latencies.learn(length, seconds) for length, seconds in pairs]
+    ratios = [
+        latencies.learn(length, expected_tokens=length, seconds=seconds)
+        for length, seconds in pairs
+    ]
 
     assert all(ratio >= 0 for ratio in ratios)
     assert 0 < latencies.expected_s(0) <= latencies.expected_s(tokens) * (1 + 1e-9) + 1e-9
@@ -71,7 +74,7 @@ def test_answers_of_one_length_have_one_time() -> None:
     latencies = Latencies()
 
     for _ in range(50):
-        latencies.learn(100, 3.0)
+        latencies.learn(100, expected_tokens=100, seconds=3.0)
 
     assert latencies.expected_s(100) == pytest.approx(3)
 
@@ -80,7 +83,7 @@ def test_a_vendor_that_becomes_slower_is_followed() -> None:
     latencies = learnt()
 
     for tokens, seconds in answers(2000):
-        latencies.learn(tokens, 5 * seconds)
+        latencies.learn(tokens, expected_tokens=tokens, seconds=5 * seconds)
 
     assert latencies.expected_s(300) == pytest.approx(5 * 7 * 1.05, rel=0.15)
 
@@ -89,9 +92,9 @@ def test_nothing_is_late_before_it_is_known_how_long_answers_take() -> None:
     latencies = Latencies()
 
     for tokens, seconds in answers(LEARNT_AFTER - 1):
-        latencies.learn(tokens, seconds)
+        latencies.learn(tokens, expected_tokens=tokens, seconds=seconds)
     too_early = latencies.late_s(of(100))
-    latencies.learn(100, 3.0)
+    latencies.learn(100, expected_tokens=100, seconds=3.0)
 
     assert too_early is None
     assert latencies.late_s(of(100)) is not None
@@ -119,7 +122,7 @@ def test_quick_answers_leave_some_time_all_the_same() -> None:
     latencies = Latencies()
 
     for _ in range(LEARNT_AFTER):
-        latencies.learn(10, 0.01)
+        latencies.learn(10, expected_tokens=10, seconds=0.01)
 
     assert latencies.late_s(of(10)) == LEAST_S
 
@@ -170,7 +173,7 @@ async def test_calls_that_are_out_are_cut_as_soon_as_enough_is_known() -> None:
     await asyncio.sleep(600)
     nothing_known = any(task.done() for task in hung)
     for tokens, seconds in answers(LEARNT_AFTER):
-        latencies.learn(tokens, seconds)
+        latencies.learn(tokens, expected_tokens=tokens, seconds=seconds)
     await asyncio.gather(*hung)
 
     assert not nothing_known

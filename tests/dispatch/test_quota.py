@@ -671,7 +671,7 @@ async def test_a_block_is_what_flows_in_a_tenth_of_a_second_by_every_limit() -> 
     free = await owner.lease(ask("a", ONE, Limits()))
     tight = await owner.lease(ask("a", ONE, Limits(rpm=600, tpm=60_000, output_tpm=6_000)))
 
-    assert free == Grant(None, None)
+    assert free == Grant(None, None, proven=True)
     assert tight.block == pytest.approx((1.0, 100.0, 10.0))
 
 

@@ -56,6 +56,17 @@ def test_a_vendors_later_is_never_undercut(
     assert retry_after_s <= wait_s <= retry_after_s * 1.1
 
 
+def test_who_says_at_once_again_and_again_is_not_asked_all_the_time() -> None:
+    error = RateLimited("slow down", retry_after_s=0)
+    draws = [Random(seed) for seed in range(200)]
+
+    first = [POLICY.wait_s(error, attempt=1, refused=1, elapsed_s=0, random=r) for r in draws]
+    often = [POLICY.wait_s(error, attempt=9000, refused=9000, elapsed_s=0, random=r) for r in draws]
+
+    assert set(first) == {0}
+    assert sum(wait_s or 0 for wait_s in often) / len(often) > 20
+
+
 def test_tries_are_capped_in_number_and_in_time() -> None:
     error = RateLimited("slow down", retry_after_s=30)
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.jobs.conftest import JobUnderTest, job_in
 
-RPM = 9000
+RPM = 4500
+"""Of each model: the busiest is asked for longer than a minute."""
 FAULTS = {
     "status_500": 0.02, "reset": 0.01, "hang": 0.01, "rate_limited": 0.02, "cut_json": 0.005,
     "retry_after_s": 0.3, "burst_s": 0.3,
@@ -35,8 +36,8 @@ def storm(*, outage_s: float = 0, median_s: float = 0.15) -> dict[str, Any]:
     return script
 
 
-def assert_each_answered_once(job: JobUnderTest, queries: int) -> None:
-    """One outcome per query, none answered twice, no limit exceeded in any minute."""
+def assert_each_answered_once(job: JobUnderTest, queries: int, rpm: float) -> None:
+    """One outcome per query, none answered twice, no limit exceeded in any minute, nearly used."""
     found = pq.read_table(job.folder / "outcomes")
     ids, ledger = found["query_id"].to_pylist(), job.server.ledger()
     answered = Counter(call["prompt"] for call in ledger if call["fate"] in WHOLE)
@@ -44,7 +45,7 @@ def assert_each_answered_once(job: JobUnderTest, queries: int) -> None:
     assert set(found["status"].to_pylist()) == {"answered"}
     assert len(answered) == queries
     peaks = job.server.summary(window_s=60)["peaks"]
-    assert max(peak["requests"] for peak in peaks.values()) <= RPM
+    assert 0.8 * rpm <= max(peak["requests"] for peak in peaks.values()) <= rpm
     listed = sum(found["unknown_calls"].to_pylist())
     twice = sum(count - 1 for count in answered.values())
     assert twice <= listed, "answered twice, and not of a call whose fate a crash made unknown"
@@ -64,7 +65,7 @@ def test_a_storm_of_faults_loses_nothing_and_buys_nothing_twice(tmp_path: Path) 
         status, _, said = start.wait()
 
         assert status == 0, said[-4000:]
-        assert_each_answered_once(job, queries)
+        assert_each_answered_once(job, queries, RPM)
         billed = job.server.summary()["queries_billed_twice"]
         lost = sum(call["fate"] in LOST_ON_THE_WAY for call in job.server.ledger())
         assert billed <= lost
@@ -73,9 +74,9 @@ def test_a_storm_of_faults_loses_nothing_and_buys_nothing_twice(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    queries, kills, in_flight = 4000, 20, 24
+    queries, kills, in_flight, rpm = 4000, 20, 24, 900
     random = Random(20_261_125)
-    with job_in(tmp_path, rows=queries, part_rows=200, limits=f"rpm = {RPM}") as job:
+    with job_in(tmp_path, rows=queries, part_rows=200, limits=f"rpm = {rpm}") as job:
         job.server.set_script(storm(median_s=0.5))
         overrides = (
             "dispatch.replicas=2", f"dispatch.max_in_flight={in_flight}",
@@ -95,6 +96,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         status, _, said = start.wait(400)
 
         assert status == 0, said[-4000:]
-        assert_each_answered_once(job, queries)
+        # An owner that is killed forgets the last second, and its holders may have a second's worth.
+        assert_each_answered_once(job, queries, 1.05 * rpm)
         unknown = pq.read_table(job.folder / "outcomes")["unknown_calls"].to_pylist()
-        assert sum(unknown) <= kills * 2 * 3 * in_flight
+        assert sum(unknown) <= kills * 3 * in_flight

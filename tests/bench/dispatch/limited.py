@@ -37,17 +37,20 @@ def _limited(server: ReplayServer, accounts: int, sides: Sequence[str], scale: f
     each = round(CALLS_AN_ACCOUNT[accounts] * scale)
     work = Work("openai", server.url, accounts * each, IN_FLIGHT, accounts=accounts, rpm=RPM)
     per_s = accounts * RPM / 60
-    share, refused, lost, minute, second = {}, {}, {}, {}, {}
+    share, sent, refused, lost, minute, second = {}, {}, {}, {}, {}, {}
     for side in sides:
         measured = measure(side, work, server, SCRIPT)
         summary = server.summary(window_s=60)
         share[side] = measured.answered / per_s / wall_s(summary)
+        arrived_s = [call["arrived_s"] for call in server.ledger()]
+        sent[side] = len(arrived_s) / per_s / (arrived_s[-1] - arrived_s[0])
         refused[side] = summary["by_status"].get("429", 0)
         lost[side] = measured.lost
         minute[side] = _peak(summary)
         second[side] = _peak(server.summary(window_s=1))
     figures = [
         Figure("answers, of those permitted", share, target=_SHARE),
+        Figure("calls, 429s too, of those permitted", sent),
         Figure("429s", refused, digits=0, target=_REFUSED),
         Figure("lost", lost, digits=0, target=_NONE),
         Figure("most in 60 s, an account", minute, digits=0),
@@ -55,8 +58,9 @@ def _limited(server: ReplayServer, accounts: int, sides: Sequence[str], scale: f
     ]
     ideal_s = each / RPM * 60
     title = f"W3: {accounts} x {each:,} queries at {RPM:,} a minute, ideally {ideal_s:g} s"
+    late = "an answer comes after its call: the last one 0.2 to 0.8 s, which nobody can make good"
     note = "the SDK's retries are its own; its limiter is aiolimiter's, of a minute or of a second"
-    return Result(title, figures, [note])
+    return Result(title, figures, [late, note])
 
 
 def _peak(summary: dict[str, dict[str, dict[str, int]]]) -> int:
