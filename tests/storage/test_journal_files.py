@@ -193,3 +193,22 @@ async def test_a_store_that_fails_stops_those_who_write_to_it() -> None:
         await sink.commit()
     with pytest.raises(OSError, match="no such bucket"):
         sink.append(b"more\n")
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+async def test_who_peeks_lets_the_writer_go_on(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = str(tmp_path) if place == "disk" else f"{request.getfixturevalue('object_store')}/run"
+    journals = JournalFiles(Folder(url))
+    sink = journals.open("p.openai")
+
+    sink.append(b"1\n")
+    await sink.commit()
+    seen = list(journals.peek("p.openai"))
+    sink.append(b"2\n")
+    await sink.close()
+
+    assert seen == [b"1\n"]
+    assert list(journals.read("p.openai")) == [b"1\n2\n"]
+    assert list(journals.peek("nobody")) == []
