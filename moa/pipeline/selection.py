@@ -23,6 +23,12 @@ NOT_NAMED = "not asked for by --reason"
 NO_MODEL = "no model of the pool can take it: name one that can by --to-model"
 
 _PER_MODEL = ("expected_input_tokens", "expected_output_tokens", "most_output_tokens")
+QUERY_COLUMNS = (
+    "query_id", "defect", "followers", "max_output_tokens", "abilities", "allowed_models",
+    "expected_grade", *_PER_MODEL,
+)  # fmt: skip
+DECISION_COLUMNS = ("query_id", "model", "expected_cost_usd")
+"""What a `Selector` has to see of a part to count what is sent; to send it, it must see all."""
 
 Floats = NDArray[np.float64]
 
@@ -70,8 +76,8 @@ class Selector:
         """Choose among the dead letters, and count them.
 
         Args:
-            queries: of the run's part.
-            decisions: of the same rows.
+            queries: of the run's part, with `QUERY_COLUMNS` at least.
+            decisions: of the same rows, with `DECISION_COLUMNS` at least.
             letters: `query_id` and `reason` of those that are dead by now.
             tally: added to.
         """
@@ -211,8 +217,11 @@ class Selector:
 def _replaced(
     table: pa.Table, schema: pa.Schema, columns: Mapping[str, Sequence[object]]
 ) -> pa.Table:
-    """A table of this schema with other values in some columns."""
+    """A table of this schema, or of some of its columns, with other values in some columns."""
+    schema = pa.schema([field for field in schema if field.name in table.column_names])
     for name, values in columns.items():
+        if name not in table.column_names:
+            continue
         column = pa.array(values, schema.field(name).type)
         table = table.set_column(table.schema.get_field_index(name), schema.field(name), column)
     return agree(table, schema, where="redrive")

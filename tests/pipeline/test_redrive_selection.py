@@ -9,9 +9,20 @@ import pyarrow.compute as pc
 import pytest
 
 from moa.catalog import Model
-from moa.pipeline.selection import NO_MODEL, NO_REQUEST, NOT_NAMED, Selected, Selector, Tally
+from moa.dispatch.outcome import REASONS
+from moa.pipeline.selection import (
+    DECISION_COLUMNS,
+    NO_MODEL,
+    NO_REQUEST,
+    NOT_NAMED,
+    QUERY_COLUMNS,
+    Selected,
+    Selector,
+    Tally,
+)
 from moa.planning.policy import REDRIVE
 from moa.prices import PriceTable
+from moa.reports.page import REMEDIES
 from moa.schema import ROUTING_DECISIONS, SCORED_QUERIES
 from moa.storage.run_folder import RunFolder
 from tests.test_stages import CATALOG, MODELS, POOL, PRICES, Backlog, prompts
@@ -134,6 +145,28 @@ def test_what_nobody_can_is_not_sent_after_a_named_model_has_failed(run: RunFold
 
     assert selected.queries["query_id"].to_pylist() == ["q0"]
     assert tally.left == {("vendor_failed", NO_MODEL): 1}
+
+
+@pytest.mark.parametrize("model", [None, MODELS[2], HAIKU], ids=str)
+def test_the_named_columns_are_enough_to_count(run: RunFolder, model: Model | None) -> None:
+    (part,) = run.decided_parts()
+    how = {"pool": POOL, "prices": PRICES, **({} if model is None else to(model))}
+    letters = pa.table({"query_id": list(DEAD), "reason": list(DEAD.values())})
+    tally = Tally()
+
+    Selector(**how)(  # type: ignore[arg-type]
+        run.read_queries(part, columns=QUERY_COLUMNS),
+        run.read_decisions(part, columns=DECISION_COLUMNS),
+        letters,
+        tally,
+    )
+
+    _, whole = select(run, DEAD, **({} if model is None else to(model)))
+    assert tally == whole
+
+
+def test_every_reason_has_a_remedy() -> None:
+    assert set(REASONS) == set(REMEDIES)
 
 
 def test_nothing_dead_is_nothing_sent(run: RunFolder) -> None:
