@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from moa.reports.cost_report import CostReport, Reason
 from moa.reports.verdict import astray, verdict
-from moa.reports.wording import amounts, cents, money, queries
+from moa.reports.wording import amounts, cents, counted, money, queries
 from moa.schema import COST_REPORT
 
 
@@ -63,12 +63,12 @@ def summary_lines(report: CostReport) -> list[str]:
     return [
         *_unfinished(report),
         f"{queries(report.queries)}: {report.answered:,} answered, {report.refused:,} refused, "
-        f"{report.dead_letters:,} dead letters; {report.calls:,} calls in "
+        f"{counted(report.dead_letters, 'dead letter')}; {counted(report.calls, 'call')} in "
         f"{report.run.wall_s:,.1f} s",
         f"spent {money(report.cost_usd)}{' at list prices' if report.replayed else ''} (forecast "
         f"{_forecast(report)}), and {cents(report.router_cost_usd)} for the router's machine",
         *(
-            f"  {one.model or 'no answer':30} {one.sums.queries:>10,} queries {usd:>14}"
+            f"  {one.model or 'no answer':30} {queries(one.sums.queries):>18} {usd:>14}"
             for one, usd in zip(report.spend, bill, strict=True)
         ),
         *([" ".join(sentences)] if (sentences := astray(report)) else []),

@@ -117,7 +117,7 @@ def _detours(outage: Outage, policy: PolicyFacts) -> list[str]:
         return []
     sentence = (
         f"{queries(outage.queries)} {'was' if outage.queries == 1 else 'were'} answered by another "
-        f"model than decided on: {extra(outage.extra_usd)} than expected of that one, "
+        f"model than decided on first: {extra(outage.extra_usd)} than expected of that one, "
         f"{right_answers(outage.grade_gain)} expected."
     )
     if outage.loss_usd is None or policy.willingness_to_pay is None:

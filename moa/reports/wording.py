@@ -72,6 +72,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 call`, `1,234 calls`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def queries(number: int) -> str:
     """`1 query`, `1,234 queries`."""
     return "1 query" if number == 1 else f"{number:,} queries"

@@ -568,9 +568,11 @@ def test_what_a_detour_cost_is_the_bill_and_the_grade_against_what_was_expected(
     assert report.outage.loss_usd == Decimal("0.0068") + Decimal("0.05") * Decimal("0.9")
     assert report.outage.dead_letters == (("vendor_failed", 1),)
     (line,) = [one for one in summary_lines(report) if "another model" in one]
-    assert "5 queries were answered by another model than decided on: $0.006800 more" in line
+    assert "5 queries were answered by another model than decided on first: $0.006800 more" in line
     assert "0.9 fewer right answers expected" in line
     assert "a loss of $0.0518" in line
+    assert ", 0 refused, 2 dead letters; " in summary_lines(report)[0]
+    assert ", 1 dead letter; 0 calls in " in summary_lines(report_of(outcomes[-1:]))[0]
     assert "Left dead by vendors: 1 query (1 vendor_failed), to be sent again." in line
 
 
