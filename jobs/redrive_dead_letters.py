@@ -10,9 +10,10 @@ import typer
 
 from moa.command_line import Config, Overrides, run_command
 from moa.config import load_config
-from moa.errors import Interrupted
+from moa.errors import ConfigError, Interrupted
 from moa.log import configure
-from moa.pipeline.redrive import Wanted, dry_run, redrive
+from moa.pipeline.as_begun import as_begun
+from moa.pipeline.redrive import Wanted, abandon, dry_run, redrive
 
 Reasons = Annotated[
     list[str],
@@ -25,6 +26,12 @@ ToModel = Annotated[
         help="Catalog id of the one model to ask; by default whom the run has decided on",
     ),
 ]
+Abandon = Annotated[
+    bool,
+    typer.Option(
+        "--abandon", help="Close the redrive that is not finished with what it has, call nobody"
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, call nobody")]
 
 
@@ -34,18 +41,25 @@ def main(
     reasons: Reasons = [],  # noqa: B006
     to_model: ToModel = None,
     dry: DryRun = False,
+    given_up: Abandon = False,
 ) -> None:
-    """Send the dead letters of a finished run again, by the config that made it.
+    """Send the dead letters of a finished run again.
 
-    Started again before it has ended, it goes on where it was.
+    The config says which run (run.id, run.folder), and what may differ from it: budget, patience,
+    replicas, report, log. All else is as the run was first started, --set included, and need not be
+    given again. Started again before it has ended, a redrive goes on where it was.
     """
-    job_config = load_config(config, overrides)
+    job_config = as_begun(load_config(config, overrides), overrides)
     configure(job_config.log.style, run_id=job_config.run.id)
     wanted = Wanted(tuple(sorted(set(reasons))), to_model)
+    if given_up and (dry or wanted != Wanted()):
+        raise ConfigError(
+            "--abandon sends nothing: give it without --reason, --to-model, --dry-run"
+        )
     if dry:
         print(dry_run(job_config, wanted, environ=os.environ))
         return
-    redriven = redrive(job_config, wanted, environ=os.environ)
+    redriven = abandon(job_config) if given_up else redrive(job_config, wanted, environ=os.environ)
     print(*redriven.lines, sep="\n")
     if redriven.page is not None:
         print(f"report: {redriven.page}")

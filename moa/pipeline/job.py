@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from moa.router.facts import read_facts
 from moa.schema import GRADED_OUTCOMES, agree
 from moa.storage.log_files import FORMATS
 from moa.storage.object_store import Folder, filesystem_of
-from moa.storage.query_log import Backlog, Partition, find_backlog
+from moa.storage.query_log import Partition, find_backlog
 from moa.storage.run_folder import RunFolder
 
 
@@ -94,38 +94,22 @@ class Job:
         }
 
 
-def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str], backlog: bool = True) -> Job:
+def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
     """Read and check everything that the config names; nothing is called and nothing written.
-
-    Args:
-        config: read.
-        environ: with the keys.
-        backlog: look for the query log, too; what has been decided is sent again without it.
 
     Raises:
         ConfigError: a model that the catalog or the router does not know, a missing key or price,
             a query log or known grades that cannot be read, a run folder that cannot be written.
         ArtifactError: the router is damaged.
     """
-    catalog = load_catalog(config.catalog)
-    models = tuple(catalog.of(config.pool, key="pool", path=config.catalog))
-    accounts = {model.provider: catalog.accounts[model.provider] for model in models}
-    _check_abilities(models, accounts)
-    if config.replay is None:
-        _check_accounts(accounts, environ)
-    else:
-        _check_replay(config.replay)
+    models, accounts = _callable(config, config.pool, key="pool", environ=environ)
     router = read_facts(config.router.artifact)
     pool = tuple(model.id for model in models)
     router.check_pool(pool)
     best_constant = router.best_constant(pool)
     _check_default(config.policy.default_model, pool)
-    _check_shares(models, config.dispatch.replicas)
-    filesystem_of(config.run.folder)  # refuses one that has a scheme and nothing else
-    run_folder = f"{config.run.folder.rstrip('/')}/{config.run.id}"
-    Folder(run_folder).check()
-    _check_grades(config.report.graded_outcomes)
-    found = find_backlog(config.queries) if backlog else Backlog((), ())
+    run_folder = _checked_folder(config)
+    found = find_backlog(config.queries)
     return Job(
         config=config,
         accounts=accounts,
@@ -140,32 +124,74 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str], backlog: 
     )
 
 
-def job_of_one(
-    job: Job, model_id: str, *, key: str, run_folder: str, environ: Mapping[str, str]
+def job_again(
+    config: RouteBatchConfig,
+    first: Mapping[str, Any],
+    *,
+    to_model: str | None,
+    run_folder: str,
+    environ: Mapping[str, str],
 ) -> Job:
-    """The job with a single model to ask, of its pool or else of the catalog, elsewhere.
+    """What a run has decided on, once more: neither its query log nor its router is read.
 
     Args:
-        job: checked.
-        model_id: catalog id.
-        key: what the user has named the model by.
+        config: the run's.
+        first: what a first start has kept; its prices count, whatever the list says by now.
+        to_model: catalog id of the only model that is asked; `None`: the pool.
         run_folder: of the new job.
         environ: with the keys.
 
     Raises:
-        ConfigError: the catalog has no such model, or its account cannot be used.
+        ConfigError: the catalog has no such model, a key or a price is missing, known grades cannot
+            be read, or the run folder cannot be written.
     """
-    catalog = load_catalog(job.config.catalog)
-    (model,) = catalog.of([model_id], key=key, path=job.config.catalog)
-    accounts = {model.provider: catalog.accounts[model.provider]}
-    prices = job.prices
-    if model_id not in job.pool:
-        _check_abilities([model], accounts)
-        _check_shares([model], job.config.dispatch.replicas)
-        if job.config.replay is None:
-            _check_accounts(accounts, environ)
-        prices = PriceTable.build([model], as_of=job.prices.as_of, lanes=("live",))
-    return replace(job, models=(model,), accounts=accounts, prices=prices, run_folder=run_folder)
+    names, key = (config.pool, "pool") if to_model is None else ([to_model], "--to-model")
+    models, accounts = _callable(config, names, key=key, environ=environ)
+    _checked_folder(config)
+    prices = PriceTable.from_document(first["prices"])
+    if any((model.id, "live") not in prices.prices for model in models):  # outside the pool
+        prices = PriceTable.build(models, as_of=prices.as_of, lanes=("live",))
+    return Job(
+        config=config,
+        accounts=accounts,
+        models=models,
+        prices=prices,
+        router_version=first["router"]["version"],
+        best_constant=first["router"]["best_constant"],
+        best_constant_why=first["router"]["best_constant_why"],
+        run_folder=run_folder,
+        partitions=(),
+    )
+
+
+def _callable(
+    config: RouteBatchConfig, names: Sequence[str], *, key: str, environ: Mapping[str, str]
+) -> tuple[tuple[Model, ...], dict[str, Account]]:
+    """Models of the catalog and their accounts, with all that calls to them need checked."""
+    catalog = load_catalog(config.catalog)
+    models = tuple(catalog.of(names, key=key, path=config.catalog))
+    accounts = {model.provider: catalog.accounts[model.provider] for model in models}
+    _check_abilities(models, accounts)
+    if config.replay is None:
+        _check_accounts(accounts, environ)
+    else:
+        _check_replay(config.replay)
+    _check_shares(models, config.dispatch.replicas)
+    return models, accounts
+
+
+def _checked_folder(config: RouteBatchConfig) -> str:
+    """Where the run is; it can be written to, and its report has what it needs."""
+    filesystem_of(config.run.folder)  # refuses one that has a scheme and nothing else
+    run_folder = run_folder_of(config)
+    Folder(run_folder).check()
+    _check_grades(config.report.graded_outcomes)
+    return run_folder
+
+
+def run_folder_of(config: RouteBatchConfig) -> str:
+    """Where a run is."""
+    return f"{config.run.folder.rstrip('/')}/{config.run.id}"
 
 
 def _price_date(config: RouteBatchConfig, run_folder: str) -> date | None:

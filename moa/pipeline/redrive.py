@@ -5,28 +5,30 @@ A redrive is a run folder inside the run's, `redrives/NNN`, that goes on where i
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from moa.catalog import Model
 from moa.config import RouteBatchConfig
+from moa.dispatch.outcome import REASONS
 from moa.errors import ConfigError, RunError
+from moa.pipeline import redrive_lines as lines_of
 from moa.pipeline.failures import told_plainly
-from moa.pipeline.job import Job, check_job, job_of_one
+from moa.pipeline.job import Job, job_again, run_folder_of
 from moa.pipeline.nightly import dispatch_decided
 from moa.pipeline.run import cluster, count_outcomes, held, telling, vendors
-from moa.pipeline.selection import Selected, Selector, Tally
+from moa.pipeline.selection import DECISION_COLUMNS, QUERY_COLUMNS, Selected, Selector, Tally
 from moa.pipeline.stop import Stop
-from moa.reports.page import REMEDIES
+from moa.pipeline.unfinished import Yield, come_of, let_go
 from moa.reports.run_report import write_report
-from moa.reports.wording import money, queries
+from moa.reports.wording import money
 from moa.storage.merged_run import MergedRun
-from moa.storage.run_folder import PartName, RunFolder
+from moa.storage.run_folder import PartName, PieceName, RunFolder
 
 
 class Wanted(NamedTuple):
@@ -54,39 +56,67 @@ class Redriven(NamedTuple):
 def redrive(config: RouteBatchConfig, wanted: Wanted, *, environ: Mapping[str, str]) -> Redriven:
     """Send a run's dead letters again, or go on with it; then make the run's report again.
 
+    Args:
+        config: the run's own, see `as_begun`.
+        wanted: which of them, and to whom.
+        environ: with the keys.
+
     Raises:
-        ConfigError, ArtifactError: something that the config or the user names is missing or wrong.
-        RunError: the run is not finished, was made with another config, or another process sends
-            its dead letters; its folder or its cluster failed.
+        ConfigError: something that the config or the user names is missing or wrong.
+        RunError: the run is not finished, another redrive is not, or another process sends its
+            dead letters; its folder or its cluster failed.
         KeyRefused: a vendor refused an account's first call.
         Interrupted: SIGINT or SIGTERM came.
     """
-    plan = _Plan.of(config, wanted, environ)
     with told_plainly(), Stop() as stop:
+        plan = _Plan.of(config, wanted, environ)
         if not plan.goes_on and not (tally := plan.survey()).asked:
-            return Redriven(_nothing(tally), None)
+            return Redriven(lines_of.nothing(tally), None)
         with held(plan.child.url, stop):
             with stop.at_once():
                 plan.begin()
-            with (
-                vendors(plan.job) as standing_in,
-                cluster(standing_in, scores=False),
-                telling(config, stop) as tell,
-            ):
-                dispatch_decided(standing_in, tell, stop, spent_usd=plan.run.spent_usd())
-            return _finish(plan)
+                left = plan.child.open_pieces()
+            if left:
+                with (
+                    vendors(plan.job) as standing_in,
+                    cluster(standing_in, scores=False),
+                    telling(config, stop) as tell,
+                ):
+                    dispatch_decided(standing_in, tell, stop, spent_usd=plan.run.spent_usd())
+            return _finish(plan.parent, plan.child, config)
+
+
+def abandon(config: RouteBatchConfig) -> Redriven:
+    """Close the run's unfinished redrive with what has come of it, and make the run's report again.
+    Its other queries stay dead.
+
+    Raises:
+        RunError: there is none, or another process is at work on it.
+    """
+    with told_plainly(), Stop() as stop:
+        parent = _finished_run(config)
+        child = _unfinished(parent)
+        if child is None:
+            raise RunError(f"{parent.url} has no unfinished redrive: nothing is to be abandoned")
+        with held(child.url, stop), stop.at_once():
+            _check_open(child)
+            let_go(child, MergedRun(parent))
+            return _finish(parent, child, config)
 
 
 def dry_run(config: RouteBatchConfig, wanted: Wanted, *, environ: Mapping[str, str]) -> str:
     """Say what would be sent again, and call nobody.
 
     Raises:
-        ConfigError, ArtifactError, RunError: as `redrive`.
+        ConfigError, RunError: as `redrive`.
     """
-    plan = _Plan.of(config, wanted, environ)
     with told_plainly():
-        lines = _going_on(plan.child) if plan.goes_on else _announced(plan.survey(), plan.child)
+        plan = _Plan.of(config, wanted, environ)
         left_usd = plan.left_usd()
+        if plan.goes_on is not None:
+            lines = lines_of.going_on(plan.child, plan.goes_on)
+        else:
+            lines = lines_of.announced(plan.survey(), plan.child, left_usd)
     if left_usd is not None:
         lines.append(f"budget        {money(left_usd)} of dispatch.budget_usd are left")
     return "\n".join([*lines, "Nothing was called and nothing written."])
@@ -100,10 +130,10 @@ class _Plan:
     wanted: Wanted
     parent: RunFolder
     run: MergedRun
-    """The parent with the redrives before this one."""
+    """The parent with its redrives."""
     child: RunFolder
-    goes_on: bool
-    """It has begun before, and was not finished."""
+    goes_on: Yield | None
+    """What has come of it, when it has begun before and chosen what it sends."""
     job: Job
     """What the dispatchers are told."""
     select: Selector
@@ -113,15 +143,19 @@ class _Plan:
     def of(cls, config: RouteBatchConfig, wanted: Wanted, environ: Mapping[str, str]) -> _Plan:
         """Check all that can be checked without a call."""
         _check_reasons(wanted.reasons)
-        whole = check_job(config, environ=environ, backlog=False)
-        parent = RunFolder(whole.run_folder)
-        _check_finished(parent, whole)
-        redrives = parent.redrives()
-        goes_on = bool(redrives) and redrives[-1].manifest() is None
-        child = redrives[-1] if goes_on else parent.redrive(len(redrives) + 1)
-        if goes_on:
-            _check_same(child, wanted)
-        job = _job(whole, wanted, child.url, environ)
+        parent = _finished_run(config)
+        first = parent.first_start()
+        assert first is not None
+        child = _unfinished(parent) or parent.redrive(len(parent.redrives()) + 1)
+        goes_on = _standing(child, wanted, child.peek_journals)
+        begun = child.first_start() if goes_on is not None else None
+        job = job_again(
+            config,
+            {**first, "prices": (begun or first)["prices"]},
+            to_model=wanted.to_model,
+            run_folder=child.url,
+            environ=environ,
+        )
         return cls(
             config=config,
             wanted=wanted,
@@ -130,23 +164,17 @@ class _Plan:
             child=child,
             goes_on=goes_on,
             job=job,
-            select=Selector(
-                pool=whole.pool,
-                prices=job.prices,
-                reasons=frozenset(wanted.reasons),
-                to=job.models[0] if wanted.to_model else None,
-            ),
-            identity={
-                **whole.identity(),
-                "model_prices": job.prices.version,
-                **wanted.identity(),
-            },
+            select=_selector(config, wanted, job),
+            identity={**first["identity"], **wanted.identity()},
         )
 
     def left_usd(self) -> Decimal | None:
-        """Of the budget, without what the run and its finished redrives have spent."""
+        """Of the budget, without what the run and its redrives have spent."""
         budget_usd = self.config.dispatch.budget_usd
-        return None if budget_usd is None else max(Decimal(0), budget_usd - self.run.spent_usd())
+        if budget_usd is None:
+            return None
+        open_usd = Decimal(0) if self.goes_on is None else self.goes_on.spent_usd
+        return max(Decimal(0), budget_usd - self.run.spent_usd() - open_usd)
 
     def survey(self) -> Tally:
         """What there is to send.
@@ -156,7 +184,7 @@ class _Plan:
         """
         tally = Tally()
         for part in self.run.dead_parts():
-            self._selected(part, tally)
+            self._selected(part, tally, whole=False)
         if tally.asked and self.left_usd() == 0:
             raise RunError(
                 f"the run has spent {money(self.run.spent_usd())}, and dispatch.budget_usd is "
@@ -167,22 +195,19 @@ class _Plan:
 
     def begin(self) -> None:
         """Choose what is sent, once a redrive; its lock is held."""
-        if self.child.manifest() is not None:
-            raise RunError(
-                f"{self.child.url} was finished by another process just now: start again for what "
-                "is still dead"
-            )
-        self.child.begin(self.job.facts() | {"redrive": self._facts()}, identity=self.identity)
-        if self.child.selection() is not None:
+        child = self.child
+        _check_open(child)
+        if _standing(child, self.wanted, child.read_journals) is not None:
             return
-        self.child.forget_selection()
+        child.forget()
+        child.begin(self.job.facts() | {"redrive": self._facts()}, identity=self.identity)
         tally = Tally()
         for part in self.run.dead_parts():
-            selected = self._selected(part, tally)
+            selected = self._selected(part, tally, whole=True)
             if selected.queries.num_rows:
-                self.child.write_queries(part, selected.queries)
-                self.child.write_decisions(part, selected.decisions)
-        self.child.write_selection(
+                child.write_queries(part, selected.queries)
+                child.write_decisions(part, selected.decisions)
+        child.write_selection(
             tally.asked, {"sent": tally.sent, "left": [[*key, n] for key, n in tally.left.items()]}
         )
 
@@ -193,47 +218,81 @@ class _Plan:
             "to_model": self.wanted.to_model,
         }
 
-    def _selected(self, part: PartName, tally: Tally) -> Selected:
+    def _selected(self, part: PartName, tally: Tally, *, whole: bool) -> Selected:
+        """What is sent of a part: all its columns, or those that it takes to count it."""
         letters = self.run.dead_letters_of(part, columns=["query_id", "reason"])
         return self.select(
-            self.parent.read_queries(part),
-            self.parent.read_decisions(part),
+            self.parent.read_queries(part, columns=None if whole else QUERY_COLUMNS),
+            self.parent.read_decisions(part, columns=None if whole else DECISION_COLUMNS),
             pa.concat_tables(letters),
             tally,
         )
 
 
+def _selector(config: RouteBatchConfig, wanted: Wanted, job: Job) -> Selector:
+    to: Model | None = job.models[0] if wanted.to_model else None
+    reasons = frozenset(wanted.reasons)
+    return Selector(pool=tuple(config.pool), prices=job.prices, reasons=reasons, to=to)
+
+
 def _check_reasons(reasons: tuple[str, ...]) -> None:
     for reason in reasons:
-        if reason not in REMEDIES:
+        if reason not in REASONS:
             raise ConfigError(
                 f"--reason {reason}: no dead letter has that reason; there are "
-                f"{', '.join(sorted(REMEDIES))}"
+                f"{', '.join(sorted(REASONS))}"
             )
 
 
-def _check_finished(run: RunFolder, job: Job) -> None:
-    """Only what a run has given up can be sent again, and by the run's own config."""
-    if run.first_start() is None:
-        raise RunError(f"{run.url}: no run has begun here: name one that has by --set run.id=…")
-    run.begin(job.facts(), identity=job.identity())
+def _finished_run(config: RouteBatchConfig) -> RunFolder:
+    """Only what a run has given up can be sent again."""
+    run = RunFolder(run_folder_of(config))
     if run.manifest() is None:
         raise RunError(
             f"{run.url} is not finished: finish it by jobs/route_batch.py with this config, then "
             "send its dead letters again"
         )
+    return run
 
 
-def _check_same(child: RunFolder, wanted: Wanted) -> None:
-    """A redrive that goes on sends what it was begun with."""
-    first = child.first_start()
-    assert first is not None
-    kept = Wanted(tuple(first["redrive"]["reasons"]), first["redrive"]["to_model"])
-    if kept.identity() != wanted.identity():
+def _unfinished(run: RunFolder) -> RunFolder | None:
+    """Its last redrive, when that was begun and not finished."""
+    last = run.redrives()[-1:]
+    return last[0] if last and last[0].manifest() is None else None
+
+
+def _check_open(child: RunFolder) -> None:
+    if child.manifest() is not None:
         raise RunError(
-            f"{child.url} was begun with {_flags(kept)} and is not finished: give the same again "
-            "to finish it, and then start another one"
+            f"{child.url} was finished by another process just now: start again for what is still "
+            "dead"
         )
+
+
+def _standing(
+    child: RunFolder, wanted: Wanted, read: Callable[[PieceName], Iterable[bytes]]
+) -> Yield | None:
+    """What has come of a redrive that goes on; `None` of one that begins, or begins anew: it was
+    killed while it chose, or nothing has come of it and another one is wanted.
+
+    Raises:
+        RunError: something has come of it, and it was begun with other flags.
+    """
+    first = child.first_start()
+    if first is None or child.selection() is None:
+        return None
+    if child.is_abandoned():
+        raise RunError(f"{child.url} was being closed: --abandon ends that")
+    so_far = come_of(child, read)
+    kept = Wanted(tuple(first["redrive"]["reasons"]), first["redrive"]["to_model"])
+    if kept.identity() == wanted.identity():
+        return so_far
+    if so_far.nothing:
+        return None
+    raise RunError(
+        f"{child.url} was begun with {_flags(kept)} and is not finished: give the same again to "
+        "finish it, or --abandon to close it with what it has; then start another one"
+    )
 
 
 def _flags(wanted: Wanted) -> str:
@@ -243,19 +302,13 @@ def _flags(wanted: Wanted) -> str:
     return " ".join(flags) or "neither --reason nor --to-model"
 
 
-def _job(whole: Job, wanted: Wanted, url: str, environ: Mapping[str, str]) -> Job:
-    if wanted.to_model is None:
-        return replace(whole, run_folder=url)
-    return job_of_one(whole, wanted.to_model, key="--to-model", run_folder=url, environ=environ)
-
-
-def _finish(plan: _Plan) -> Redriven:
+def _finish(parent: RunFolder, child: RunFolder, config: RouteBatchConfig) -> Redriven:
     """Count the outcomes, make the run's report again, then write the manifest: last, so that a
     start that is killed before goes on, and finds nothing to send.
     """
-    counts, cost_usd = count_outcomes(plan.child)
-    written = write_report(plan.parent.url, plan.config)
-    plan.child.finish(
+    counts, cost_usd = count_outcomes(child)
+    written = write_report(parent.url, config)
+    child.finish(
         {
             "finished_at": datetime.now(UTC).isoformat(),
             "outcomes": counts,
@@ -264,65 +317,5 @@ def _finish(plan: _Plan) -> Redriven:
             "report": written.page,
         }
     )
-    lines = [*_done(plan.child, counts, cost_usd), "the run with it:", *written.summary]
-    return Redriven(lines, written.page)
-
-
-def _done(child: RunFolder, counts: Mapping[str, int], cost_usd: Decimal) -> list[str]:
-    selection = child.selection()
-    assert selection is not None
-    tally = Tally(sent=Counter(selection["sent"]))
-    tally.left.update({(reason, why): number for reason, why, number in selection["left"]})
-    answered, refused = counts.get("answered", 0), counts.get("refused", 0)
-    return [
-        f"{_name(child)}: {queries(sum(counts.values()))} sent again, {answered:,} answered, "
-        f"{refused:,} refused, {counts.get('dead_letter', 0):,} still dead; {money(cost_usd)}",
-        *_sent(tally),
-        *_left(tally),
-    ]
-
-
-def _nothing(tally: Tally) -> list[str]:
-    if not tally.left:
-        return ["nothing is to be sent again: no query is dead"]
-    return ["nothing is to be sent again", *_left(tally)]
-
-
-def _announced(tally: Tally, child: RunFolder) -> list[str]:
-    if not tally.asked:
-        return _nothing(tally)
-    number = sum(tally.sent.values())
-    shared = f", {tally.asked:,} of them by a call of their own" if tally.asked < number else ""
-    return [
-        f"{queries(number)} would be sent again{shared}, as {child.url}",
-        *_sent(tally),
-        *(f"  to {model:30} {queries(n):>18}" for model, n in tally.models.most_common()),
-        *_left(tally),
-        f"expected cost {money(tally.expected_usd)}, without fallbacks",
-    ]
-
-
-def _going_on(child: RunFolder) -> list[str]:
-    selection = child.selection()
-    if selection is None:
-        return [f"{child.url} was killed while it chose, and would begin anew"]
-    done = sum(table.column("same_as").null_count for table in child.tables("outcomes")())
-    return [
-        f"{child.url} is not finished, and would go on: {done:,} of "
-        f"{queries(selection['queries'])} are kept with their outcomes"
-    ]
-
-
-def _sent(tally: Tally) -> list[str]:
-    return [f"  {reason:33} {queries(number):>18}" for reason, number in tally.sent.most_common()]
-
-
-def _left(tally: Tally) -> list[str]:
-    return [
-        f"not sent: {number:,} {reason}: {why}"
-        for (reason, why), number in tally.left.most_common()
-    ]
-
-
-def _name(child: RunFolder) -> str:
-    return f"redrive {child.url.rpartition('/')[2]}"
+    lines = lines_of.done(child, counts, cost_usd)
+    return Redriven([*lines, "the run with it:", *written.summary], written.page)

@@ -190,6 +190,22 @@ class RunFolder:
         for name in ("decisions", "queries"):
             self._folder.remove_all(name)
 
+    def forget(self) -> None:
+        """Delete a redrive that nothing has come of, so that it can begin anew."""
+        self._folder.remove("scan.json")  # first: without it the rest counts for nothing
+        self.forget_selection()
+        for name in ("journal", "dead_letters", "starts"):
+            self._folder.remove_all(name)
+        self._folder.remove("config.json")
+
+    def note_abandoned(self) -> None:
+        """Keep that a redrive is not gone on with: it can only be closed."""
+        self._folder.put("abandoned.json", b"{}")
+
+    def is_abandoned(self) -> bool:
+        """Whether `note_abandoned` was called."""
+        return self._folder.has("abandoned.json")
+
     def write_selection(self, queries: int, facts: Mapping[str, Any]) -> None:
         """Keep how many queries a redrive asks: from now on its parts are chosen."""
         document = {"queries": queries, **facts}
@@ -241,6 +257,12 @@ class RunFolder:
         """The pieces that need not be dispatched again, in order."""
         return [PieceName.parse(_stem(name)) for name in self._folder.names("outcomes")]
 
+    def open_pieces(self) -> list[PieceName]:
+        """The pieces that were decided and are not finished, in order."""
+        finished = set(self.finished_pieces())
+        pieces = (piece for part in self.decided_parts() for piece, _ in self.pieces_of(part))
+        return [piece for piece in pieces if piece not in finished]
+
     def dead_letter_pieces(self) -> list[PieceName]:
         """The pieces that have dead letters, in order; of a killed run, unfinished ones too."""
         return [PieceName.parse(_stem(name)) for name in self._folder.names("dead_letters")]
@@ -275,6 +297,10 @@ class RunFolder:
             RunError: a writer on this machine is still alive.
         """
         return self._journals.read(str(piece))
+
+    def peek_journals(self, piece: PieceName) -> Iterable[bytes]:
+        """As `read_journals`, as far as they are written by now; their writers go on."""
+        return self._journals.peek(str(piece))
 
     def remove_journals(self, piece: PieceName) -> None:
         """Its outcomes are written: a piece's journals have done their work."""

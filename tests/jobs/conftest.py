@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from moa.catalog import Wire
 from moa.replay.process import ReplayServer, replay_server
+from moa.schema import OUTCOMES
+from moa.storage.merged_run import MergedRun
+from moa.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"OPENAI_API_KEY": "o", "ANTHROPIC_API_KEY": "a", "GEMINI_API_KEY": "g"}
 RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 QUERIES = 240
+HASTY = ("dispatch.fallback=false", "dispatch.give_up_after_s=1")
+OUT = {"outages": [{"provider": "openai", "to_s": 3600}]}
 
 
 @dataclass
@@ -175,3 +186,98 @@ def catalog_at(path: Path, base_url: Callable[[Wire], str], limits: str = "") ->
         text = re.sub(r"(?m)^(context_window = .*)$", rf"\1\nlimits = {{ {limits} }}", text)
     path.write_text(text)
     return path
+
+
+@dataclass
+class Night:
+    """A finished run with dead letters, in a folder of its own."""
+
+    job: JobUnderTest
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.job.folder.parent / self.name
+
+    @property
+    def merged(self) -> MergedRun:
+        return MergedRun(RunFolder(str(self.folder)))
+
+    def start(self, *flags: str, command: str = "redrive_dead_letters") -> Start:
+        config = ["--config", str(self.job.config), "--set", f"run.id={self.name}"]
+        # A redrive need not be told what the run was begun with, but what may change since.
+        given = HASTY if command == "route_batch" else HASTY[1:]
+        sets = [flag for one in given for flag in ("--set", one)]
+        process = subprocess.Popen(
+            [sys.executable, f"jobs/{command}.py", *config, *sets, *flags],
+            cwd=ROOT,
+            env={**os.environ, **KEYS, **RAY},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started = Start(process)
+        self.job.starts.append(started)
+        return started
+
+    def redrive(self, *flags: str) -> str:
+        status, out, err = self.start(*flags).wait()
+        assert status == 0, err[-4000:]
+        return out
+
+    def refused(self, *flags: str) -> str:
+        """What is said of a command that does nothing."""
+        asked, files = len(self.job.server.ledger()), sorted(self.folder.rglob("*"))
+        status, _, err = self.start(*flags).wait()
+        assert status == 2
+        assert "Traceback" not in err
+        assert len(self.job.server.ledger()) == asked
+        assert sorted(self.folder.rglob("*")) == files
+        return err
+
+    def outcomes(self) -> pa.Table:
+        return pa.concat_tables(self.merged.outcomes()).sort_by("query_id")
+
+    def dead(self) -> set[str]:
+        letters = [table["query_id"].to_pylist() for table in self.merged.dead_letters()]
+        return {name for names in letters for name in names}
+
+    def report(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.folder / "report/report.json").read_text())
+        return document
+
+    def asked(self) -> Counter[str]:
+        return Counter(call["query_id"] for call in self.job.server.ledger())
+
+
+@pytest.fixture(scope="module")
+def bad_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobUnderTest]:
+    """A run that has ended while OpenAI was out, without fallbacks."""
+    with job_in(tmp_path_factory.mktemp("bad_night")) as job:
+        job.server.set_script(OUT)
+        job.said = job.run(*HASTY)
+        yield job
+
+
+@pytest.fixture
+def night(bad_night: JobUnderTest, request: pytest.FixtureRequest) -> Night:
+    """A copy of it, and vendors that are well again."""
+    copy = Night(bad_night, re.sub(r"\W+", "-", request.node.name)[:60])
+    shutil.copytree(bad_night.folder, copy.folder)
+    bad_night.server.reset()
+    return copy
+
+
+def assert_whole(night: Night) -> None:
+    """One outcome a query, one dead letter for each that is dead, and a bill that is their sum."""
+    found, report = night.outcomes(), night.report()
+    manifests = [json.loads(path.read_text()) for path in night.folder.rglob("manifest.json")]
+    dead = found.filter(pc.equal(found["status"], "dead_letter"))
+    assert found.schema.equals(OUTCOMES)
+    assert len(set(found["query_id"].to_pylist())) == found.num_rows == QUERIES
+    assert set(dead["query_id"].to_pylist()) == night.dead()
+    assert sum(found["cost_usd"].to_pylist()) == Decimal(report["cost_usd"])
+    assert sum(Decimal(one["cost_usd"]) for one in manifests) == Decimal(report["cost_usd"])
+    assert report["queries"] == report["ended"] == QUERIES
+    assert report["dead_letters"] == dead.num_rows
+    assert sum(queries for _, _, queries in report["routes"]) == QUERIES

@@ -11,7 +11,7 @@ import pytest
 
 from moa.config import load_config
 from moa.errors import ConfigError
-from moa.pipeline.job import Job, check_job
+from moa.pipeline.job import Job, check_job, job_again
 
 DEMO = "jobs/configs/demo.toml"
 CATALOG = "jobs/configs/demo_catalog.toml"
@@ -120,3 +120,37 @@ def test_more_replicas_than_a_model_takes_calls_are_refused(tmp_path: Path) -> N
 
     with pytest.raises(ConfigError, match=r"dispatch.replicas is 3, .*gpt-4o.* at most 2 replicas"):
         checked(f"catalog={catalog}", "dispatch.replicas=3", f"run.folder={tmp_path}/runs")
+
+
+def again(*overrides: str, to_model: str | None, environ: dict[str, str]) -> Job:
+    """The job of a redrive of a real run, whose prices were others than today's."""
+    first = checked().facts()
+    for price in first["prices"]["prices"]:
+        price["rates"] = [{**rate, "output": "7"} for rate in price["rates"]]
+    config = load_config(DEMO, ["router.artifact=nowhere", *overrides])
+    real = config.model_copy(update={"replay": None})
+    return job_again(real, first, to_model=to_model, run_folder="runs/x", environ=environ)
+
+
+def test_a_redrive_needs_neither_router_nor_log_and_keeps_the_run_s_prices(tmp_path: Path) -> None:
+    keys = {"OPENAI_API_KEY": "o", "ANTHROPIC_API_KEY": "a", "GEMINI_API_KEY": "g"}
+
+    job = again("queries.path=nowhere", f"run.folder={tmp_path}", to_model=None, environ=keys)
+
+    assert job.pool == tuple(load_config(DEMO).pool)
+    assert job.router_version == checked().router_version
+    assert {price.rates[0].output for price in job.prices.prices.values()} == {7}
+
+
+def test_a_redrive_to_a_model_needs_its_account_s_key_only(tmp_path: Path) -> None:
+    sonnet = "anthropic/claude-3.5-sonnet"
+    small = "pool=['openai/gpt-4o']"
+    where = f"run.folder={tmp_path}"
+
+    job = again(where, small, to_model=sonnet, environ={"ANTHROPIC_API_KEY": "a"})
+
+    assert job.pool == (sonnet,)
+    assert list(job.accounts) == [job.models[0].provider]
+    with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY") as caught:
+        again(where, small, to_model=sonnet, environ={"OPENAI_API_KEY": "o"})
+    assert "GEMINI" not in str(caught.value)

@@ -177,3 +177,32 @@ def test_a_selection_counts_once_it_is_written(run: RunFolder) -> None:
     assert run.decided_parts() == []
     assert run.scanned_queries() == 3
     assert run.selection() == {"queries": 3, "sent": {"vendor_failed": 4}}
+
+
+def test_a_redrive_that_is_forgotten_can_begin_anew(run: RunFolder) -> None:
+    run.begin({}, identity=IDENTITY)
+    redrive, part = run.redrive(1), PartName(0, 0, 10)
+    redrive.begin({"to_model": "a"}, identity=IDENTITY)
+    redrive.write_queries(part, pa.table({"n": [1]}))
+    redrive.write_decisions(part, pa.table({"provider": ["openai"]}))
+    redrive.write_dead_letters(PieceName(part, "openai"), pa.table({"n": [1]}))
+    redrive.note_start(0, {})
+    redrive.write_selection(1, {})
+
+    redrive.forget()
+
+    assert run.redrives() == []
+    redrive.begin({"to_model": "b"}, identity={**IDENTITY, "config": "another"})
+    assert redrive.selection() is None
+    assert not any([redrive.decided_parts(), redrive.dead_letter_pieces(), redrive.starts()])
+
+
+def test_what_was_decided_and_has_no_outcomes_is_open(run: RunFolder) -> None:
+    parts = [PartName(0, 0, 10), PartName(0, 10, 20)]
+    for part in parts:
+        run.write_decisions(part, pa.table({"provider": ["openai", "google"]}))
+    run.write_outcomes(PieceName(parts[0], "google"), pa.table({"n": [1]}))
+
+    assert [str(piece) for piece in run.open_pieces()] == [
+        f"{parts[0]}.openai", f"{parts[1]}.google", f"{parts[1]}.openai",
+    ]  # fmt: skip
