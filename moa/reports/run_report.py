@@ -192,14 +192,7 @@ def _is_over(redrive: RunFolder) -> bool:
     """Whether all that it was to send has come to its end. Its manifest comes after the report."""
     if redrive.manifest() is not None:
         return True
-    if redrive.selection() is None:
-        return False
-    finished = set(redrive.finished_pieces())
-    return all(
-        piece in finished
-        for part in redrive.decided_parts()
-        for piece, _ in redrive.pieces_of(part)
-    )
+    return redrive.selection() is not None and not redrive.open_pieces()
 
 
 def _expected_usd(decisions: Tables, pool: Sequence[str]) -> Decimal:

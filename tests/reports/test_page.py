@@ -6,9 +6,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from moa.dispatch.outcome import REASONS
 from moa.intervals import Interval
+from moa.reports.detours import OUTAGES
 from moa.reports.drawing import MODELS, readable_on
-from moa.reports.page import render_html
+from moa.reports.page import REMEDIES, render_html
 from moa.reports.wording import (
     amounts,
     answers,
@@ -104,6 +106,11 @@ def test_figures_are_written_for_people() -> None:
 def test_a_loss_is_said_without_a_minus_sign(saving: Interval, said: str, bounds: str) -> None:
     assert cheaper(saving.value) == said
     assert cheaper_bounds(saving) == bounds
+
+
+def test_every_reason_of_a_dead_letter_has_its_remedy() -> None:
+    assert set(REMEDIES) == set(REASONS)
+    assert set(OUTAGES) <= set(REASONS)
 
 
 def test_letters_on_a_bar_stand_out_from_it() -> None:
