@@ -24,7 +24,7 @@ from moa.pipeline.nightly import dispatch_decided
 from moa.pipeline.run import cluster, count_outcomes, held, telling, vendors
 from moa.pipeline.selection import DECISION_COLUMNS, QUERY_COLUMNS, Selected, Selector, Tally
 from moa.pipeline.stop import Stop
-from moa.pipeline.unfinished import Yield, come_of, let_go
+from moa.pipeline.unfinished import come_of, let_go
 from moa.reports.run_report import write_report
 from moa.reports.wording import money
 from moa.storage.merged_run import MergedRun
@@ -112,10 +112,12 @@ def dry_run(config: RouteBatchConfig, wanted: Wanted, *, environ: Mapping[str, s
     """
     with told_plainly():
         plan = _Plan.of(config, wanted, environ)
-        left_usd = plan.left_usd()
-        if plan.goes_on is not None:
-            lines = lines_of.going_on(plan.child, plan.goes_on)
+        if plan.goes_on:
+            so_far = come_of(plan.child, plan.child.peek_journals)
+            left_usd = plan.left_usd(so_far.spent_usd)
+            lines = lines_of.going_on(plan.child, so_far)
         else:
+            left_usd = plan.left_usd()
             lines = lines_of.announced(plan.survey(), plan.child, left_usd)
     if left_usd is not None:
         lines.append(f"budget        {money(left_usd)} of dispatch.budget_usd are left")
@@ -132,8 +134,8 @@ class _Plan:
     run: MergedRun
     """The parent with its redrives."""
     child: RunFolder
-    goes_on: Yield | None
-    """What has come of it, when it has begun before and chosen what it sends."""
+    goes_on: bool
+    """It has begun before, and has chosen what it sends."""
     job: Job
     """What the dispatchers are told."""
     select: Selector
@@ -147,8 +149,8 @@ class _Plan:
         first = parent.first_start()
         assert first is not None
         child = _unfinished(parent) or parent.redrive(len(parent.redrives()) + 1)
-        goes_on = _standing(child, wanted, child.peek_journals)
-        begun = child.first_start() if goes_on is not None else None
+        goes_on = _goes_on(child, wanted, child.peek_journals)
+        begun = child.first_start() if goes_on else None
         job = job_again(
             config,
             {**first, "prices": (begun or first)["prices"]},
@@ -168,12 +170,15 @@ class _Plan:
             identity={**first["identity"], **wanted.identity()},
         )
 
-    def left_usd(self) -> Decimal | None:
-        """Of the budget, without what the run and its redrives have spent."""
+    def left_usd(self, open_usd: Decimal = Decimal(0)) -> Decimal | None:
+        """Of the budget, without what the run and its finished redrives have spent, and this one.
+
+        Args:
+            open_usd: what this one has spent.
+        """
         budget_usd = self.config.dispatch.budget_usd
         if budget_usd is None:
             return None
-        open_usd = Decimal(0) if self.goes_on is None else self.goes_on.spent_usd
         return max(Decimal(0), budget_usd - self.run.spent_usd() - open_usd)
 
     def survey(self) -> Tally:
@@ -197,7 +202,7 @@ class _Plan:
         """Choose what is sent, once a redrive; its lock is held."""
         child = self.child
         _check_open(child)
-        if _standing(child, self.wanted, child.read_journals) is not None:
+        if _goes_on(child, self.wanted, child.read_journals):
             return
         child.forget()
         child.begin(self.job.facts() | {"redrive": self._facts()}, identity=self.identity)
@@ -269,26 +274,25 @@ def _check_open(child: RunFolder) -> None:
         )
 
 
-def _standing(
+def _goes_on(
     child: RunFolder, wanted: Wanted, read: Callable[[PieceName], Iterable[bytes]]
-) -> Yield | None:
-    """What has come of a redrive that goes on; `None` of one that begins, or begins anew: it was
-    killed while it chose, or nothing has come of it and another one is wanted.
+) -> bool:
+    """Whether a redrive goes on; if not, it begins, or begins anew: it was killed while it chose,
+    or nothing has come of it and another one is wanted.
 
     Raises:
         RunError: something has come of it, and it was begun with other flags.
     """
     first = child.first_start()
     if first is None or child.selection() is None:
-        return None
+        return False
     if child.is_abandoned():
         raise RunError(f"{child.url} was being closed: --abandon ends that")
-    so_far = come_of(child, read)
     kept = Wanted(tuple(first["redrive"]["reasons"]), first["redrive"]["to_model"])
     if kept.identity() == wanted.identity():
-        return so_far
-    if so_far.nothing:
-        return None
+        return True
+    if come_of(child, read).nothing:
+        return False
     raise RunError(
         f"{child.url} was begun with {_flags(kept)} and is not finished: give the same again to "
         "finish it, or --abandon to close it with what it has; then start another one"

@@ -88,6 +88,7 @@ def test_a_redrive_that_is_given_up_keeps_what_it_has_and_the_rest_is_sent_anew(
     assert_whole(night)
 
 
+@pytest.mark.slow
 def test_a_redrive_of_which_nothing_has_come_may_begin_otherwise(night: Night) -> None:
     dead = night.dead()
     night.job.server.set_script({"refused_keys": ["a"]})
@@ -123,6 +124,7 @@ def test_of_two_at_once_one_is_refused(night: Night) -> None:
     assert_whole(night)
 
 
+@pytest.mark.slow
 def test_killed_after_the_report_only_the_manifest_is_made(night: Night) -> None:
     night.redrive()
     child = RunFolder(f"{night.folder}/redrives/001")
