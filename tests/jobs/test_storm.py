@@ -12,12 +12,14 @@ import pytest
 
 from tests.jobs.conftest import JobUnderTest, job_in
 
-RPM = 4500
+RPM = 6000
 """Of each model: the busiest is asked for longer than a minute."""
 FAULTS = {
-    "status_500": 0.02, "reset": 0.01, "hang": 0.01, "rate_limited": 0.02, "cut_json": 0.005,
+    "status_500": 0.02, "reset": 0.01, "hang": 0.01, "rate_limited": 0.004, "cut_json": 0.005,
     "retry_after_s": 0.3, "burst_s": 0.3,
 }  # fmt: skip
+"""A drawn 429 shuts the door for a while: with those that it catches on their way they are several
+times as many."""
 WHOLE = ("ok", "refusal", "length")
 LOST_ON_THE_WAY = ("cut_json", "reset", "hang")
 
@@ -45,7 +47,7 @@ def assert_each_answered_once(job: JobUnderTest, queries: int, rpm: float) -> No
     assert set(found["status"].to_pylist()) == {"answered"}
     assert len(answered) == queries
     peaks = job.server.summary(window_s=60)["peaks"]
-    assert 0.8 * rpm <= max(peak["requests"] for peak in peaks.values()) <= rpm
+    assert 0.7 * rpm <= max(peak["requests"] for peak in peaks.values()) <= rpm
     listed = sum(found["unknown_calls"].to_pylist())
     twice = sum(count - 1 for count in answered.values())
     assert twice <= listed, "answered twice, and not of a call whose fate a crash made unknown"
@@ -96,7 +98,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         status, _, said = start.wait(400)
 
         assert status == 0, said[-4000:]
-        # An owner that is killed forgets the last second, and its holders may have a second's worth.
+        # An owner that is killed forgets the last second, and its holders may still use it.
         assert_each_answered_once(job, queries, 1.05 * rpm)
         unknown = pq.read_table(job.folder / "outcomes")["unknown_calls"].to_pylist()
         assert sum(unknown) <= kills * 3 * in_flight
