@@ -516,7 +516,7 @@ async def test_one_call_alone_goes_to_a_model_that_takes_few_at_once(
     assert provider_server.summary()["in_flight_max"] <= 2
 
 
-async def test_a_limit_that_only_anothers_catalog_names_stops_nobody(
+async def test_a_limit_that_another_catalog_names_stops_nobody(
     provider_server: ReplayServer, open_night: Open
 ) -> None:
     provider_server.set_script({**SYNTHETIC, "latency": {"median_s": 0.05}})
