@@ -6,7 +6,6 @@ One pass over the outcomes, one over the decisions, one over the dead letters; b
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -38,12 +37,11 @@ from moa.reports.tally import (
     Sums,
     percentiles_s,
 )
+from moa.reports.throughput import Moment, moment_ms, throughput_of
 
 T = TypeVar("T", bound=Hashable)
 
 LATENCY_SHARES = (0.5, 0.9, 0.99)
-MOST_BINS = 60
-"""Of the throughput over time."""
 CALIBRATION_BINS = 10
 MOST_TAGS = 24
 """That are shown."""
@@ -67,17 +65,6 @@ class Latency:
     p50_s: float
     p90_s: float
     p99_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A stretch of the run at work: pauses between its starts are left out, within it too."""
-
-    starts_at: datetime
-    length_s: float
-    queries: int
-    """Answered or refused."""
-    cost_usd: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +193,7 @@ class CostReport:
 
 def build(inputs: ReportInputs, *, limit: int = LIMIT) -> CostReport:
     """Read a run's tables and make its report, with comparisons on at most `limit` queries."""
-    begins_ms = tuple(_ms(begin) for begin, _ in inputs.run.starts) or (0,)
+    begins_ms = tuple(moment_ms(begin) for begin, _ in inputs.run.starts) or (0,)
     outcomes, sample = OutcomeTally(begins_ms=begins_ms), OutcomeSample(limit=limit)
     detours, dead = DetourTally(inputs.pool), DeadTally(inputs.pool)
     for table in inputs.outcomes():
@@ -273,7 +260,7 @@ def _report(
         tags=_tags(outcomes),
         tags_left_out=outcomes.tags_dropped or len({t for t, _ in outcomes.tags}) > MOST_TAGS,
         latencies=_latencies(outcomes, inputs.pool),
-        throughput=_throughput(outcomes, inputs.run.starts),
+        throughput=throughput_of(outcomes, inputs.run.starts),
         reasons=_reasons(outcomes, letters),
         calibration=tuple(_calibration(matched, n) for n in range(len(inputs.pool))),
         novelty=tuple(int(n) for n in decisions.novelty),
@@ -333,70 +320,6 @@ def _latencies(outcomes: OutcomeTally, pool: Sequence[str]) -> tuple[Latency, ..
         )
         for m in models
     )
-
-
-def _throughput(
-    outcomes: OutcomeTally, starts: Sequence[tuple[datetime, datetime]]
-) -> tuple[Moment, ...]:
-    """Bins of equal length, at most `MOST_BINS`, from the first finished query to the last."""
-    if not outcomes.finished:
-        return ()
-    work = _WorkTime(outcomes, starts)
-    finished = [(work.at_ms(when), *amounts) for when, amounts in outcomes.finished.items()]
-    first, last = min(finished)[0], max(finished)[0]
-    length_ms = _length_ms(last - first + 1)
-    first -= first % length_ms
-    bins: dict[int, tuple[int, Decimal]] = {}
-    for at_ms, queries, cost in finished:
-        number = (at_ms - first) // length_ms
-        before = bins.get(number, (0, Decimal(0)))
-        bins[number] = before[0] + queries, before[1] + cost
-    return tuple(
-        Moment(
-            datetime.fromtimestamp(work.clock_ms(first + n * length_ms) / 1000, UTC),
-            length_ms / 1000,
-            *bins.get(n, (0, Decimal(0))),
-        )
-        for n in range((last - first) // length_ms + 1)
-    )
-
-
-class _WorkTime:
-    """A clock that begins as all others and stands still between the starts of a run."""
-
-    def __init__(self, outcomes: OutcomeTally, starts: Sequence[tuple[datetime, datetime]]) -> None:
-        self._step_ms = outcomes.step_ms
-        self._begins_ms = begins_ms = outcomes.begins_ms
-        worked_ms = [_ms(end) - _ms(begin) for begin, end in starts] or [0]
-        for number, step in outcomes.finished:  # of a killed start, the noted end is too early
-            worked_ms[number] = max(worked_ms[number], (step + 1) * self._step_ms)
-        self._at_ms = [begins_ms[0]]
-        for number in range(1, len(begins_ms)):
-            between_ms = begins_ms[number] - begins_ms[number - 1]
-            self._at_ms.append(self._at_ms[-1] + min(worked_ms[number - 1], between_ms))
-
-    def at_ms(self, when: tuple[int, int]) -> int:
-        """What it shows at a key of `OutcomeTally.finished`."""
-        number, step = when
-        return self._at_ms[number] + step * self._step_ms
-
-    def clock_ms(self, at_ms: int) -> int:
-        """What all others show then."""
-        number = max(0, bisect_right(self._at_ms, at_ms) - 1)
-        return self._begins_ms[number] + at_ms - self._at_ms[number]
-
-
-def _ms(at: datetime) -> int:
-    return int(at.timestamp() * 1000)
-
-
-def _length_ms(span_ms: int) -> int:
-    """1, 2, 5, 10, ... ms up to a second, then round numbers of seconds, minutes and hours."""
-    short = [digit * 10**power for power in range(3) for digit in (1, 2, 5)]
-    long = [1000 * s for s in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)]
-    enough = (length for length in (*short, *long) if length * MOST_BINS >= span_ms)
-    hours = -(-span_ms // (MOST_BINS * 3_600_000))
-    return next(enough, hours * 3_600_000)
 
 
 def _commonest(counts: Counter[T]) -> list[tuple[T, int]]:

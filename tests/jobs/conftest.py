@@ -281,3 +281,36 @@ def assert_whole(night: Night) -> None:
     assert report["queries"] == report["ended"] == QUERIES
     assert report["dead_letters"] == dead.num_rows
     assert sum(queries for _, _, queries in report["routes"]) == QUERIES
+
+
+@contextmanager
+def cluster(options: str, says: str) -> Iterator[str]:
+    """A Ray of its own, in processes of its own, until the block ends; what it says of itself.
+
+    Args:
+        options: of `ray.init`.
+        says: an expression of its context, `context`.
+    """
+    script = (
+        "import ray\n"
+        f"context = ray.init(address='local', logging_level='error', {options})\n"
+        f"print('CLUSTER', {says}, flush=True)\n"
+        "input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, **RAY, **KEYS},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield next(line.split()[1] for line in process.stdout if line.startswith("CLUSTER"))
+        finally:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            for one in family:
+                if one.is_running():
+                    one.kill()

@@ -9,44 +9,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.jobs.conftest import KEYS, RAY, ROOT, JobUnderTest, job_in
+from tests.jobs.conftest import KEYS, RAY, ROOT, JobUnderTest, cluster, job_in
 
 RPM = 2400
 MODEL = "openai/gpt-4o-mini"
-CLUSTER = """
-import ray
-context = ray.init(
-    address="local", num_cpus=8, include_dashboard=False, object_store_memory=1 << 30,
-    logging_level="error",
-)
-print("address", context.address_info["gcs_address"], flush=True)
-input()
-"""
+OPTIONS = "num_cpus=8, include_dashboard=False, object_store_memory=1 << 30"
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
     """Of a cluster that outlives the jobs, for RAY_ADDRESS."""
-    with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
-        cwd=ROOT,
-        env={**os.environ, **RAY, **KEYS},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
-        finally:
-            family = psutil.Process(process.pid).children(recursive=True)
-            process.kill()
-            for one in family:
-                if one.is_running():
-                    one.kill()
+    with cluster(OPTIONS, says="context.address_info['gcs_address']") as found:
+        yield found
 
 
 @pytest.mark.slow
