@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
 
 from moa.command_line import Config, Overrides, run_command
 from moa.config import load_config
-from moa.errors import ConfigError, Interrupted
+from moa.errors import ConfigError
 from moa.log import configure
 from moa.pipeline.as_begun import as_begun
 from moa.pipeline.redrive import Wanted, abandon, dry_run, redrive
@@ -66,8 +65,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        run_command(main)
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        print(f"{stopped or 'stopped'}. The same command goes on.", file=sys.stderr)
-        sys.exit(130)
+    run_command(main, goes_on=True)

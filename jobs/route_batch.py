@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
 
 from moa.command_line import Config, Overrides, explaining, run_command
 from moa.config import describe, load_config
-from moa.errors import Interrupted
 from moa.log import configure
 from moa.pipeline.run import dry_run, run_job
 
@@ -42,8 +40,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        run_command(main)
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        print(f"{stopped or 'stopped'}. The same command goes on.", file=sys.stderr)
-        sys.exit(130)
+    run_command(main, goes_on=True)

@@ -36,12 +36,20 @@ def explaining(text: Callable[[], str]) -> Any:  # noqa: ANN401 - as typer's opt
     )
 
 
-def run_command(main: Callable[..., None]) -> None:
-    """Run a job as the command line says; what is wrong with its input is one line and status 2."""
+def run_command(main: Callable[..., None], *, goes_on: bool = False) -> None:
+    """Run a job as the command line says; what is wrong with its input is one line and status 2.
+
+    Args:
+        main: the job.
+        goes_on: stopped by whomever, it is gone on with by the same command, and says so.
+    """
     try:
         typer.run(main)
-    except Interrupted:  # the job says how it goes on
-        raise
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        if not goes_on:
+            raise
+        typer.echo(f"{stopped or 'stopped'}. The same command goes on.", err=True)
+        sys.exit(130)
     except MoaError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(2)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from moa.pipeline import redrive_lines as lines_of
 from moa.pipeline.failures import told_plainly
 from moa.pipeline.job import Job, job_again, run_folder_of
 from moa.pipeline.nightly import dispatch_decided
-from moa.pipeline.run import cluster, count_outcomes, held, telling, vendors
+from moa.pipeline.run import cluster, count_outcomes, held, manifest_of, telling, vendors
 from moa.pipeline.selection import DECISION_COLUMNS, QUERY_COLUMNS, Selected, Selector, Tally
 from moa.pipeline.stop import Stop
 from moa.pipeline.unfinished import come_of, let_go
@@ -312,14 +311,6 @@ def _finish(parent: RunFolder, child: RunFolder, config: RouteBatchConfig) -> Re
     """
     counts, cost_usd = count_outcomes(child)
     written = write_report(parent.url, config)
-    child.finish(
-        {
-            "finished_at": datetime.now(UTC).isoformat(),
-            "outcomes": counts,
-            "cost_usd": str(cost_usd),
-            "summary": written.summary,
-            "report": written.page,
-        }
-    )
+    child.finish(manifest_of(counts, cost_usd, written))
     lines = lines_of.done(child, counts, cost_usd)
     return Redriven([*lines, "the run with it:", *written.summary], written.page)

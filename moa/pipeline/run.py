@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow.compute as pc
@@ -27,7 +27,7 @@ from moa.pipeline.nightly import route_backlog
 from moa.pipeline.progress import Events, LiveLine
 from moa.pipeline.stop import Stop
 from moa.replay.process import replay_server
-from moa.reports.run_report import write_report
+from moa.reports.run_report import Written, write_report
 from moa.storage.run_folder import RunFolder
 from moa.storage.run_lock import run_lock
 
@@ -238,16 +238,19 @@ def _finish(run: RunFolder, config: RouteBatchConfig) -> Finished:
     """Count the outcomes, write the report, then the manifest."""
     counts, cost_usd = count_outcomes(run)
     written = write_report(run.url, config)
-    run.finish(
-        {
-            "finished_at": datetime.now(UTC).isoformat(),
-            "outcomes": counts,
-            "cost_usd": str(cost_usd),
-            "summary": written.summary,
-            "report": written.page,
-        }
-    )
+    run.finish(manifest_of(counts, cost_usd, written))
     return Finished(written.summary, written.page, earlier=False)
+
+
+def manifest_of(counts: Mapping[str, int], cost_usd: Decimal, written: Written) -> dict[str, Any]:
+    """What a manifest says, of a run or of a redrive, besides its files."""
+    return {
+        "finished_at": datetime.now(UTC).isoformat(),
+        "outcomes": counts,
+        "cost_usd": str(cost_usd),
+        "summary": written.summary,
+        "report": written.page,
+    }
 
 
 def count_outcomes(run: RunFolder) -> tuple[dict[str, int], Decimal]:

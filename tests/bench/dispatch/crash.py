@@ -78,7 +78,7 @@ def _kill_half_way(work: Work, journal: Path, server: ReplayServer) -> None:
     while server.summary()["queries_answered"] < work.calls / 2:
         if not process.is_alive():
             raise SystemExit(f"it ended by itself, with {process.exitcode}")
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(LOOK_EVERY_S)  # another process counts the answers, so it has to be asked
     process.kill()
     process.join()
 
