@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -803,9 +804,9 @@ def wait_for_step(folder: Folder, step: int, process: subprocess.Popen[str]) -> 
     give_up_at = time.monotonic() + 400
     while time.monotonic() < give_up_at:
         assert process.poll() is None, process.communicate()[1][-4000:]
-        listed = json.loads(folder.read("checkpoint_manager_snapshot.json") or b"{}")
-        for one in listed.get("checkpoint_results", ()):
-            if one["metrics"]["step"] >= step:
+        with suppress(json.JSONDecodeError):  # it may be replaced while it is read
+            listed = json.loads(folder.read("checkpoint_manager_snapshot.json") or b"{}")
+            if any(one["metrics"]["step"] >= step for one in listed.get("checkpoint_results", ())):
                 return
         time.sleep(0.1)  # the job is another process: its files are all that is seen of it
     raise AssertionError(f"no checkpoint of step {step} in {folder.url}")
