@@ -56,6 +56,8 @@ class Account:
     """Vertex: the environment variable that holds the Google Cloud project."""
     location: str | None = None
     """Vertex: the region."""
+    batch_folder: str | None = None
+    """Vertex: where its batches' files go, `gs://BUCKET/FOLDER`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,11 @@ class _AccountEntry(Section):
         description="Vertex: name of the environment variable that holds the project",
     )
     location: str | None = Field(default=None, description="Vertex: the region, or global")
+    batch_folder: str | None = Field(
+        default=None,
+        pattern=r"^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/\S*)?$",
+        description="Vertex: where its batches' files go, gs://BUCKET/FOLDER",
+    )
 
 
 class _LimitsEntry(Section):
