@@ -39,6 +39,8 @@ class Limits:
     max_in_flight: int | None = None
     rpd: float | None = None
     """Requests a day."""
+    batch_queue_tokens: float | None = None
+    """Input tokens that may wait in batches that have not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Model:
     """Model reference in genai-prices."""
     prices: tuple[AgreedPrice, ...] = ()
     """In place of the price list, for the lanes that are in it."""
+    lanes: tuple[Lane, ...] = ("live",)
+    """How its calls can be bought; live is always one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,9 @@ class _LimitsEntry(Section):
     )
     max_in_flight: int | None = Field(default=None, ge=1, description="Calls at once; ≥ 1")
     rpd: float | None = Field(default=None, gt=0, description="Requests a day; > 0")
+    batch_queue_tokens: float | None = Field(
+        default=None, gt=0, description="Input tokens in batches that have not ended; > 0"
+    )
 
 
 class _RatesEntry(Section):
@@ -252,6 +259,11 @@ class _ModelEntry(Section):
     context_window: int = Field(ge=1, description="Tokens of prompt and output together; ≥ 1")
     max_output_tokens: int = Field(ge=1, description="Most that it writes in one answer; ≥ 1")
     abilities: list[Ability] = Field(description="What a request may ask of it")
+    lanes: list[Lane] = Field(
+        default_factory=lambda: ["live"],
+        description="How the vendor sells its answers: live, and flex or batch where it does; a "
+        "plan buys the others only with `plan.lanes`",
+    )
     limits: _LimitsEntry = _LimitsEntry()
     price_provider: str | None = Field(default=None, description="Provider id in genai-prices")
     price_ref: str | None = Field(
@@ -269,6 +281,13 @@ class _ModelEntry(Section):
                 f"{self.context_window:,}, which holds prompt and output: correct one of them"
             )
         return self
+
+    @field_validator("lanes")
+    @classmethod
+    def _live_and_others(cls, lanes: list[Lane]) -> list[Lane]:
+        if "live" not in lanes or len(set(lanes)) < len(lanes):
+            raise ValueError("should name each lane once, and live among them")
+        return lanes
 
     @model_validator(mode="after")
     def _priced(self) -> _ModelEntry:
@@ -292,6 +311,7 @@ class _ModelEntry(Section):
             price_provider=self.price_provider or "",
             price_ref=self.price_ref or self.api_name,
             prices=tuple(entry.price(lane) for lane, entry in self.prices.items()),
+            lanes=tuple(self.lanes),
         )
 
 

@@ -86,7 +86,7 @@ class PriceTable:
         models: Sequence[Model],
         *,
         as_of: date | None = None,
-        lanes: Sequence[Lane] = ("live",),
+        lanes: Sequence[Lane] | None = None,
         overrides: Mapping[str, Sequence[AgreedPrice]] | None = None,
     ) -> PriceTable:
         """Look every model up in every lane.
@@ -94,8 +94,8 @@ class PriceTable:
         Args:
             models: of the catalog.
             as_of: whose list prices count; `None` is today, UTC.
-            lanes: a lane that the list does not price for a model gives a warning here, and a
-                ConfigError where that price is asked for.
+            lanes: to be priced; `None`: those that each model has. One that the list does not price
+                for a model gives a warning here, and a ConfigError where that price is asked for.
             overrides: catalog id → agreed prices that go before the catalog's own.
 
         Raises:
@@ -105,7 +105,7 @@ class PriceTable:
         prices: dict[tuple[str, str], Price] = {}
         for model in models:
             agreed = (*(overrides or {}).get(model.id, ()), *model.prices)
-            for lane in lanes:
+            for lane in model.lanes if lanes is None else lanes:
                 prices[model.id, lane] = _price(model, lane, day, agreed)
         return cls._of(prices, day)
 

@@ -114,7 +114,7 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
         config=config,
         accounts=accounts,
         models=models,
-        prices=PriceTable.build(models, as_of=_price_date(config, run_folder), lanes=("live",)),
+        prices=PriceTable.build(models, as_of=_price_date(config, run_folder)),
         router_version=router.version,
         best_constant=best_constant.model,
         best_constant_why=best_constant.why,
@@ -150,7 +150,7 @@ def job_again(
     _checked_folder(config)
     prices = PriceTable.from_document(first["prices"])
     if any((model.id, "live") not in prices.prices for model in models):  # outside the pool
-        prices = PriceTable.build(models, as_of=prices.as_of, lanes=("live",))
+        prices = PriceTable.build(models, as_of=prices.as_of)
     return Job(
         config=config,
         accounts=accounts,
