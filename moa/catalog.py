@@ -260,7 +260,7 @@ class _ModelEntry(Section):
     max_output_tokens: int = Field(ge=1, description="Most that it writes in one answer; ≥ 1")
     abilities: list[Ability] = Field(description="What a request may ask of it")
     lanes: list[Lane] = Field(
-        default_factory=lambda: ["live"],
+        default=["live"],
         description="How the vendor sells its answers: live, and flex or batch where it does; a "
         "plan buys the others only with `plan.lanes`",
     )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, Field, JsonValue, field_validator, model_validator
 
+from moa.plan_config import PlanConfig
 from moa.toml_file import Section, day, describe_keys, read_toml
 
 
@@ -318,6 +319,10 @@ class RouteBatchConfig(Section):
     prices: PricesConfig = PricesConfig()
     router: RouterConfig
     policy: PolicyConfig
+    plan: PlanConfig | None = Field(
+        default=None,
+        description="When given, all queries are scored and planned before the first is sent",
+    )
     dispatch: DispatchConfig = DispatchConfig()
     report: ReportConfig = ReportConfig()
     replay: ReplayConfig | None = Field(
@@ -333,6 +338,16 @@ class RouteBatchConfig(Section):
             raise ValueError(f"{', '.join(twice)} named more than once: name each model once")
         return pool
 
+    @model_validator(mode="after")
+    def _shares_of_the_pool(self) -> RouteBatchConfig:
+        strangers = sorted(set(self.plan.shares if self.plan else ()) - set(self.pool))
+        if strangers:
+            raise ValueError(
+                f"plan.shares names {', '.join(strangers)}, not in the pool {self.pool}: add it "
+                "there, or leave it out here"
+            )
+        return self
+
 
 NOT_HASHED: dict[str, Any] = {
     "run": {"id", "folder"},
@@ -342,13 +357,15 @@ NOT_HASHED: dict[str, Any] = {
         "give_up_after_s", "waiting_usd_per_hour", "unknown_calls", "max_usd_per_query",
         "budget_usd",
     },
+    "plan": True,
     "replay": {"script"},
     "report": True,
     "log": True,
 }  # fmt: skip
 """What a run may be continued with in another way: its place, its speed, its patience, its budget,
-its looks, and how simulated vendors fare. The rest says which model is asked what, and a run that
-changed it half way would be two runs in one folder."""
+its plan (what was sent stays sent, the rest is planned again), its looks, and how simulated vendors
+fare. The rest says which model is asked what, and a run that changed it half way would be two runs
+in one folder."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RouteBatchConfig:

@@ -29,6 +29,7 @@ LAYERS = (
         "moa.errors",
         "moa.command_line",
         "moa.config",
+        "moa.plan_config",
         "moa.log",
         "moa.request",
         "moa.toml_file",
