@@ -87,7 +87,9 @@ class PlanConfig(Section):
     def _with_offset(cls, moment: datetime | str | None) -> datetime | str | None:
         if isinstance(moment, datetime) and moment.tzinfo is None:
             raise ValueError("has no offset from UTC: write 2026-11-25T06:00:00Z or …+01:00")
-        return _hour(moment) and moment if isinstance(moment, str) else moment
+        if isinstance(moment, str):
+            _hour(moment)
+        return moment
 
     @field_validator("lanes")
     @classmethod
@@ -104,3 +106,27 @@ class PlanConfig(Section):
                 f"the least shares sum to {least:g}, more than all queries: lower them"
             )
         return self
+
+    def deadline(self, begun_at: datetime) -> datetime | None:
+        """When the run shall have ended, in UTC; `begun_at` is when it first started."""
+        if not isinstance(self.finish_by, str):
+            return self.finish_by and self.finish_by.astimezone(UTC)
+        hour = _hour(self.finish_by)
+        first = datetime.combine(begun_at.astimezone(hour.tzinfo).date(), hour)
+        return (first if first > begun_at else first + timedelta(days=1)).astimezone(UTC)
+
+
+def _hour(text: str) -> time:
+    """The time of day that `06:00Z` or `06:00+01:00` is.
+
+    Raises:
+        ValueError: it is none, or has no offset.
+    """
+    found = None
+    with suppress(ValueError):
+        found = time.fromisoformat(text)
+    if found is None or found.tzinfo is None:
+        raise ValueError(
+            "should be a moment as 2026-11-25T06:00:00Z, or an hour as '06:00Z' or '06:00+01:00'"
+        )
+    return found

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moa.catalog import Model
+from moa.catalog import Lane, Model
 from moa.config import PolicyConfig
 from moa.errors import ConfigError
 
@@ -41,6 +42,7 @@ NOBODY = -1
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
+T = TypeVar("T", Model, Lane)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +50,39 @@ class Candidates:
     """Which models can take which queries, and what keeps out the others. Masks are (n, m)."""
 
     models: tuple[Model, ...]
+    lanes: tuple[Lane, ...]
+    """That the run may buy."""
     fits: Bools
     """Prompt and wanted output are expected to fit the model's window."""
     able: Bools
     """The model can do all that the request asks."""
     allowed: Bools
     """The query does not rule the model out."""
+    buyable: Bools
+    """Shape (n, m, L), in the order of `lanes`: the model is sold so, and the query may be."""
+    good: Bools
+    """The model is expected to answer as well as the query asks at least."""
 
     @classmethod
     def find(
         cls,
         models: Sequence[Model],
         *,
+        lanes: Sequence[Lane] = ("live",),
         input_tokens: Floats,
         output_tokens: Floats,
         max_output_tokens: Sequence[int | None],
         abilities: Sequence[Collection[str]],
         allowed_models: Sequence[Collection[str] | None],
+        allowed_lanes: Sequence[Collection[str] | None],
+        expected_grade: Floats,
+        min_grade: Sequence[float | None] | Floats,
     ) -> Candidates:
         """Compare n queries with m models.
 
         Args:
             models: the pool.
+            lanes: that this run may buy.
             input_tokens: expected, shape (n, m).
             output_tokens: that most answers stay below, shape (n, m); counts where
                 `max_output_tokens` is `None`.
@@ -77,23 +90,31 @@ class Candidates:
                 limit.
             abilities: what each query asks of a model.
             allowed_models: catalog ids; `None` allows the whole pool.
+            allowed_lanes: `None` allows all.
+            expected_grade: in [0, 1], shape (n, m); NaN, of which nothing is known, is below any
+                least grade.
+            min_grade: the least expected grade that each query asks for; `None` or NaN for none.
         """
         windows = np.array([model.context_window for model in models], np.float64)
         most = np.array([model.max_output_tokens for model in models], np.float64)
         wanted = np.array([np.nan if w is None else w for w in max_output_tokens], np.float64)
         wanted = wanted.reshape(-1, 1)
         room = np.minimum(np.where(np.isnan(wanted), output_tokens, wanted), most)
+        sold = np.array([[lane in model.lanes for lane in lanes] for model in models], np.bool_)
         return cls(
             models=tuple(models),
+            lanes=tuple(lanes),
             fits=np.asarray(input_tokens + room <= windows),
             able=_mask(abilities, models, _able),
             allowed=_mask(allowed_models, models, _allowed),
+            buyable=_mask(allowed_lanes, lanes, _lane_allowed)[:, None, :] & sold,
+            good=_reaches(expected_grade, min_grade),
         )
 
     @property
     def can(self) -> Bools:
         """Whether a model can take a query, (n, m)."""
-        return self.fits & self.able & self.allowed
+        return self.fits & self.able & self.allowed & self.good & self.buyable.any(axis=2)
 
 
 def _able(asked: tuple[str, ...] | None, model: Model) -> bool:
@@ -104,17 +125,29 @@ def _allowed(asked: tuple[str, ...] | None, model: Model) -> bool:
     return asked is None or model.id in asked
 
 
+def _lane_allowed(asked: tuple[str, ...] | None, lane: Lane) -> bool:
+    return asked is None or lane in asked
+
+
 def _mask(
     asked: Sequence[Collection[str] | None],
-    models: Sequence[Model],
-    test: Callable[[tuple[str, ...] | None, Model], bool],
+    things: Sequence[T],
+    test: Callable[[tuple[str, ...] | None, T], bool],
 ) -> Bools:
-    """(n, m): tested once per distinct wish, of which a backlog has few."""
+    """(n, things): tested once per distinct wish, of which a backlog has few."""
     numbers: dict[tuple[str, ...] | None, int] = {}
     keys = (None if one is None else tuple(one) for one in asked)
     rows = [numbers.setdefault(key, len(numbers)) for key in keys]
-    distinct = np.array([[test(key, model) for model in models] for key in numbers], np.bool_)
-    return distinct.reshape(len(numbers), len(models))[np.array(rows, np.intp)]
+    distinct = np.array([[test(key, thing) for thing in things] for key in numbers], np.bool_)
+    return distinct.reshape(len(numbers), len(things))[np.array(rows, np.intp)]
+
+
+def _reaches(expected_grade: Floats, min_grade: Sequence[float | None] | Floats) -> Bools:
+    """(n, m). Grades come in single precision, in which 0.7 is a little less than 0.7."""
+    least = np.array(min_grade, np.float32).reshape(-1, 1)
+    if np.isnan(least).all():
+        return np.ones(np.shape(expected_grade), np.bool_)
+    return np.isnan(least) | (np.asarray(expected_grade, np.float32) >= least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +237,8 @@ def _criterion(
     if policy.willingness_to_pay is not None:
         value = float(policy.willingness_to_pay) * grade - cost
         return [cost, -value], np.full(len(grade), BEST_VALUE)
-    # Grades come in single precision, in which 0.7 is a little less than 0.7.
-    reaches = (grade.astype(np.float32) >= np.float32(policy.quality_floor or 0)) & can
+    floor = np.full(len(grade), policy.quality_floor or 0)
+    reaches = _reaches(grade, floor) & can
     wins = np.where(reaches, cost, -grade)
     ties = np.where(reaches, -grade, cost)
     rule = np.where(reaches.any(axis=1), CHEAPEST_ABOVE_FLOOR, BEST_BELOW_FLOOR)
@@ -229,12 +262,14 @@ def reason_nobody(candidates: Candidates, row: int) -> str:
     """Why no model can take a query: what rules all of them out, or what rules out each."""
     masks = {
         "allowed_models": candidates.allowed[row],
+        "allowed_lanes": candidates.buyable[row].any(axis=1),
         "abilities": candidates.able[row],
         "window": candidates.fits[row],
+        "min_grade": candidates.good[row],
     }
     for name, mask in masks.items():
         if not mask.any():
-            return f"{name}: {_ALL_OUT[name]}"
+            return f"{name}: {_ALL_OUT[name].format(lanes=', '.join(candidates.lanes))}"
     each = (
         f"{model.id} by {' and '.join(name for name, mask in masks.items() if not mask[number])}"
         for number, model in enumerate(candidates.models)
@@ -244,6 +279,9 @@ def reason_nobody(candidates: Candidates, row: int) -> str:
 
 _ALL_OUT = {
     "allowed_models": "the query allows no model of the pool",
+    "allowed_lanes": "the query allows no lane in which this run can buy a model of the pool; "
+    "the run buys {lanes}",
     "abilities": "no model of the pool has all the abilities that the request needs",
     "window": "prompt and wanted output do not fit the window of any model of the pool",
+    "min_grade": "no model of the pool is expected to reach the least grade that the query asks for",
 }

@@ -99,6 +99,10 @@ class AnthropicReplay:
         document = document_of(body)
         if document is None:
             return Trouble(400, "The request body is not valid JSON")
+        return self.asked(target, document)
+
+    def asked(self, target: Target, document: dict[str, Any]) -> Asked | Trouble:
+        """See `ReplayWire.asked`."""
         missing = [n for n in ("model", "max_tokens", "messages") if not document.get(n)]
         if missing:
             return Trouble(400, f"{missing[0]}: Field required")
@@ -122,6 +126,8 @@ class AnthropicReplay:
         """See `ReplayWire.whole`."""
         content = [{"type": "text", "text": answer.text}] if answer.text else []
         usage = _usage(answer, answer.output_tokens)
+        if asked.service_tier == "batch":
+            usage["service_tier"] = "batch"
         return orjson.dumps(_message(answer, request_id, content, _STOP[answer.finish], usage))
 
     def events(self, asked: Asked, answer: Answer, request_id: str) -> list[bytes]:

@@ -27,8 +27,10 @@ _STEPS: dict[str, Step] = {
     "refusal": Step(kind="refusal"),
     "slow": OK,
 }
+_FAILS = Step(kind="error", status=500)
+_FAILS_AGAIN = Step(kind="error", status=400)
 _NO_FLEX = Step(kind="error", status=429, quota="flex")
-_FAULT, _LATENCY, _FLEX = 1, 2, 3
+_FAULT, _LATENCY, _FLEX, _IN_BATCH = 1, 2, 3, 4
 _NORMAL = NormalDist()
 
 
@@ -87,6 +89,21 @@ class Director:
             return None
         attempt = self._next_attempt(f"flex {model}", prompt)
         return _NO_FLEX if self._chance(_FLEX, model, prompt, attempt) < share else None
+
+    def batched(self, provider: Wire, model: str, query_id: str | None, prompt: int) -> Step:
+        """What becomes of a request of a batch when its turn comes."""
+        always = self.script.queries.get(query_id or "") or self.script.queries.get(f"{prompt:016x}")
+        if always is not None:
+            return always
+        shares = self.script.batch_of(provider)
+        retryably, fatally = shares.fails_retryably, shares.fails_fatally
+        if not retryably and not fatally:
+            return OK
+        attempt = self._next_attempt(f"batch {model}", prompt)
+        chance = self._chance(_IN_BATCH, model, prompt, attempt)
+        if chance < retryably:
+            return _FAILS
+        return _FAILS_AGAIN if chance < retryably + fatally else OK
 
     def drawn(self, provider: Wire, model: str, prompt: int, output_tokens: int) -> Fate:
         """What chance has for the next attempt of this query at this model."""

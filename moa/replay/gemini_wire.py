@@ -125,6 +125,10 @@ class GeminiReplay:
         document = document_of(body)
         if document is None:
             return Trouble(400, "Invalid JSON payload received.")
+        return self.asked(target, document)
+
+    def asked(self, target: Target, document: dict[str, Any]) -> Asked | Trouble:
+        """See `ReplayWire.asked`."""
         prompt = last_user_text(document.get("contents"), "parts")
         if prompt is None:
             said = "* GenerateContentRequest.contents: contents is not specified"

@@ -105,6 +105,10 @@ class OpenAIReplay:
         document = document_of(body)
         if document is None:
             return Trouble(400, "We could not parse the JSON body of your request.")
+        return self.asked(target, document)
+
+    def asked(self, target: Target, document: dict[str, Any]) -> Asked | Trouble:
+        """See `ReplayWire.asked`."""
         model = document.get("model")
         if not model or not isinstance(model, str):
             return Trouble(400, "you must provide a model parameter")

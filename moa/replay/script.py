@@ -4,6 +4,7 @@
     Script(seed=7, latency={"median_s": 0.8, "sigma": 0.5}, faults={"status_500": 0.02})
     Script(limits={"openai": {"rpm": 6000}, "anthropic/claude-3-haiku": {"input_tpm": 50_000}})
     Script(limits={"google/gemini-1.5-pro": {"rpm": 150, "rpd": 50}}, flex_unavailable=1)
+    Script(batch={"time_scale": 14_400, "fates": ["expires", "expires", "stuck"]})
 
 Shares are drawn by seed, prompt, model and the number of the attempt, so a rerun meets the same
 faults whatever the order of its calls.
@@ -19,7 +20,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from moa.catalog import Wire
 from moa.errors import ConfigError
-from moa.replay.wire import Quota
+from moa.replay.wire import DAY_S, Quota
 from moa.toml_file import Section, check
 
 Kind = Literal["ok", "error", "reset", "hang", "cut_json", "empty", "refusal", "length"]
@@ -162,11 +163,77 @@ class VendorLimits(Section):
     )
 
 
+BatchFate = Literal["ok", "expires", "stuck", "invalid", "queue_full"]
+
+
+class Batches(Section):
+    """What becomes of the batches that are submitted under this script, and of their requests.
+
+    Seconds are the vendor's own: with a `time_scale` of 3,600 an hour of them passes in a second.
+    Counts and lists are of each vendor's own batches.
+    """
+
+    time_scale: float = Field(
+        default=1, ge=1, le=1e6, description="Seconds of the vendor's clock in a real one"
+    )
+    waits_s: float = Field(
+        default=0.1, ge=0, description="From submission until it runs, or is found to be invalid"
+    )
+    takes_s: float = Field(
+        default=0.1, ge=0, description="From there until its end; requests end evenly in between"
+    )
+    per_request_s: float = Field(default=0, ge=0, description="Added to that for each request")
+    finalizes_s: float = Field(
+        default=0, ge=0, description="From its last request's end until its results are there"
+    )
+    cancel_takes_s: float = Field(
+        default=0, ge=0, description="Requests that end while it is being cancelled are kept"
+    )
+    expires_after_s: float = Field(
+        default=DAY_S, gt=0, description="From submission until what has not ended by then expires"
+    )
+    fails_retryably: float = Field(
+        default=0, ge=0, le=1, description="Share of the requests that fail by the vendor's fault"
+    )
+    fails_fatally: float = Field(
+        default=0, ge=0, le=1, description="Share of the requests that would fail again"
+    )
+    fates: list[BatchFate] = Field(
+        default_factory=list,
+        description="Of the next batches, in order; then ok. expires: it ends when it expires; "
+        "stuck: only a cancel ends it; invalid: it fails when it is looked through; queue_full: "
+        "too much is waiting already",
+    )
+    unfinished_when_expired: float = Field(
+        default=0.5, ge=0, le=1, description="Share of the requests that an expired one leaves"
+    )
+    finished_when_stuck: float = Field(
+        default=0, ge=0, le=1, description="Share of the requests that a stuck one has answered"
+    )
+    queue_tokens: dict[str, int] = Field(
+        default_factory=dict,
+        description="Input tokens that may be in batches at once, by catalog id or API name",
+    )
+    lost_uploads: int = Field(
+        default=0, ge=0, description="So many of the next files are kept, and nobody is told"
+    )
+    lost_submissions: int = Field(
+        default=0, ge=0, description="So many of the next batches begin, and nobody is told"
+    )
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Batches:
+        if self.fails_retryably + self.fails_fatally > 1 + 1e-9:
+            raise ValueError("fails_retryably and fails_fatally are together at most 1")
+        return self
+
+
 class Behaviour(Section):
     """How one provider differs from the rest."""
 
     latency: Latency | None = None
     faults: Faults | None = None
+    batch: Batches | None = None
 
 
 class Script(Section):
@@ -176,7 +243,7 @@ class Script(Section):
     latency: Latency = Latency()
     faults: Faults = Faults()
     providers: dict[Wire, Behaviour] = Field(
-        default_factory=dict, description="Latency and faults of one provider"
+        default_factory=dict, description="Latency, faults and batches of one provider"
     )
     outages: list[Outage] = Field(default_factory=list)
     sequences: dict[Wire, list[AnyStep]] = Field(
@@ -194,6 +261,7 @@ class Script(Section):
     flex_unavailable: float = Field(
         default=0, ge=0, le=1, description="Share of the flex calls that find no capacity; 0 to 1"
     )
+    batch: Batches = Batches()
     refused_keys: list[str] = Field(default_factory=list, description="Keys that are not valid")
     synthetic: bool | None = Field(
         default=None,
@@ -209,6 +277,11 @@ class Script(Section):
         """The provider's own, or everybody's."""
         own = self.providers.get(provider)
         return (own and own.faults) or self.faults
+
+    def batch_of(self, provider: Wire) -> Batches:
+        """The provider's own, or everybody's."""
+        own = self.providers.get(provider)
+        return (own and own.batch) or self.batch
 
 
 def parse_script(document: Mapping[str, object]) -> Script:

@@ -68,6 +68,8 @@ class Level:
     per: Literal["minute", "day"] = "minute"
 
 
+Lane = Literal["live", "flex", "batch"]
+"""How a request is bought."""
 Levels = Mapping[Measure, Level]
 """Of requests per minute and per day, the one of which less is left."""
 
@@ -125,6 +127,10 @@ class ReplayWire(Protocol):
 
     def read(self, target: Target, headers: Mapping[str, str], body: bytes) -> Asked | Trouble:
         """What is asked."""
+        ...
+
+    def asked(self, target: Target, document: dict[str, Any]) -> Asked | Trouble:
+        """What is asked by the JSON of a request, which may be one of a batch."""
         ...
 
     def unknown_model(self, model: str) -> Trouble:
