@@ -363,9 +363,8 @@ NOT_HASHED: dict[str, Any] = {
     "log": True,
 }  # fmt: skip
 """What a run may be continued with in another way: its place, its speed, its patience, its budget,
-its plan (what was sent stays sent, the rest is planned again), its looks, and how simulated vendors
-fare. The rest says which model is asked what, and a run that changed it half way would be two runs
-in one folder."""
+its plan, its looks, and how simulated vendors fare. The rest says which model is asked what, and a
+run that changed it half way would be two runs in one folder."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RouteBatchConfig:

@@ -88,7 +88,7 @@ class PlanConfig(Section):
         if isinstance(moment, datetime) and moment.tzinfo is None:
             raise ValueError("has no offset from UTC: write 2026-11-25T06:00:00Z or …+01:00")
         if isinstance(moment, str):
-            _hour(moment)
+            _moment(moment)
         return moment
 
     @field_validator("lanes")
@@ -109,24 +109,26 @@ class PlanConfig(Section):
 
     def deadline(self, begun_at: datetime) -> datetime | None:
         """When the run shall have ended, in UTC; `begun_at` is when it first started."""
-        if not isinstance(self.finish_by, str):
-            return self.finish_by and self.finish_by.astimezone(UTC)
-        hour = _hour(self.finish_by)
-        first = datetime.combine(begun_at.astimezone(hour.tzinfo).date(), hour)
-        return (first if first > begun_at else first + timedelta(days=1)).astimezone(UTC)
+        if self.finish_by is None:
+            return None
+        found = _moment(self.finish_by) if isinstance(self.finish_by, str) else self.finish_by
+        if isinstance(found, time):
+            first = datetime.combine(begun_at.astimezone(found.tzinfo).date(), found)
+            found = first if first > begun_at else first + timedelta(days=1)
+        return found.astimezone(UTC)
 
 
-def _hour(text: str) -> time:
-    """The time of day that `06:00Z` or `06:00+01:00` is.
+def _moment(text: str) -> datetime | time:
+    """What `2026-11-25T06:00:00Z`, `06:00Z` or `06:00+01:00` is.
 
     Raises:
-        ValueError: it is none, or has no offset.
+        ValueError: it is none of these, or has no offset.
     """
-    found = None
-    with suppress(ValueError):
-        found = time.fromisoformat(text)
-    if found is None or found.tzinfo is None:
-        raise ValueError(
-            "should be a moment as 2026-11-25T06:00:00Z, or an hour as '06:00Z' or '06:00+01:00'"
-        )
-    return found
+    for kind in (time, datetime):
+        with suppress(ValueError):
+            found = kind.fromisoformat(text)
+            if found.tzinfo is not None:
+                return found
+    raise ValueError(
+        "should be a moment as 2026-11-25T06:00:00Z, or an hour as '06:00Z' or '06:00+01:00'"
+    )

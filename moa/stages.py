@@ -165,6 +165,13 @@ def matrix(lists: pa.ChunkedArray, columns: int) -> np.ndarray:
     return np.asarray(lists.combine_chunks().flatten().to_numpy().reshape(-1, columns))
 
 
+def wishes(lists: pa.ChunkedArray) -> list[list[str] | None]:
+    """What each query allows; most backlogs say nothing, and then no cell is looked at."""
+    if lists.null_count == len(lists):
+        return [None] * len(lists)
+    return list(lists.to_pylist())
+
+
 @dataclass(frozen=True, slots=True)
 class Decide:
     """Scored parts → two files each in the run folder, and a row of `PARTS` per provider."""
@@ -218,20 +225,24 @@ class Decide:
         models = len(self.models)
         input_tokens = matrix(queries.column("expected_input_tokens"), models)
         output_tokens = matrix(queries.column("expected_output_tokens"), models)
+        grade = matrix(queries.column("expected_grade"), models)
         candidates = Candidates.find(
             self.models,
             input_tokens=input_tokens,
             output_tokens=matrix(queries.column("most_output_tokens"), models),
             max_output_tokens=queries.column("max_output_tokens").to_pylist(),
             abilities=queries.column("abilities").to_pylist(),
-            allowed_models=queries.column("allowed_models").to_pylist(),
+            allowed_models=wishes(queries.column("allowed_models")),
+            allowed_lanes=wishes(queries.column("allowed_lanes")),
+            expected_grade=grade,
+            min_grade=queries.column("min_grade").to_numpy(),
         )
         billed_output = _capped(output_tokens, queries.column("max_output_tokens"))
         ids = [model.id for model in self.models]
         cost = self.prices.expected_cost_usd(ids, LIVE, input_tokens, billed_output)
         decisions = decide(
             candidates,
-            matrix(queries.column("expected_grade"), models),
+            grade,
             cost,
             queries.column("novelty").to_numpy(),
             self.policy,

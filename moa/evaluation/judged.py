@@ -93,7 +93,15 @@ class Judged:
         Every model can take every query here, since each has.
         """
         able = np.ones(self.grade.shape, bool)
-        candidates = Candidates(tuple(map(_named, self.pool)), able, able, able)
+        candidates = Candidates(
+            models=tuple(map(_named, self.pool)),
+            lanes=("live",),
+            fits=able,
+            able=able,
+            allowed=able,
+            buyable=able[:, :, None],
+            good=able,
+        )
         default = policy.default_model or self.pool[self.best_constant]
         return decide(
             candidates,

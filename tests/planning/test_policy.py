@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.catalog import Limits, Model
+from moa.catalog import Lane, Limits, Model
 from moa.config import PolicyConfig
 from moa.errors import ConfigError
 from moa.planning.policy import (
@@ -30,7 +30,13 @@ from moa.planning.policy import (
 )
 
 
-def model(name: str, *, window: int = 1000, abilities: tuple[str, ...] = ()) -> Model:
+def model(
+    name: str,
+    *,
+    window: int = 1000,
+    abilities: tuple[str, ...] = (),
+    lanes: tuple[Lane, ...] = ("live",),
+) -> Model:
     return Model(
         id=name,
         provider=name.partition("/")[0],
@@ -41,6 +47,7 @@ def model(name: str, *, window: int = 1000, abilities: tuple[str, ...] = ()) -> 
         limits=Limits(),
         price_provider="openai",
         price_ref=name,
+        lanes=lanes,
     )
 
 
@@ -57,19 +64,30 @@ class Query(NamedTuple):
     max_output_tokens: int | None = None
     abilities: tuple[str, ...] = ()
     allowed: tuple[str, ...] | None = None
+    lanes: tuple[str, ...] | None = None
+    min_grade: float | None = None
     novelty: float = 0.0
 
 
-def candidates(queries: list[Query], models: tuple[Model, ...] = POOL) -> Candidates:
+def candidates(
+    queries: list[Query],
+    models: tuple[Model, ...] = POOL,
+    *,
+    lanes: tuple[Lane, ...] = ("live",),
+) -> Candidates:
     shape = (len(queries), len(models))
     tokens = np.array([q.input_tokens for q in queries], float).reshape(-1, 1)
     return Candidates.find(
         models,
+        lanes=lanes,
         input_tokens=np.broadcast_to(tokens, shape),
         output_tokens=np.full(shape, 10.0),
         max_output_tokens=[q.max_output_tokens for q in queries],
         abilities=[q.abilities for q in queries],
         allowed_models=[q.allowed for q in queries],
+        allowed_lanes=[q.lanes for q in queries],
+        expected_grade=matrix([q.grade for q in queries], models),
+        min_grade=[q.min_grade for q in queries],
     )
 
 
@@ -238,19 +256,113 @@ def test_the_reason_names_what_rules_all_models_out_or_what_rules_out_each() -> 
         query._replace(allowed=("z/elsewhere",)),
         query._replace(abilities=("images",)),
         query._replace(input_tokens=5000),
+        query._replace(grade=[0.5, 0.7], min_grade=0.8),
         query._replace(input_tokens=50, abilities=("tools",)),
+        query._replace(input_tokens=50, grade=[0.5, 0.7], min_grade=0.6, abilities=("tools",)),
     ]
 
     found = candidates(queries, (narrow, plain))
-    reasons = [reason_nobody(found, row) for row in range(4)]
+    reasons = [reason_nobody(found, row) for row in range(len(queries))]
 
-    assert [reason.partition(":")[0] for reason in reasons[:3]] == [
+    assert [reason.partition(":")[0] for reason in reasons[:4]] == [
         "allowed_models",
         "abilities",
         "window",
+        "min_grade",
     ]
-    assert "a/narrow by window" in reasons[3]
-    assert "b/plain by abilities" in reasons[3]
+    assert reasons[4].endswith("a/narrow by window, b/plain by abilities")
+    assert reasons[5].endswith("a/narrow by window and min_grade, b/plain by abilities")
+
+
+def test_a_model_can_be_bought_in_the_lanes_that_run_query_and_model_have_in_common() -> None:
+    plain = Query(grade=[1, 1, 1], cost=[0, 0, 0])
+    queries = [
+        plain,
+        plain._replace(lanes=("batch",)),
+        plain._replace(lanes=("flex", "live")),
+        plain._replace(lanes=()),
+    ]
+    pool = (
+        model("a/live"),
+        model("b/both", lanes=("live", "batch")),
+        model("c/all", lanes=("batch", "flex", "live")),
+    )
+
+    found = candidates(queries, pool, lanes=("batch", "live"))
+
+    assert found.lanes == ("batch", "live")
+    assert found.buyable.tolist() == [
+        [[False, True], [True, True], [True, True]],
+        [[False, False], [True, False], [True, False]],
+        [[False, True], [False, True], [False, True]],
+        [[False, False]] * 3,
+    ]
+    assert found.can.tolist() == [[True] * 3, [False, True, True], [True] * 3, [False] * 3]
+
+
+def test_a_run_that_buys_live_only_has_nobody_for_a_query_that_forbids_it() -> None:
+    query = Query(grade=[1, 1], cost=[0, 0], lanes=("batch", "flex"))
+    pool = (model("a/live"), model("b/both", lanes=("live", "batch")))
+
+    found = candidates([query], pool)
+
+    assert found.buyable.shape == (1, 2, 1)
+    assert not found.can.any()
+    assert reason_nobody(found, 0) == (
+        "allowed_lanes: the query allows no lane in which this run can buy a model of the pool; "
+        "the run buys live"
+    )
+
+
+def test_a_model_below_the_least_grade_of_a_query_may_not_answer_it() -> None:
+    query = Query(grade=[0.9, 0.8, float(np.float32(0.7))], cost=[9, 1, 0])
+    queries = [query, *(query._replace(min_grade=least) for least in (0.7, 0.75, 0.85, 0.95))]
+
+    found = candidates(queries)
+    decisions = decided(queries, value(0.01))
+
+    assert found.good.tolist() == [
+        [True, True, True],
+        [True, True, True],
+        [True, True, False],
+        [True, False, False],
+        [False, False, False],
+    ]
+    assert decisions.chosen.tolist() == [2, 2, 1, 0, NOBODY]
+    assert decisions.rule.tolist() == [BEST_VALUE] * 3 + [ONLY_ONE_CAN, NOBODY_CAN]
+    assert decisions.fallbacks[2].tolist() == [0, NOBODY]
+
+
+def test_a_least_grade_rules_out_a_model_of_which_nothing_is_known() -> None:
+    query = Query(grade=[np.nan, 0.5, 0.5], cost=[0, 0, 0])
+
+    good = candidates([query, query._replace(min_grade=0.0)]).good
+
+    assert good.tolist() == [[True, True, True], [False, True, True]]
+
+
+@given(st.lists(st.none() | sixteenths, max_size=8), st.data())
+def test_a_least_grade_that_is_missing_is_none_or_not_a_number(
+    least: list[float | None], data: st.DataObject
+) -> None:
+    shape = (len(least), 3)
+    grade = np.array(
+        data.draw(st.lists(sixteenths, min_size=3 * len(least), max_size=3 * len(least)))
+    )
+    tokens = np.ones(shape)
+
+    def good(min_grade: list[float | None] | Floats) -> list[list[bool]]:
+        rows: list[list[bool]] = Candidates.find(
+            POOL, input_tokens=tokens, output_tokens=tokens, max_output_tokens=[None] * shape[0],
+            abilities=[()] * shape[0], allowed_models=[None] * shape[0],
+            allowed_lanes=[None] * shape[0], expected_grade=grade.reshape(shape),
+            min_grade=min_grade,
+        ).good.tolist()  # fmt: skip
+        return rows
+
+    as_numbers = np.array([np.nan if one is None else one for one in least], np.float32)
+
+    assert good(least) == good(as_numbers)
 
 
 def test_an_empty_batch_gives_no_decisions() -> None:
@@ -288,6 +400,8 @@ queries_of_three = st.builds(
     max_output_tokens=st.sampled_from([None, 5, 100]),
     abilities=st.sampled_from([(), ("tools",), ("tools", "images")]),
     allowed=st.sampled_from([None, (), ("a/strong",), ("b/cheap", "c/third")]),
+    lanes=st.sampled_from([None, (), ("batch",), ("flex", "live")]),
+    min_grade=st.none() | sixteenths,
     novelty=sixteenths,
 )
 policies = st.one_of(
@@ -308,7 +422,9 @@ def one_by_one(query: Query, policy: PolicyConfig, pool: tuple[Model, ...]) -> l
         room = 10 if query.max_output_tokens is None else query.max_output_tokens
         fits = query.input_tokens + min(room, m.max_output_tokens) <= m.context_window
         allowed = query.allowed is None or m.id in query.allowed
-        return fits and allowed and set(query.abilities) <= m.abilities
+        lane = query.lanes is None or "live" in query.lanes
+        good = query.min_grade is None or query.grade[pool.index(m)] >= query.min_grade
+        return fits and allowed and lane and good and set(query.abilities) <= m.abilities
 
     def badness(i: int) -> tuple[float, ...]:
         grade, cost = query.grade[i], query.cost[i]
@@ -411,6 +527,9 @@ def test_ten_thousand_queries_are_decided_in_a_moment() -> None:
         max_output_tokens=[None, 50] * 5000,
         abilities=[("tools",), ()] * 5000,
         allowed_models=[None, ("p/1", "p/2")] * 5000,
+        allowed_lanes=[None, ("live",)] * 5000,
+        expected_grade=grade,
+        min_grade=[None, 0.1] * 5000,
     )
     decide(found, grade, cost, random.random(10_000), value(0.02), "p/0")
     took_s = time.perf_counter() - started
