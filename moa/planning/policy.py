@@ -283,5 +283,5 @@ _ALL_OUT = {
     "the run buys {lanes}",
     "abilities": "no model of the pool has all the abilities that the request needs",
     "window": "prompt and wanted output do not fit the window of any model of the pool",
-    "min_grade": "no model of the pool is expected to reach the least grade that the query asks for",
+    "min_grade": "the query asks for a greater grade than is expected of any model of the pool",
 }

@@ -341,28 +341,14 @@ def test_a_least_grade_rules_out_a_model_of_which_nothing_is_known() -> None:
     assert good.tolist() == [[True, True, True], [False, True, True]]
 
 
-@given(st.lists(st.none() | sixteenths, max_size=8), st.data())
-def test_a_least_grade_that_is_missing_is_none_or_not_a_number(
-    least: list[float | None], data: st.DataObject
-) -> None:
-    shape = (len(least), 3)
-    grade = np.array(
-        data.draw(st.lists(sixteenths, min_size=3 * len(least), max_size=3 * len(least)))
-    )
-    tokens = np.ones(shape)
+def test_a_least_grade_that_is_missing_may_be_written_as_no_number() -> None:
+    queries = [Query(grade=[0.0, 0.5, 1.0], cost=[0, 0, 0], min_grade=g) for g in (None, 0.5, None)]
+    unwritten = [query._replace(min_grade=query.min_grade or np.nan) for query in queries]
 
-    def good(min_grade: list[float | None] | Floats) -> list[list[bool]]:
-        rows: list[list[bool]] = Candidates.find(
-            POOL, input_tokens=tokens, output_tokens=tokens, max_output_tokens=[None] * shape[0],
-            abilities=[()] * shape[0], allowed_models=[None] * shape[0],
-            allowed_lanes=[None] * shape[0], expected_grade=grade.reshape(shape),
-            min_grade=min_grade,
-        ).good.tolist()  # fmt: skip
-        return rows
+    good = candidates(unwritten).good
 
-    as_numbers = np.array([np.nan if one is None else one for one in least], np.float32)
-
-    assert good(least) == good(as_numbers)
+    assert good.tolist() == candidates(queries).good.tolist()
+    assert good.tolist() == [[True, True, True], [False, True, True], [True, True, True]]
 
 
 def test_an_empty_batch_gives_no_decisions() -> None:
