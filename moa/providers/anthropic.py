@@ -80,14 +80,14 @@ _TYPES: dict[str, tuple[type[ProviderError], int]] = {
 def check(account: Account, environ: Mapping[str, str]) -> None:
     """See `moa.providers.accounts.check_credentials`."""
     _key(account, environ)
-    http.proxy_for(_base(account, environ, None), environ)
+    http.proxy_for(api_root(account, environ, None), environ)
 
 
 def open_anthropic(
     account: Account, *, environ: Mapping[str, str], base_url: str | None
 ) -> WireProvider:
     """A provider for an account of wire `anthropic`."""
-    base = _base(account, environ, base_url)
+    base = api_root(account, environ, base_url)
     key = _key(account, environ)
     headers = {"Authorization": f"Bearer {key}", **_VERSION}
     if account.base_url is None:
@@ -106,7 +106,12 @@ def _key(account: Account, environ: Mapping[str, str]) -> str:
     raise ConfigError(f"account {account.name!r}: set {names[0]}, its API key, in the environment")
 
 
-def _base(account: Account, environ: Mapping[str, str], override: str | None) -> URL:
+def api_root(account: Account, environ: Mapping[str, str], override: str | None) -> URL:
+    """Where the API is.
+
+    Raises:
+        ConfigError: a base URL is none.
+    """
     text = override or account.base_url or environ.get("ANTHROPIC_BASE_URL") or _DEFAULT_URL
     return http.base_url(text, where=f"account {account.name!r}")
 

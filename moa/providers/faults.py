@@ -82,8 +82,14 @@ class Fault:
     no_capacity: bool = False
     """The vendor has none now: of a cheaper lane, it says so of that lane."""
 
-    def error(self, chat: ChatRequest, key: str, lane: str = "live") -> ProviderError:
-        """The error to raise, without what the vendor's words quote of the request or the key."""
+    def error(self, chat: ChatRequest | None, key: str, lane: str = "live") -> ProviderError:
+        """The error to raise, without what the vendor's words quote of the request or the key.
+
+        Args:
+            chat: the request; `None`: the call had nothing of one in it.
+            key: the credential.
+            lane: that the call was made in.
+        """
         code = self.code if _CODE.fullmatch(self.code) and self.code != key else ""
         named = " ".join(["HTTP", str(self.status), code]).rstrip()
         detail = f"{named}: {self._words(chat, key)}"
@@ -106,17 +112,23 @@ class Fault:
             )
         return self.kind(detail, status=self.status, code=code)
 
-    def _words(self, chat: ChatRequest, key: str) -> str:
+    def _words(self, chat: ChatRequest | None, key: str) -> str:
         words = self.message.replace(key, "[key]") if key else self.message
         words = _UNBROKEN.sub("[...]", words[:LONGEST_DETAIL])
         if not words:
             return _REDIRECTED if 300 <= self.status < 400 else ""
+        if chat is None:
+            return _printable(words)
         sent = chat.canonical()
         if len(sent) > SEARCHED_CHARS and issubclass(self.kind, TransientError):
             return "[its words are left out: the request is too long to be searched for them]"
         words = without_quotations(words, chat.text())
         words = without_quotations(unescaped(words), unescaped(sent))
-        return "".join(c if c.isprintable() else " " for c in words)
+        return _printable(words)
+
+
+def _printable(words: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in words)
 
 
 def kind_of(status: int) -> type[ProviderError]:

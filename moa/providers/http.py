@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import re
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from moa.errors import ConfigError, KeyRefused, ProviderError, TransientError
+from moa.providers.bodies import JSON, Noting, body_of
+
+Method = Literal["GET", "POST", "DELETE"]
 
 CONNECT_TIMEOUT_S = 30.0
 """Hundreds of TLS handshakes at once take seconds on a small machine."""
@@ -31,43 +32,9 @@ KEEP_ALIVE_S = 15.0
 DRAIN_S = 0.2
 """How long the end of a finished stream is waited for, so that its connection can be used again."""
 
-_LARGE_BODY_BYTES = 1 << 20
-"""aiohttp writes bytes in one go, and warns above this; a file object is written in parts."""
-
-_JSON = "application/json"
-
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-
 _PROXY_SCHEMES = ("http", "https")
-
-
-class _Noting(aiohttp.Payload):
-    """A body that notes when it leaves. aiohttp's tracing would say so too, for 12 µs."""
-
-    sent = False
-    """Whether any of the request may have reached the vendor; headers leave with the body."""
-
-    async def write_with_length(
-        self, writer: AbstractStreamWriter, content_length: int | None
-    ) -> None:
-        """As its class does."""
-        self.sent = True
-        await super().write_with_length(writer, content_length)
-
-
-class _Body(_Noting, aiohttp.BytesPayload):
-    """Written in one go."""
-
-
-class _LargeBody(_Noting, aiohttp.BytesIOPayload):
-    """Written in parts."""
-
-
-def _payload(body: bytes) -> _Noting:
-    if len(body) < _LARGE_BODY_BYTES:
-        return _Body(body, content_type=_JSON)
-    return _LargeBody(io.BytesIO(body), content_type=_JSON)
 
 
 class Reply(NamedTuple):
@@ -80,7 +47,7 @@ class Reply(NamedTuple):
 
 
 class EventStream:
-    """An answer that is still coming in, read as server-sent events."""
+    """An answer that is still coming in, read as server-sent events or line by line."""
 
     def __init__(self, response: aiohttp.ClientResponse, timeout_s: float) -> None:
         self.status = response.status
@@ -106,7 +73,7 @@ class EventStream:
             TransientError: the connection broke, or time is up.
         """
         data: list[bytes] = []
-        async for line in self._lines():
+        async for line in self.lines():
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
             elif not line and data:
@@ -115,7 +82,12 @@ class EventStream:
         if data:
             yield b"\n".join(data)
 
-    async def _lines(self) -> AsyncIterator[bytes]:
+    async def lines(self) -> AsyncGenerator[bytes, None]:
+        """Each line as it comes, without its line break.
+
+        Raises:
+            TransientError: the connection broke, or time is up.
+        """
         pending = b""
         while True:
             try:
@@ -148,8 +120,8 @@ class Transport:
 
     def __init__(self, headers: Mapping[str, str], *, proxy: str | None = None) -> None:
         self._headers = {
-            "Content-Type": _JSON,
-            "Accept": _JSON,
+            "Content-Type": JSON,
+            "Accept": JSON,
             "User-Agent": "moa-router",
             **headers,
         }
@@ -166,28 +138,70 @@ class Transport:
             TransientError: no connection, no answer in time, or only a part of one.
             KeyRefused: a proxy on the way, or the address itself, lets nothing through.
         """
-        payload = _payload(body)
+        return await self._whole("POST", url, body_of(body), timeout_s, headers)
+
+    async def send(
+        self,
+        method: Method,
+        url: URL,
+        pieces: Sequence[bytes] = (),
+        *,
+        content_type: str = JSON,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Make a call of any method and read the whole answer, whatever its status.
+
+        Args:
+            method: of the call.
+            url: of the call.
+            pieces: of the body, one after the other; none: there is no body.
+            content_type: of the body.
+            timeout_s: for all of it, the body's way included.
+            headers: besides the account's own, which they overrule.
+
+        Raises:
+            ProviderError: as `post`.
+        """
+        payload = body_of(pieces, content_type) if pieces else None
+        return await self._whole(method, url, payload, timeout_s, headers)
+
+    async def _whole(
+        self,
+        method: Method,
+        url: URL,
+        payload: Noting | None,
+        timeout_s: float,
+        headers: Mapping[str, str] | None,
+    ) -> Reply:
         try:
-            async with self._request(url, payload, timeout_s, headers) as response:
+            async with self._request(method, url, payload, timeout_s, headers) as response:
                 return Reply(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, OSError) as error:
-            raise failure(error, timeout_s, sent=payload.sent) from None
+            raise failure(error, timeout_s, sent=payload is None or payload.sent) from None
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, url: URL, body: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
+        self,
+        url: URL,
+        body: bytes | None,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[EventStream, None]:
-        """Send `body`; leaving the context before the answer's end closes the connection.
+        """Send `body`, or get what is there where it is `None`; leaving the context before the
+        answer's end closes the connection.
 
         Raises:
             TransientError: no connection, or no answer in time.
             KeyRefused: a proxy on the way, or the address itself, lets nothing through.
         """
-        payload = _payload(body)
+        payload = None if body is None else body_of(body)
+        method: Method = "GET" if body is None else "POST"
         try:
-            response = await self._request(url, payload, timeout_s, headers).__aenter__()
+            response = await self._request(method, url, payload, timeout_s, headers).__aenter__()
         except (aiohttp.ClientError, OSError) as error:
-            raise failure(error, timeout_s, sent=payload.sent) from None
+            raise failure(error, timeout_s, sent=payload is None or payload.sent) from None
         try:
             yield EventStream(response, timeout_s)
         finally:
@@ -202,15 +216,17 @@ class Transport:
 
     def _request(
         self,
+        method: Method,
         url: URL,
-        payload: _Noting,
+        payload: Noting | None,
         timeout_s: float,
         headers: Mapping[str, str] | None,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._closed:
             raise TransientError("the provider was closed before the call", code="closed")
         session = self._session or self._open()
-        return session.post(
+        return session.request(
+            method,
             url,
             data=payload,
             headers=headers,

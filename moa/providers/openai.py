@@ -83,14 +83,14 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 def check(account: Account, environ: Mapping[str, str]) -> None:
     """See `moa.providers.accounts.check_credentials`."""
     _key(account, environ)
-    http.proxy_for(_base(account, environ, None), environ)
+    http.proxy_for(api_root(account, environ, None), environ)
 
 
 def open_openai(
     account: Account, *, environ: Mapping[str, str], base_url: str | None
 ) -> WireProvider:
     """A provider for an account of wire `openai`."""
-    base = _base(account, environ, base_url)
+    base = api_root(account, environ, base_url)
     key = _key(account, environ)
     headers = _headers(account, environ, base)
     if key:
@@ -110,7 +110,12 @@ def _key(account: Account, environ: Mapping[str, str]) -> str:
     return key
 
 
-def _base(account: Account, environ: Mapping[str, str], override: str | None) -> URL:
+def api_root(account: Account, environ: Mapping[str, str], override: str | None) -> URL:
+    """Where the API is.
+
+    Raises:
+        ConfigError: a base URL is none.
+    """
     text = override or account.base_url or environ.get("OPENAI_BASE_URL") or _DEFAULT_URL
     return http.base_url(text, where=f"account {account.name!r}")
 

@@ -111,32 +111,32 @@ class WireProvider:
 
     def __init__(self, name: str, wire: Wire, transport: Transport) -> None:
         self.name = name
-        self._wire = wire
-        self._transport = transport
+        self.wire = wire
+        self.transport = transport
 
     async def complete(self, request: Request, *, timeout_s: float) -> Answer:
         """See `Provider.complete`."""
         (url, document, headers), left_s = await self._call(request, timeout_s, stream=False)
-        reply = await self._transport.post(
+        reply = await self.transport.post(
             url, orjson.dumps(document), timeout_s=left_s, headers=headers
         )
         verdict = self.read(reply.body) if reply.status == 200 else self.reject(reply)
         completion = self._settled(verdict, request)
-        return Answer(completion, partial(self._wire.limits, reply.headers))
+        return Answer(completion, partial(self.wire.limits, reply.headers))
 
     async def stream(
         self, request: Request, *, timeout_s: float
     ) -> AsyncGenerator[CompletionDelta, None]:
         """See `Provider.stream`."""
         (url, document, headers), left_s = await self._call(request, timeout_s, stream=True)
-        async with self._transport.stream(
+        async with self.transport.stream(
             url, orjson.dumps(document), timeout_s=left_s, headers=headers
         ) as incoming:
             if incoming.status != 200:
                 reply = Reply(incoming.status, incoming.headers, await incoming.read())
                 yield CompletionDelta("", self._settled(self.reject(reply), request))
                 return
-            assembly = self._wire.assembly()
+            assembly = self.wire.assembly()
             async with aclosing(self._texts(incoming, assembly, request)) as texts:
                 async for text in texts:
                     yield CompletionDelta(text)
@@ -147,7 +147,7 @@ class WireProvider:
 
     async def close(self) -> None:
         """Close the connections; calls from now on fail."""
-        await self._transport.close()
+        await self.transport.close()
 
     def read(self, body: bytes) -> Completion | Fault:
         """The completion of any bytes that came with a 200; its fields have their types.
@@ -156,7 +156,7 @@ class WireProvider:
             ProviderError: they are no completion.
         """
         with _readable(self.name):
-            verdict = self._wire.read(body)
+            verdict = self.wire.read(body)
         if isinstance(verdict, Completion) and not _is_sound(verdict):
             raise faults.malformed(self.name, "a field of the answer has another type")
         return verdict
@@ -164,7 +164,7 @@ class WireProvider:
     def reject(self, reply: Reply) -> Completion | Fault:
         """What any other answer means: where its body makes no sense, its status says enough."""
         try:
-            return self._wire.reject(reply)
+            return self.wire.reject(reply)
         except Exception:  # a body of whatever kind must not hide that a vendor said 429
             return Fault(faults.kind_of(reply.status), reply.status, "")
 
@@ -177,14 +177,14 @@ class WireProvider:
             KeyRefused: there is no token to be had.
             TransientError: there is none now.
         """
-        call = self._wire.call(request, stream=stream)
-        if self._wire.token is None:
+        call = self.wire.call(request, stream=stream)
+        if self.wire.token is None:
             return call, timeout_s
         clock = asyncio.get_running_loop().time
         until = clock() + timeout_s
         try:
             async with asyncio.timeout_at(until):
-                headers = await self._wire.token.headers()
+                headers = await self.wire.token.headers()
         except TimeoutError:
             detail = f"{self.name}: no access token within {timeout_s:g} s"
             raise TransientError(detail, code="token") from None
@@ -216,7 +216,7 @@ class WireProvider:
         return verdict
 
     def _error(self, fault: Fault, request: Request) -> ProviderError:
-        return fault.error(request.chat, self._wire.key, request.lane)
+        return fault.error(request.chat, self.wire.key, request.lane)
 
 
 def vendor_limits(
