@@ -50,6 +50,8 @@ QUERIES = pa.schema(
         _required("abilities", STRINGS),
         pa.field("max_output_tokens", pa.int32()),  # null: the model's own limit
         pa.field("allowed_models", STRINGS),  # catalog ids; null: the whole pool
+        pa.field("allowed_lanes", STRINGS),  # live, flex, batch; null: all
+        pa.field("min_grade", pa.float32()),  # least expected grade, in [0, 1]; null: any
         _required("tags", STRINGS),
         pa.field("reference", pa.string()),  # what a good answer is, for graders
         _required("followers", FOLLOWERS),  # they get this query's answer

@@ -16,16 +16,17 @@ from moa.catalog import Model
 from moa.planning.policy import REDRIVE, Candidates
 from moa.prices import PriceTable
 from moa.schema import ROUTING_DECISIONS, SCORED_QUERIES, agree
-from moa.stages import LIVE, matrix
+from moa.stages import LIVE, matrix, wishes
 
 NO_REQUEST = "the row is no valid request: correct it in the log, and answer it in another run"
 NOT_NAMED = "not asked for by --reason"
 NO_MODEL = "no model of the pool can take it: name one that can by --to-model"
+NOT_LIVE = "its allowed_lanes forbid live, and a redrive buys live only: answer it in another run"
 
 _PER_MODEL = ("expected_input_tokens", "expected_output_tokens", "most_output_tokens")
 QUERY_COLUMNS = (
     "query_id", "defect", "followers", "max_output_tokens", "abilities", "allowed_models",
-    "expected_grade", *_PER_MODEL,
+    "allowed_lanes", "min_grade", "expected_grade", *_PER_MODEL,
 )  # fmt: skip
 DECISION_COLUMNS = ("query_id", "model", "expected_cost_usd")
 """What a `Selector` has to see of a part to count what is sent; to send it, it must see all."""
@@ -93,8 +94,7 @@ class Selector:
                 why[row] = one
             go = go[[one is None for one in cannot]]
         selected = Selected(queries.take(pa.array(go)), decisions.take(pa.array(go)))
-        if self.to is not None:
-            selected = self._redirected(selected, self.to)
+        selected = _live(selected) if self.to is None else self._redirected(selected, self.to)
         self._count(tally, queries, reasons, why, selected)
         return selected
 
@@ -104,13 +104,19 @@ class Selector:
         """`None` for those that can be sent, whoever is asked."""
         defective = queries.column("defect").is_valid().to_pylist()
         undecided = decisions.column("model").is_null().to_pylist()
-        return [self._why(*one) for one in zip(reasons, defective, undecided, strict=True)]
+        lanes = wishes(queries.column("allowed_lanes"))
+        rows = zip(reasons, defective, undecided, lanes, strict=True)
+        return [self._why(*one) for one in rows]
 
-    def _why(self, reason: str, defective: bool, undecided: bool) -> str | None:
+    def _why(
+        self, reason: str, defective: bool, undecided: bool, lanes: list[str] | None
+    ) -> str | None:
         if defective:
             return NO_REQUEST
         if self.reasons and reason not in self.reasons:
             return NOT_NAMED
+        if lanes is not None and LIVE not in lanes:
+            return NOT_LIVE
         # Not by the reason: another model, named by --to-model, may have failed since.
         if undecided and self.to is None:
             return NO_MODEL
@@ -124,12 +130,16 @@ class Selector:
             output_tokens=most_out,
             max_output_tokens=queries.column("max_output_tokens").to_pylist(),
             abilities=queries.column("abilities").to_pylist(),
-            allowed_models=queries.column("allowed_models").to_pylist(),
+            allowed_models=wishes(queries.column("allowed_models")),
+            allowed_lanes=wishes(queries.column("allowed_lanes")),
+            expected_grade=np.array(self._grade(queries, model), np.float64).reshape(-1, 1),
+            min_grade=queries.column("min_grade").to_numpy(),
         )
         masks = {
             "the query does not allow it": can.allowed,
             "it lacks an ability": can.able,
             "its window is too small": can.fits,
+            "it is not known to reach the query's min_grade": can.good,
         }
         lacks = [
             [words for words, mask in masks.items() if not mask[row, 0]]
@@ -212,6 +222,12 @@ class Selector:
         costs = matrix(decisions.column("expected_cost_usd"), len(models))
         at = pc.index_in(decisions.column("model"), value_set=pa.array(models)).to_numpy()
         return float(costs[np.arange(len(costs)), at].sum())
+
+
+def _live(selected: Selected) -> Selected:
+    """The same, bought at once: whoever has waited for a batch once should not wait again."""
+    lanes = {"lane": [LIVE] * selected.decisions.num_rows}
+    return selected._replace(decisions=_replaced(selected.decisions, ROUTING_DECISIONS, lanes))
 
 
 def _replaced(

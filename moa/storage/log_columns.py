@@ -92,12 +92,16 @@ COLUMNS: Mapping[str, Column] = {
     "parallel_tool_calls": _TRUTH,
     "response_format": _STRUCT_OR_JSON,
     "allowed_models": _TEXTS,
+    "allowed_lanes": _TEXTS,
+    "min_grade": _NUMBER,
     "tags": _TEXTS,
     "reference": _TEXT,
 }
 """By our name."""
 REQUIRED_ONE_OF = ("prompt", "messages")
-ABOUT_THE_QUERY = frozenset({"query_id", "allowed_models", "tags", "reference"})
+ABOUT_THE_QUERY = frozenset(
+    {"query_id", "allowed_models", "allowed_lanes", "min_grade", "tags", "reference"}
+)
 """The columns that are no part of the request."""
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import JsonValue, ValidationError
 from pydantic_core import from_json
 
+from moa.catalog import Lane
 from moa.request import MOST_OUTPUT_TOKENS, ChatRequest
 from moa.schema import PREPARED_QUERIES, agree
 from moa.storage.duplicates import CLASH, FOLLOWER, TWIN, generated_id
@@ -35,6 +37,7 @@ _JSON = ("messages", "tools", "tool_choice", "response_format")
 """Columns that may hold JSON as text."""
 _SCHEMAS = ("parameters", "schema")
 """Keys of a request below which everything is the user's own: a null there is a value."""
+_LANES: tuple[str, ...] = get_args(Lane)
 _DETAIL_CHARS = 300
 
 
@@ -42,6 +45,9 @@ class About(NamedTuple):
     """What a row says besides its request."""
 
     allowed_models: list[str] | None = None
+    allowed_lanes: list[str] | None = None
+    min_grade: float | None = None
+    """In single precision, as tables have it."""
     tags: Sequence[str] = ()
     reference: str | None = None
 
@@ -98,6 +104,8 @@ def prepare(table: pa.Table, partition: int, duplicates: pa.Table) -> pa.Table:
         "abilities": [row.abilities for row in named],
         "max_output_tokens": [row.max_output_tokens for row in named],
         "allowed_models": [row.about.allowed_models for row in named],
+        "allowed_lanes": [row.about.allowed_lanes for row in named],
+        "min_grade": [row.about.min_grade for row in named],
         "tags": [row.about.tags for row in named],
         "reference": [row.about.reference for row in named],
         "followers": [mark.followers for _, mark, _ in kept],
@@ -156,18 +164,19 @@ def _columns(table: pa.Table) -> Iterator[Row]:
     for i, (query_id, about, is_plain, (prompt, system, limit)) in enumerate(rows):
         if (
             is_plain
-            and about is not None
+            and isinstance(about, About)
             and prompt
             and isinstance(prompt, str)
             and (system is None or isinstance(system, str))
             and (limit is None or (isinstance(limit, int) and 1 <= limit <= MOST_OUTPUT_TOKENS))
         ):
             row = _plain_row(query_id, prompt, system, limit)
-        elif about is None:
-            row = _bad(query_id, MALFORMED, "allowed_models has a null or a text that is no UTF-8")
-        else:
+        elif isinstance(about, About):
             row = _whole_row(query_id, {name: columns[name][i] for name in names})
-        yield row._replace(about=about) if about else row
+        else:
+            yield _bad(query_id, MALFORMED, about)
+            continue
+        yield row._replace(about=about)
 
 
 def _id(value: object) -> str | None:
@@ -183,22 +192,41 @@ def _whole(value: object) -> object:
     return value
 
 
-def _about(table: pa.Table) -> Iterator[About | None]:
-    """What each row says besides its request; `None` where what it allows cannot be read."""
+def _about(table: pa.Table) -> Iterator[About | str]:
+    """What each row says besides its request; where that cannot be read, why not."""
     names = ABOUT_THE_QUERY.intersection(table.column_names) - {"query_id"}
     if not names:
         return repeat(About(), table.num_rows)
     absent = [None] * table.num_rows
-    models, tags, references = (
-        read(table.column(name)) if name in names else absent
-        for name, read in (("allowed_models", cells), ("tags", text_lists), ("reference", cells))
+    reads = {name: text_lists if name == "tags" else cells for name in About._fields}
+    columns = (
+        read(table.column(name)) if name in names else absent for name, read in reads.items()
     )
-    return (
-        None
-        if allowed is NOT_UTF8 or (allowed is not None and None in allowed)
-        else About(allowed, tagged or (), None if reference is NOT_UTF8 else reference)
-        for allowed, tagged, reference in zip(models, tags, references, strict=True)
-    )
+    return map(_about_one, zip(*columns, strict=True))
+
+
+def _about_one(row: tuple[Any, ...]) -> About | str:
+    """Of a row's cells; what is only passed on is left out where it cannot be read."""
+    models, lanes, least, tags, reference = row
+    if not (models is lanes is least is None):
+        least = least if _says(least) else None
+        if why := _why_unclear({"allowed_models": models, "allowed_lanes": lanes}, least):
+            return why
+        least = None if least is None else float(np.float32(least))
+    return About(models, lanes, least, tags or (), None if reference is NOT_UTF8 else reference)
+
+
+def _why_unclear(lists: dict[str, Any], least: float | None) -> str | None:
+    """What is wrong with what a row allows."""
+    for name, texts in lists.items():
+        if texts is NOT_UTF8 or (texts is not None and None in texts):
+            return f"{name} has a null or a text that is no UTF-8"
+    for lane in lists["allowed_lanes"] or ():
+        if lane not in _LANES:
+            return f"allowed_lanes takes {', '.join(_LANES)}, not {lane!r}"
+    if least is not None and not 0 <= least <= 1:
+        return f"min_grade takes numbers from 0 to 1, not {least}"
+    return None
 
 
 def _plain_only(table: pa.Table, others: Sequence[str]) -> list[bool]:

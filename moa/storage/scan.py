@@ -132,12 +132,17 @@ def _names(ids: list[str | None], partition: Partition, start: int) -> Iterator[
 
 
 def _asked(row: Row) -> str:
-    """What makes two rows equal: the request, and the models that may answer it.
+    """What makes two rows equal: the request, and who may answer it, how and how well.
 
     To allow nobody is not to say nothing.
     """
-    models = row.about.allowed_models
-    return row.request if models is None else "\n".join([row.request, *sorted(set(models)), ""])
+    about = row.about
+    wishes = (_set(about.allowed_models), _set(about.allowed_lanes), about.min_grade)
+    return row.request if wishes == (None, None, None) else f"{row.request}{wishes}"
+
+
+def _set(texts: list[str] | None) -> list[str] | None:
+    return None if texts is None else sorted(set(texts))
 
 
 def _sorted(parts: list[Hashes]) -> Hashes:
