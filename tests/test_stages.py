@@ -3,6 +3,7 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -122,11 +123,14 @@ def test_a_decision_depends_on_its_query_alone(tmp_path: Path) -> None:
 
 
 def test_rows_that_go_to_nobody_are_dead_letters_at_once(tmp_path: Path) -> None:
+    names = ["good", "null", "forbidden", "long", "leader", "follower", "cheap", "best", "wrong"]
     table = pa.table(
         {
-            "query_id": ["good", "null", "forbidden", "long", "leader", "follower"],
-            "prompt": ["Hi", None, "Hi", "word " * 3_000_000, "Hello", "Hello"],
-            "allowed_models": [None, None, ["nobody/nothing"], None, ["x/y"], ["x/y"]],
+            "query_id": names,
+            "prompt": ["Hi", None, "Hi", "word " * 3_000_000, "Hello", "Hello", "A", "B", "C"],
+            "allowed_models": [None, None, ["n/n"], None, ["x/y"], ["x/y"], None, None, None],
+            "allowed_lanes": [["live"], *[None] * 5, ["flex", "batch"], None, ["now"]],
+            "min_grade": [0.0, *[None] * 6, 1.0, None],
         }
     )
     backlog = Backlog(tmp_path, table, dedupe=True)
@@ -141,12 +145,37 @@ def test_rows_that_go_to_nobody_are_dead_letters_at_once(tmp_path: Path) -> None
     }  # fmt: skip
     assert outcomes.schema.equals(OUTCOMES)
     assert set(outcomes["status"].to_pylist()) == {"dead_letter"}
-    assert letters.keys() == {"null", "forbidden", "long", "leader", "follower"}
+    assert letters.keys() == set(names) - {"good"}
     assert letters["null"]["reason"] == "prompt_missing"
     assert letters["forbidden"]["reason"] == "nobody_can"
     assert letters["forbidden"]["detail"].startswith("allowed_models")
     assert letters["long"]["detail"].startswith("window")
+    assert letters["cheap"]["detail"].startswith("allowed_lanes")
+    assert letters["best"]["detail"].startswith("min_grade")
+    assert letters["wrong"]["reason"] == "request_malformed"
+    assert letters["wrong"]["detail"] == "allowed_lanes takes live, flex, batch, not 'now'"
     assert outcomes.num_rows == len(letters)
+
+
+def test_whoever_answers_is_expected_to_reach_the_least_grade_of_the_query(
+    tmp_path: Path,
+) -> None:
+    least = [n / 60 for n in range(60)]
+    table = prompts(60).append_column("min_grade", pa.array(least))
+    backlog = Backlog(tmp_path, table)
+
+    backlog.decide(backlog.read())
+
+    decided = pa.concat_tables(backlog.run.tables("decisions")()).to_pylist()
+    asked = dict(zip(table["query_id"].to_pylist(), least, strict=True))
+    assert len(decided) == 60
+    for row in decided:
+        named = [*([row["model"]] if row["model"] else []), *row["fallbacks"]]
+        grade = dict(zip(POOL, row["expected_grade"], strict=True))
+        good = {name for name in POOL if grade[name] >= np.float32(asked[row["query_id"]])}
+        assert set(named) == good
+    assert {len(row["fallbacks"]) for row in decided} > {0, len(POOL) - 1}
+    assert any(row["model"] is None for row in decided)
 
 
 def test_a_limit_on_output_lowers_the_expected_cost(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from moa.pipeline.selection import (
     DECISION_COLUMNS,
     NO_MODEL,
     NO_REQUEST,
+    NOT_LIVE,
     NOT_NAMED,
     QUERY_COLUMNS,
     Selected,
@@ -33,7 +34,8 @@ HAIKU = CATALOG.models["anthropic/claude-3-haiku"]
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     """Ten queries: q1 has no prompt, q2 allows a model outside the pool only, q3 wants JSON and
-    q4 a large window, q5 and q6 ask the same.
+    q4 a large window, q5 and q6 ask the same, q8 may be bought in batches only and q9 asks for
+    more than anybody is expected to do.
     """
     rows = prompts(10).to_pylist()
     rows[1]["prompt"] = None
@@ -41,9 +43,12 @@ def run(tmp_path: Path) -> RunFolder:
     rows[3]["response_format"] = '{"type": "json_object"}'
     rows[4]["prompt"] = "long " * 250_000
     rows[6]["prompt"] = rows[5]["prompt"]
+    rows[8]["allowed_lanes"] = ["batch"]
+    rows[9]["min_grade"] = 1.0
     kinds = {
         "query_id": pa.string(), "prompt": pa.string(), "allowed_models": pa.list_(pa.string()),
-        "response_format": pa.string(),
+        "response_format": pa.string(), "allowed_lanes": pa.list_(pa.string()),
+        "min_grade": pa.float64(),
     }  # fmt: skip
     table = pa.Table.from_pylist(rows, schema=pa.schema(list(kinds.items())))
     backlog = Backlog(tmp_path, table, dedupe=True)
@@ -97,6 +102,43 @@ def test_only_what_died_of_a_named_reason_is_sent(run: RunFolder) -> None:
     assert selected.queries["query_id"].to_pylist() == ["q5"]
     assert tally.left["vendor_failed", NOT_NAMED] == 2
     assert tally.left["prompt_missing", NO_REQUEST] == 1
+
+
+@pytest.mark.parametrize("model", [None, MODELS[2], HAIKU], ids=str)
+def test_what_may_not_be_bought_live_stays_dead_and_is_counted(
+    run: RunFolder, model: Model | None
+) -> None:
+    dead = {"q0": "vendor_failed", "q8": "vendor_failed"}
+
+    selected, tally = select(run, dead, **({} if model is None else to(model)))
+
+    assert selected.queries["query_id"].to_pylist() == ["q0"]
+    assert tally.left == {("vendor_failed", NOT_LIVE): 1}
+
+
+def test_what_has_died_in_another_lane_is_sent_again_live(run: RunFolder) -> None:
+    (part,) = run.decided_parts()
+    decisions = run.read_decisions(part)
+    lanes = pa.array([one and "batch" for one in decisions["lane"].to_pylist()], pa.string())
+    at = decisions.schema.get_field_index("lane")
+    in_batches = decisions.set_column(at, decisions.schema.field("lane"), lanes)
+    letters = pa.table({"query_id": ["q0", "q7"], "reason": ["vendor_failed"] * 2})
+
+    _, sent = Selector(POOL, PRICES)(run.read_queries(part), in_batches, letters, Tally())
+
+    assert sent.schema.equals(ROUTING_DECISIONS)
+    assert sent["query_id"].to_pylist() == ["q0", "q7"]
+    assert sent["lane"].to_pylist() == ["live", "live"]
+
+
+@pytest.mark.parametrize("model", [MODELS[2], HAIKU], ids=lambda one: one.id)
+def test_a_named_model_is_not_asked_what_it_is_not_known_to_do_well_enough(
+    run: RunFolder, model: Model
+) -> None:
+    _, tally = select(run, {"q9": "nobody_can"}, **to(model))
+
+    why = f"{model.id} cannot take it: it is not known to reach the query's min_grade"
+    assert tally.left == {("nobody_can", why): 1}
 
 
 @pytest.mark.parametrize("model", [MODELS[2], HAIKU], ids=lambda one: one.id)

@@ -4,7 +4,16 @@ import pyarrow as pa
 import pytest
 
 from moa.request import ChatRequest
-from moa.storage.log_columns import COLUMNS, NOT_UTF8, cells, fits, text_lists, wanted
+from moa.schema import QUERIES
+from moa.storage.log_columns import (
+    ABOUT_THE_QUERY,
+    COLUMNS,
+    NOT_UTF8,
+    cells,
+    fits,
+    text_lists,
+    wanted,
+)
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 TOOL = pa.struct([("type", pa.string()), ("function", pa.struct([("name", pa.string())]))])
@@ -32,6 +41,10 @@ def latin1(*texts: str | None) -> pa.Array:
         ("max_output_tokens", pa.float64()),
         ("stop", pa.list_(pa.string())),
         ("tags", pa.list_(pa.string_view())),
+        ("allowed_lanes", pa.large_list(pa.dictionary(pa.int8(), pa.string()))),
+        ("min_grade", pa.float32()),
+        ("min_grade", pa.int64()),
+        ("min_grade", pa.null()),
     ],
 )
 def test_a_type_that_can_be_read_fits(ours: str, kind: pa.DataType) -> None:
@@ -51,6 +64,8 @@ def test_a_type_that_can_be_read_fits(ours: str, kind: pa.DataType) -> None:
         ("temperature", pa.string()),
         ("logprobs", pa.int8()),
         ("allowed_models", pa.string()),
+        ("allowed_lanes", pa.string()),
+        ("min_grade", pa.string()),
     ],
 )
 def test_a_type_that_cannot_be_read_does_not_fit(ours: str, kind: pa.DataType) -> None:
@@ -65,6 +80,12 @@ def test_what_a_mapping_names_is_not_read_under_its_own_name_too() -> None:
 
 def test_every_part_of_a_request_has_a_column() -> None:
     assert set(ChatRequest.model_fields) <= set(COLUMNS)
+
+
+def test_what_a_query_says_besides_its_request_has_a_column_and_is_kept() -> None:
+    assert set(COLUMNS) >= ABOUT_THE_QUERY
+    assert set(QUERIES.names) >= ABOUT_THE_QUERY
+    assert not ABOUT_THE_QUERY & set(ChatRequest.model_fields)
 
 
 def test_a_cell_that_is_no_utf8_is_told_and_the_others_are_read() -> None:

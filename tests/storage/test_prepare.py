@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
@@ -109,6 +111,26 @@ def test_everything_that_a_log_can_say_reaches_the_request() -> None:
         ({"prompt": ["Hi"], "max_output_tokens": [3_000_000_000]}, "request_malformed"),
         ({"prompt": ["Hi"], "max_output_tokens": [1.5]}, "request_malformed"),
         ({"prompt": ["Hi"], "allowed_models": [["a/b", None]]}, "request_malformed"),
+        (
+            {"prompt": ["Hi"], "allowed_lanes": [["live", None]]},
+            "request_malformed: allowed_lanes has a null",
+        ),
+        (
+            {"prompt": ["Hi"], "allowed_lanes": [["live", "Batch"]]},
+            "request_malformed: allowed_lanes takes live, flex, batch, not 'Batch'",
+        ),
+        (
+            {"prompt": ["Hi"], "min_grade": [1.5]},
+            "request_malformed: min_grade takes numbers from 0 to 1, not 1.5",
+        ),
+        (
+            {"prompt": ["Hi"], "min_grade": [-1]},
+            "request_malformed: min_grade takes numbers from 0 to 1, not -1",
+        ),
+        (
+            {"prompt": ["Hi"], "min_grade": [float("inf")]},
+            "request_malformed: min_grade takes numbers from 0 to 1, not inf",
+        ),
         ({"prompt": ["Hi"], "query_id": [" \t"]}, "query_id_missing"),
         ({"prompt": latin1("caf\xe9")}, "request_malformed: prompt is no UTF-8"),
         ({"prompt": ["Hi"], "system": latin1("caf\xe9")}, "request_malformed: system is no UTF-8"),
@@ -147,6 +169,59 @@ def test_pandas_way_to_write_a_whole_number_beside_a_missing_one_is_understood()
 
     assert [one.get("max_output_tokens") for one in asked] == [5, None, None]
     assert [one["seed"] for one in asked] == [1, 1, 1]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.lists(st.sampled_from(["live", "flex", "batch"])),
+            st.none() | st.just(float("nan")) | st.floats(0, 1),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_the_lanes_and_the_least_grade_of_a_query_reach_the_table_and_not_the_request(
+    wishes: list[tuple[list[str] | None, float | None]],
+) -> None:
+    lanes, least = map(list, zip(*wishes, strict=True))
+    asked = {"prompt": ["Hi"] * len(wishes)}
+    told = {
+        "allowed_lanes": pa.array(lanes, pa.list_(pa.string())),
+        "min_grade": pa.array(least, pa.float64()),
+    }
+
+    prepared = prepare(raw(**asked, **told), 0, NONE)
+
+    assert prepared.column("defect").null_count == len(wishes)
+    assert prepared.column("allowed_lanes").to_pylist() == lanes
+    assert prepared.column("min_grade").to_pylist() == [
+        None if one is None or math.isnan(one) else np.float32(one) for one in least
+    ]
+    assert prepared.column("request") == prepare(raw(**asked), 0, NONE).column("request")
+
+
+@pytest.mark.parametrize(
+    "least",
+    [
+        pa.array([1, 0, None], pa.int8()),
+        pa.array([1.0, 0.0, np.nan], pa.float32()),
+        pa.array(np.array([1.0, 0.0, np.nan], np.float16)),
+    ],
+    ids=lambda one: str(one.type),
+)
+def test_a_least_grade_may_be_any_kind_of_number(least: pa.Array) -> None:
+    table = raw(prompt=["Hi"] * 3, min_grade=least)
+
+    assert prepare(table, 0, NONE).column("min_grade").to_pylist() == [1.0, 0.0, None]
+
+
+def test_columns_that_say_nothing_of_lanes_and_grades_say_nothing() -> None:
+    nothing = pa.nulls(2)
+
+    rows = prepare(raw(prompt=["Hi"] * 2, allowed_lanes=nothing, min_grade=nothing), 0, NONE)
+
+    assert rows.equals(prepare(raw(prompt=["Hi"] * 2), 0, NONE))
 
 
 def test_what_a_row_says_of_itself_loses_what_cannot_be_read() -> None:

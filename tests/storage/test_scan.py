@@ -106,6 +106,35 @@ def test_equal_requests_share_an_answer_only_when_the_same_models_may_give_it(
     assert (found.rows, found.queries) == (6, 4)
 
 
+def test_equal_requests_share_an_answer_only_when_it_may_be_bought_alike_and_is_as_good(
+    tmp_path: Path,
+) -> None:
+    table = pa.table(
+        {
+            "query_id": list("abcdefgh"),
+            "prompt": ["Hi"] * 8,
+            "allowed_lanes": [["live", "flex"], ["flex", "live", "flex"], None, [], *[None] * 4],
+            "min_grade": [None, float("nan"), 0.7, None, 0.7, 0.8, None, 0.0],
+        }
+    )
+    pq.write_table(table, tmp_path / "log.parquet")
+
+    _, rows = scanned(QueryLogConfig(path=str(tmp_path), dedupe=True))
+
+    followers = {row["query_id"]: [one["query_id"] for one in row["followers"]] for row in rows}
+    assert followers == {"a": ["b"], "c": ["e"], "d": [], "f": [], "g": [], "h": []}
+
+
+def test_an_id_that_asks_the_same_of_a_better_model_clashes(tmp_path: Path) -> None:
+    table = pa.table({"query_id": ["a"] * 3, "prompt": ["Hi"] * 3, "min_grade": [0.5, 0.6, 0.5]})
+    pq.write_table(table, tmp_path / "log.parquet")
+
+    found, rows = scanned(QueryLogConfig(path=str(tmp_path)))
+
+    assert found.duplicates["kind"].to_pylist() == [CLASH, TWIN]
+    assert [row["defect"] is None for row in rows] == [True, False]
+
+
 def test_a_scan_does_not_depend_on_how_a_file_was_cut(tmp_path: Path) -> None:
     table = pa.table({"query_id": list(range(5000)), "prompt": [f"p{n % 7}" for n in range(5000)]})
     pq.write_table(table, tmp_path / "log.parquet")
