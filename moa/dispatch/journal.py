@@ -2,14 +2,15 @@
 
 A piece under way has one journal a try. A line is written before the next thing happens: `sent`
 before a call goes out, `answered` or `failed` when it came back, `dead` when the query was given
-up. The journal is removed once the piece's outcomes are written.
+up; `submitting` before a batch goes out, `submitted` with its vendor's id before it is looked at,
+`fetched` when its answers stand here. The journal is removed once the piece's outcomes are written.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -18,6 +19,24 @@ import orjson
 
 from moa.dispatch.outcome import Attempt, DeadLetter, Outcome
 from moa.storage.journal_files import Sink
+from moa.storage.run_folder import BATCH
+
+
+@dataclass(frozen=True, slots=True)
+class SentBatch:
+    """A batch that was, or may have been, submitted, and of which not everything is known yet."""
+
+    reference: str
+    """Our name of it; see `BatchProvider.submit`."""
+    model: str
+    rows: tuple[int, ...]
+    expected_usd: Decimal
+    input_tokens: float
+    """Expected, of all its requests."""
+    output_tokens: float
+    submitted_at: datetime
+    ids: tuple[str, ...] = ()
+    """The vendor's, of which one is this batch's; none while it is not known whether it began."""
 
 
 @dataclass(slots=True)
@@ -34,12 +53,20 @@ class History:
     """Calls that failed, oldest first."""
     risked_usd: defaultdict[int, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     """Expected cost of calls without an answer that may be billed all the same."""
+    batches: dict[str, SentBatch] = field(default_factory=dict)
+    """By their reference, those that have not been fetched."""
 
     @property
     def spent_usd(self) -> Decimal:
-        """What the answers have cost, and what other calls may have."""
+        """What the answers have cost, and what other calls may have, or will."""
         answered = sum((outcome.cost_usd for outcome in self.outcomes.values()), Decimal(0))
-        return answered + sum(self.risked_usd.values(), Decimal(0))
+        coming = sum((self._coming_usd(batch) for batch in self.batches.values()), Decimal(0))
+        return answered + sum(self.risked_usd.values(), Decimal(0)) + coming
+
+    def _coming_usd(self, batch: SentBatch) -> Decimal:
+        """Of a batch that was not fetched to its end, what it will cost beside its answers here."""
+        left = sum(row not in self.outcomes for row in batch.rows)
+        return batch.expected_usd * left / len(batch.rows)
 
 
 class Journal:
@@ -53,10 +80,27 @@ class Journal:
         self._sink.append(_line({"e": "sent", "row": row, "model": model, "usd": expected_usd}))
         await self._sink.commit()
 
-    def failed(self, row: int, attempt: Attempt, risked_usd: Decimal) -> None:
+    def failed(
+        self, row: int, attempt: Attempt, risked_usd: Decimal, *, in_batch: bool = False
+    ) -> None:
         """The call came back without a completion; it may have cost so much."""
         line = {"e": "failed", "row": row, "attempt": attempt, "usd": risked_usd}
-        self._sink.append(_line(line))
+        self._sink.append(_line({**line, "in_batch": True} if in_batch else line))
+
+    async def submitting(self, batch: SentBatch) -> None:
+        """A batch is about to be submitted; it may once this returns."""
+        self._sink.append(_line({"e": "submitting", "batch": batch}))
+        await self._sink.commit()
+
+    async def submitted(self, reference: str, ids: Sequence[str]) -> None:
+        """The batch is one of these with its vendor. Only when this returns is it looked at."""
+        self._sink.append(_line({"e": "submitted", "reference": reference, "ids": ids}))
+        await self._sink.commit()
+
+    async def fetched(self, reference: str) -> None:
+        """Nothing more comes of a batch: its answers stand above, or it never began."""
+        self._sink.append(_line({"e": "fetched", "reference": reference}))
+        await self._sink.commit()
 
     def answered(self, outcome: Outcome) -> None:
         """The call came back with a completion or a refusal."""
@@ -100,21 +144,41 @@ def _replay(line: dict[str, Any], history: History, out: dict[int, Decimal]) -> 
         case "sent":
             history.unknown[line["row"]] += 1
             out[line["row"]] = Decimal(line["usd"])
+        case "submitting":
+            batch = _batch(line["batch"])
+            history.batches[batch.reference] = batch
+        case "submitted":
+            known = history.batches[line["reference"]]
+            history.batches[known.reference] = replace(known, ids=tuple(line["ids"]))
+        case "fetched":
+            history.batches.pop(line["reference"], None)
         case "failed":
             row = line["row"]
-            history.unknown[row] -= 1
+            history.unknown[row] -= not line.get("in_batch", False)
             history.attempts[row].append(_attempt(line["attempt"]))
             history.risked_usd[row] += Decimal(line["usd"])
             out.pop(row, None)
         case "answered":
             outcome = Outcome.from_journal(line["outcome"])
-            history.unknown[outcome.row] -= 1
+            history.unknown[outcome.row] -= outcome.lane != BATCH
             out.pop(outcome.row, None)
             history.outcomes[outcome.row] = outcome
         case "dead":
             outcome = Outcome.from_journal(line["outcome"])
             history.outcomes[outcome.row] = outcome
             history.letters[outcome.row] = _letter(line["letter"])
+
+
+def _batch(document: dict[str, Any]) -> SentBatch:
+    return SentBatch(
+        **{
+            **document,
+            "rows": tuple(document["rows"]),
+            "expected_usd": Decimal(document["expected_usd"]),
+            "submitted_at": datetime.fromisoformat(document["submitted_at"]),
+            "ids": tuple(document["ids"]),
+        }
+    )
 
 
 def _attempt(document: dict[str, Any]) -> Attempt:

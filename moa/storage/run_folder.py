@@ -24,6 +24,8 @@ from moa.storage.query_log import Partition
 
 NOBODY = "none"
 """In a piece's name: the rows of its part that go to no provider."""
+BATCH = "batch"
+_IN_BATCHES = f".{BATCH}"
 _REDRIVES = "/redrives/"
 
 
@@ -45,19 +47,27 @@ class PartName(NamedTuple):
 
 
 class PieceName(NamedTuple):
-    """What one part has for one provider."""
+    """What one part has for one provider: to be bought at once, or in batches."""
 
     part: PartName
     provider: str
+    in_batches: bool = False
 
     def __str__(self) -> str:
-        return f"{self.part}.{self.provider}"
+        return f"{self.part}.{self.queue}"
+
+    @property
+    def queue(self) -> str:
+        """Where it waits for its turn; a provider's batches are a queue of their own."""
+        return f"{self.provider}{_IN_BATCHES}" if self.in_batches else self.provider
 
     @classmethod
     def parse(cls, name: str) -> PieceName:
         """The piece that `str` gave this name."""
-        part, _, provider = name.partition(".")
-        return cls(PartName.parse(part), provider)
+        part, _, queue = name.partition(".")
+        return cls(
+            PartName.parse(part), queue.removesuffix(_IN_BATCHES), queue.endswith(_IN_BATCHES)
+        )
 
 
 class RunFolder:
@@ -231,9 +241,7 @@ class RunFolder:
 
     def pieces_of(self, part: PartName) -> list[tuple[PieceName, int]]:
         """A part's pieces, each with its number of queries."""
-        provider = self.read_decisions(part, columns=["provider"]).column("provider")
-        counts = pc.value_counts(pc.fill_null(provider, NOBODY)).to_pylist()
-        return sorted((PieceName(part, c["values"]), c["counts"]) for c in counts)
+        return pieces_in(part, self.read_decisions(part, columns=["provider", "lane"]))
 
     def read_queries(self, part: PartName, *, columns: Sequence[str] | None = None) -> pa.Table:
         """A part's `SCORED_QUERIES`."""
@@ -318,6 +326,18 @@ class RunFolder:
     def _document(self, name: str) -> dict[str, Any] | None:
         data = self._folder.read(name)
         return None if data is None else orjson.loads(data)
+
+
+def pieces_in(part: PartName, decisions: pa.Table) -> list[tuple[PieceName, int]]:
+    """The pieces that a part's decisions make, each with its number of queries."""
+    groups = decisions.select(["provider"]).append_column(
+        "in_batches", pc.fill_null(pc.equal(decisions.column("lane"), BATCH), False)
+    )
+    counts = groups.group_by(["provider", "in_batches"]).aggregate([([], "count_all")])
+    return sorted(
+        (PieceName(part, one["provider"] or NOBODY, one["in_batches"]), one["count_all"])
+        for one in counts.to_pylist()
+    )
 
 
 def is_redrive(url: str) -> bool:
