@@ -72,12 +72,14 @@ class Director:
             for outage in script.outages:
                 if outage.provider == provider and outage.from_s <= now_s < outage.to_s:
                     return outage.step
-        if script.queries:
-            always = script.queries.get(query_id or "") or script.queries.get(f"{prompt:016x}")
-            if always is not None:
-                return always
+        if (always := self._always(query_id, prompt)) is not None:
+            return always
         sequence = self._sequences.get(provider)
         return sequence.popleft() if sequence else None
+
+    def _always(self, query_id: str | None, prompt: int) -> Step | None:
+        queries = self.script.queries
+        return (queries.get(query_id or "") or queries.get(f"{prompt:016x}")) if queries else None
 
     def without_flex(self, model: str, prompt: int) -> Step | None:
         """What the next attempt of this query gets in the flex lane, when chance has no room there.
@@ -92,8 +94,7 @@ class Director:
 
     def batched(self, provider: Wire, model: str, query_id: str | None, prompt: int) -> Step:
         """What becomes of a request of a batch when its turn comes."""
-        always = self.script.queries.get(query_id or "") or self.script.queries.get(f"{prompt:016x}")
-        if always is not None:
+        if (always := self._always(query_id, prompt)) is not None:
             return always
         shares = self.script.batch_of(provider)
         retryably, fatally = shares.fails_retryably, shares.fails_fatally

@@ -4,6 +4,9 @@ Columns of plain numbers, about 60 bytes a request. Times are of the machine's m
 which other processes on it share (`time.monotonic()`); wall times are derived from them. Keys are
 numbered, never written.
 
+A request of a batch comes into it when it is answered; it arrived when its batch was submitted.
+Calls about batches are not in it: see `moa.replay.batches`.
+
 Billed is what was begun to be sent: a whole answer in full, even if it was cut or lost on the way;
 of a stream that broke off, its input and the share of the output that went out.
 """
@@ -15,12 +18,13 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import orjson
 
 from moa.catalog import Wire
+from moa.replay.wire import Lane
 
 Fate = Literal[
     "in_flight", "ok", "error", "reset", "hang", "cut_json", "empty", "refusal", "length",
@@ -34,6 +38,8 @@ _FATES: tuple[Fate, ...] = (
 )  # fmt: skip
 _FATE_NUMBERS = {fate: number for number, fate in enumerate(_FATES)}
 _PROVIDERS: tuple[Wire, ...] = ("openai", "anthropic", "gemini")
+_LANES: tuple[Lane, ...] = ("live", "flex", "batch")
+_BATCH = _LANES.index("batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Entry:
     """One request."""
 
     number: int
-    """From 0, in order of arrival."""
+    """From 0, in order of arrival; of a batch's request, in order of its answer."""
     provider: Wire
     model: str
     """Catalog id; the API name of a model that was not recorded; `""` when it was not read."""
@@ -66,11 +72,15 @@ class Entry:
     """From 1, in order of opening."""
     account: int
     """Its key's number: from 1, in order of first use; 0 when the request was not read."""
+    lane: Lane
+    batch: str | None
+    """The id of its batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The greatest sums in any sliding window, each for itself, of what got no 429."""
+    """The greatest sums in any sliding window, each for itself, of what got no 429; batches are not
+    counted."""
 
     requests: int
     input_tokens: int
@@ -86,6 +96,7 @@ class Summary:
     by_status: dict[str, int]
     by_fate: dict[str, int]
     by_model: dict[str, int]
+    by_lane: dict[str, int]
     calls_per_query_max: int
     billed_per_query_max: int
     queries: int
@@ -106,6 +117,22 @@ class Summary:
     open_connections_max: int
     first_arrival_s: float | None
     last_end_s: float | None
+
+
+class BatchAnswer(NamedTuple):
+    """A request of a batch that was answered."""
+
+    batch: str
+    provider: Wire
+    model: str
+    prompt: int
+    key: str
+    fate: Fate
+    input_tokens: int
+    output_tokens: int
+    arrived_s: float
+    """Monotonic."""
+    ended_s: float
 
 
 class Ledger:
@@ -137,6 +164,8 @@ class Ledger:
         self._input, self._output = array("I"), array("I")
         self._connection = array("I")
         self._account = array("H")
+        self._lane = array("B")
+        self._batches: dict[int, str] = {}
         self._accounts: dict[tuple[int, str], int] = {}
         self._in_flight = 0
         self.in_flight_max = 0
@@ -156,7 +185,13 @@ class Ledger:
 
     def begin(self, provider: Wire, connection: int) -> Ticket:
         """A request arrived."""
-        self._arrived.append(time.monotonic())
+        row = self._append(provider, connection, time.monotonic())
+        self._in_flight += 1
+        self.in_flight_max = max(self.in_flight_max, self._in_flight)
+        return Ticket(self, row, self._generation)
+
+    def _append(self, provider: Wire, connection: int, arrived_s: float) -> int:
+        self._arrived.append(arrived_s)
         self._ended.append(0.0)
         self._provider.append(_PROVIDERS.index(provider))
         self._fate.append(0)
@@ -167,12 +202,20 @@ class Ledger:
         self._output.append(0)
         self._connection.append(connection)
         self._account.append(0)
-        self._in_flight += 1
-        self.in_flight_max = max(self.in_flight_max, self._in_flight)
-        return Ticket(self, len(self._arrived) - 1, self._generation)
+        self._lane.append(0)
+        return len(self._arrived) - 1
 
-    def identify(self, row: int, model: str, prompt: int, key: str) -> None:
+    def answered_in_batch(self, answered: BatchAnswer) -> None:
+        """A request of a batch was answered, and is billed."""
+        row = self._append(answered.provider, 0, answered.arrived_s)
+        self._batches[row] = answered.batch
+        self.identify(row, answered.model, answered.prompt, answered.key, "batch")
+        tokens = answered.input_tokens, answered.output_tokens
+        self._write(row, 200, answered.fate, *tokens, answered.ended_s)
+
+    def identify(self, row: int, model: str, prompt: int, key: str, lane: Lane = "live") -> None:
         """It was read."""
+        self._lane[row] = _LANES.index(lane)
         number = self._model_numbers.get(model)
         if number is None:
             number = self._model_numbers[model] = len(self._models)
@@ -184,14 +227,29 @@ class Ledger:
 
     def end(self, row: int, status: int, fate: Fate, input_tokens: int, output_tokens: int) -> None:
         """It was answered, or will not be."""
-        self._ended[row] = time.monotonic()
+        self._write(row, status, fate, input_tokens, output_tokens, time.monotonic())
+        self._in_flight -= 1
+
+    def _write(
+        self,
+        row: int,
+        status: int,
+        fate: Fate,
+        input_tokens: int,
+        output_tokens: int,
+        ended_s: float,
+    ) -> None:
+        self._ended[row] = ended_s
         self._status[row] = status
         self._fate[row] = _FATE_NUMBERS[fate]
         self._input[row] = input_tokens
         self._output[row] = output_tokens
-        self._in_flight -= 1
         if self._file is not None:
             self._file.write(orjson.dumps(asdict(self.entry(row))) + b"\n")
+
+    def account(self, provider: Wire, key: str) -> int:
+        """A key's number; 0 when nothing of it has been read."""
+        return self._accounts.get((_PROVIDERS.index(provider), key), 0)
 
     def holds(self, generation: int) -> bool:
         """Whether it was not emptied since."""
@@ -218,6 +276,8 @@ class Ledger:
             output_tokens=self._output[row],
             connection=self._connection[row],
             account=self._account[row],
+            lane=_LANES[self._lane[row]],
+            batch=self._batches.get(row),
         )
 
     def entries(self) -> Iterator[Entry]:
@@ -231,6 +291,7 @@ class Ledger:
         prompts = np.asarray(self._prompt)
         arrived = np.asarray(self._arrived)
         ended = np.asarray(self._ended)
+        called = np.asarray(self._lane) != _BATCH
         whole = np.isin(np.asarray(self._fate), [_FATE_NUMBERS[f] for f in _WHOLE])
         calls, bills = _per_query(prompts[read]), _per_query(prompts[read & billed])
         return Summary(
@@ -238,23 +299,24 @@ class Ledger:
             by_status={str(k): n for k, n in sorted(Counter(self._status).items())},
             by_fate={_FATES[k]: n for k, n in sorted(Counter(self._fate).items())},
             by_model={self._models[k]: n for k, n in sorted(Counter(self._model).items())},
+            by_lane={_LANES[k]: n for k, n in sorted(Counter(self._lane).items())},
             calls_per_query_max=int(calls.max(initial=0)),
             billed_per_query_max=int(bills.max(initial=0)),
             queries=len(calls),
             queries_answered=len(_per_query(prompts[read & whole])),
             queries_billed_twice=int((bills > 1).sum()),
             window_s=window_s,
-            window_requests_max=_peak(arrived, np.ones(len(arrived), np.int64), window_s),
-            peaks=self._peaks(window_s, read),
+            window_requests_max=_peak(arrived[called], np.ones(called.sum(), np.int64), window_s),
+            peaks=self._peaks(window_s, read & called),
             account_peaks={
-                str(number): self._peaks(window_s, np.asarray(self._account) == number)
+                str(number): self._peaks(window_s, called & (np.asarray(self._account) == number))
                 for number in self._accounts.values()
             },
             input_tokens=sum(self._input),
             output_tokens=sum(self._output),
             in_flight_max=self.in_flight_max,
             open_connections_max=self.open_connections_max,
-            first_arrival_s=float(arrived[0]) if len(arrived) else None,
+            first_arrival_s=float(arrived.min()) if len(arrived) else None,
             last_end_s=float(ended.max()) if ended.any() else None,
         )
 
@@ -291,10 +353,10 @@ class Ticket:
     generation: int
     ended: bool = False
 
-    def identify(self, model: str, prompt: int, key: str) -> None:
+    def identify(self, model: str, prompt: int, key: str, lane: Lane = "live") -> None:
         """See `Ledger.identify`."""
         if self.ledger.holds(self.generation):
-            self.ledger.identify(self.row, model, prompt, key)
+            self.ledger.identify(self.row, model, prompt, key, lane)
 
     def end(self, status: int, fate: Fate, input_tokens: int = 0, output_tokens: int = 0) -> None:
         """See `Ledger.end`; only the first end counts."""

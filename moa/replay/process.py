@@ -52,8 +52,17 @@ class ReplayServer:
         summary: dict[str, Any] = orjson.loads(self._ask("GET", f"summary?window_s={window_s}"))
         return summary
 
+    def batches(self) -> list[dict[str, Any]]:
+        """Every batch so far, as `moa.replay.batches.BatchEntry`, in order of submission."""
+        return [orjson.loads(line) for line in self._ask("GET", "batches").splitlines()]
+
+    def batches_summary(self) -> dict[str, Any]:
+        """All batches at a glance, as `moa.replay.batches.BatchSummary`."""
+        summary: dict[str, Any] = orjson.loads(self._ask("GET", "batches_summary"))
+        return summary
+
     def reset(self) -> None:
-        """Forget all requests, and play no script."""
+        """Forget all requests and batches, and play no script."""
         self._ask("POST", "reset")
 
     def _ask(self, method: str, what: str, body: bytes | None = None) -> bytes:

@@ -1,14 +1,13 @@
 """The server: one port, three vendors, and a control side that no vendor has.
 
-`/openai`, `/anthropic` and `/gemini` are the vendors. `/control/script`, `/control/ledger`,
-`/control/summary` and `/control/reset` are for those who started it.
+`/openai`, `/anthropic` and `/gemini` are the vendors; what is stored for batches at Google is where
+Google's client expects it. `/control/script`, `/control/ledger`, `/control/summary`,
+`/control/batches`, `/control/batches_summary` and `/control/reset` are for those who started it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -21,7 +20,9 @@ from aiohttp import web
 from moa.catalog import Wire
 from moa.errors import ConfigError
 from moa.replay.anthropic_wire import AnthropicReplay
+from moa.replay.batch_side import BatchSide, Found
 from moa.replay.director import Director, Fate
+from moa.replay.faults import FOREVER_S, answer_of, reset, trouble_of
 from moa.replay.gemini_wire import GeminiReplay
 from moa.replay.ledger import Ledger, Ticket
 from moa.replay.limits import NO_LIMITS, LimitBook
@@ -29,9 +30,9 @@ from moa.replay.openai_wire import OpenAIReplay
 from moa.replay.recordings import Recordings, invented, prompt_hash
 from moa.replay.script import Script, Step, parse_script_json
 from moa.replay.wire import (
-    DAY_S,
     Answer,
     Asked,
+    Lane,
     Levels,
     ReplayWire,
     Target,
@@ -45,8 +46,6 @@ WIRES: dict[str, ReplayWire] = {
     "gemini": GeminiReplay(),
 }
 """By the first part of the path."""
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-_FOREVER_S = 86_400.0
 
 
 class _Call(NamedTuple):
@@ -69,11 +68,13 @@ class ReplayHandler:
         self._recordings = recordings
         self._synthetic = synthetic
         self._ledger = ledger
+        self._batches = BatchSide(ledger, WIRES, self._found)
         self._play(script)
 
     def _play(self, script: Script) -> None:
         self._script = script
         self._director = Director(script, clock=time.monotonic)
+        self._batches.play(script, self._director)
         self._limits = LimitBook(script, clock=time.monotonic)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -86,6 +87,8 @@ class ReplayHandler:
             return web.json_response(
                 {"error": f"no vendor at /{head}: {', '.join(WIRES)}"}, status=404
             )
+        if (errand := self._batches.errand(wire, request, f"/{rest}")) is not None:
+            return await self._batches.answer(errand, request)
         ticket = self._ledger.begin(wire.provider, _connection_of(request))
         try:
             return await self._vendor(wire, f"/{rest}", request, ticket)
@@ -102,7 +105,8 @@ class ReplayHandler:
         call = await self._read(wire, path, request)
         if isinstance(call, Trouble):
             return _refusal(wire, call, request_id, {}, ticket)
-        ticket.identify(call.model, call.prompt, call.key)
+        lane: Lane = "flex" if call.asked.service_tier == "flex" else "live"
+        ticket.identify(call.model, call.prompt, call.key, lane)
         tokens = call.answer.input_tokens, call.answer.output_tokens
         query_id = self._recordings.query_id(call.prompt)
         step = self._director.scripted(wire.provider, query_id, call.prompt)
@@ -132,6 +136,13 @@ class ReplayHandler:
         asked = wire.read(target, request.headers, await request.read())
         if isinstance(asked, Trouble):
             return asked
+        found = self._found(wire, asked)
+        if isinstance(found, Trouble):
+            return found
+        return _Call(wire, asked, found.answer, found.model, found.prompt, key)
+
+    def _found(self, wire: ReplayWire, asked: Asked) -> Found | Trouble:
+        """The answer to what is asked."""
         model = self._recordings.model_named(wire.provider, asked.model)
         if model is None and not self._is_synthetic:
             return wire.unknown_model(asked.model)
@@ -142,7 +153,7 @@ class ReplayHandler:
                 return Trouble(404, f"no recording of what {model} answers to this prompt")
             answer = invented(asked.prompt, prompt, asked.model)
         answer = _cut(answer, asked.most_output_tokens)
-        return _Call(wire, asked, answer, model or asked.model, prompt, key)
+        return Found(model or asked.model, prompt, self._recordings.query_id(prompt), answer)
 
     @property
     def _is_synthetic(self) -> bool:
@@ -156,6 +167,7 @@ class ReplayHandler:
         return key
 
     async def _control(self, request: web.BaseRequest, what: str) -> web.Response:
+        self._batches.book.settle()
         match request.method, what:
             case "GET", "ledger":
                 lines = (orjson.dumps(asdict(entry)) for entry in self._ledger.entries())
@@ -163,6 +175,11 @@ class ReplayHandler:
             case "GET", "summary":
                 summary = self._ledger.summary(float(request.query.get("window_s", 60)))
                 return web.Response(body=orjson.dumps(asdict(summary)))
+            case "GET", "batches":
+                lines = (orjson.dumps(asdict(entry)) for entry in self._batches.book.entries())
+                return web.Response(body=b"\n".join(lines))
+            case "GET", "batches_summary":
+                return web.Response(body=orjson.dumps(asdict(self._batches.book.summary())))
             case "POST", "script":
                 try:
                     self._play(parse_script_json(await request.read()))
@@ -171,6 +188,7 @@ class ReplayHandler:
                 return web.Response()
             case "POST", "reset":
                 self._ledger.clear()
+                self._batches = BatchSide(self._ledger, WIRES, self._found)
                 self._play(Script())
                 return web.Response()
         return web.Response(status=404, text=f"{request.method} /control/{what}: no such thing")
@@ -198,10 +216,10 @@ async def _perform(
     """Do what the step says with the answer."""
     wire, step = call.wire, fate.step
     if step.kind == "error" and not (step.after and call.asked.stream):
-        return _refusal(wire, _trouble(step, call.asked.model), request_id, levels, ticket)
+        return _refusal(wire, trouble_of(step, call.asked.model), request_id, levels, ticket)
     if step.kind in ("reset", "hang") and not step.after:
         return await _leave(step, request, ticket)
-    answer = _answer(call.answer, step)
+    answer = answer_of(call.answer, step)
     headers = wire.headers(levels, request_id)
     if call.asked.stream:
         pieces = _events(call, answer, step, request_id)
@@ -246,7 +264,7 @@ def _events(call: _Call, answer: Answer, step: Step, request_id: str) -> list[by
         return events
     sent = events[: max(1, int(len(events) * step.after))]
     if step.kind == "error":
-        sent.append(call.wire.error_event(_trouble(step, call.asked.model), request_id))
+        sent.append(call.wire.error_event(trouble_of(step, call.asked.model), request_id))
     return sent
 
 
@@ -260,32 +278,6 @@ def _cut(answer: Answer, most_output_tokens: int | None) -> Answer:
     )
 
 
-def _answer(answer: Answer, step: Step) -> Answer:
-    if step.kind == "empty":
-        return replace(answer, text="", output_tokens=0, finish="stop")
-    text = answer.text if step.text is None else step.text
-    match step.kind:
-        case "refusal":
-            return replace(answer, text=text, finish="refusal")
-        case "length":
-            return replace(answer, text=text, finish="length")
-    return replace(answer, text=text)
-
-
-def _trouble(step: Step, model: str) -> Trouble:
-    wait_s = step.retry_after_s
-    if wait_s is None and step.quota == "day":
-        wait_s = DAY_S
-    return Trouble(
-        step.status,
-        step.message,
-        code=step.code,
-        retry_after_s=wait_s,
-        quota=step.quota,
-        model=model,
-    )
-
-
 async def _leave(
     step: Step,
     request: web.BaseRequest,
@@ -296,14 +288,9 @@ async def _leave(
     """Reset the connection, or say nothing more."""
     if step.kind == "hang":
         ticket.end(0, "hang", input_tokens, output_tokens)
-        await asyncio.sleep(_FOREVER_S)
+        await asyncio.sleep(FOREVER_S)
     ticket.end(0, "reset", input_tokens, output_tokens)
-    transport = request.transport
-    if transport is not None:
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        transport.abort()
-    raise ConnectionResetError("on purpose")
+    reset(request)
 
 
 class _Connection(web.RequestHandler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -106,6 +107,15 @@ class Reply(NamedTuple):
     body: bytes
 
 
+class Part(NamedTuple):
+    """Of a multipart body."""
+
+    name: str
+    """Of the field; `""` where there is none."""
+    filename: str
+    content: bytes
+
+
 class ReplayWire(Protocol):
     """One vendor's format. Stateless."""
 
@@ -165,6 +175,8 @@ class ReplayWire(Protocol):
 PIECE_CHARS = 48
 """Length of a piece of a streamed answer; vendors send a few tokens at a time."""
 
+_BOUNDARY = re.compile(r"boundary=(?:\"([^\"]+)\"|([^\s;]+))")
+_PARAMETER = re.compile(r"\b(name|filename)=\"([^\"]*)\"")
 REFUSAL = "I'm sorry, but I can't help with that."
 REQUEST_ID_BYTES = 12
 
@@ -220,6 +232,20 @@ def last_user_text(turns: object, content: str) -> str | None:
 
 def _is_text(part: dict[str, Any]) -> bool:
     return isinstance(part.get("text"), str) and not part.get("thought")
+
+
+def multipart(content_type: str, body: bytes) -> list[Part]:
+    """The parts of a multipart body; none when it is none."""
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        return []
+    between = b"\r\n--" + (found[1] or found[2]).encode()
+    parts = []
+    for piece in (b"\r\n" + body).split(between)[1:-1]:
+        head, _, content = piece.partition(b"\r\n\r\n")
+        names = dict(_PARAMETER.findall(head.decode("utf-8", "replace")))
+        parts.append(Part(names.get("name", ""), names.get("filename", ""), content))
+    return parts
 
 
 def bearer(headers: Mapping[str, str]) -> str:
