@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from moa.catalog import Account, Wire
 from moa.providers import (
     anthropic,
+    anthropic_batch,
     anthropic_request,
     gemini,
+    gemini_batch,
     gemini_request,
     openai,
+    openai_batch,
     openai_request,
+    vertex_batch,
 )
+from moa.providers.batch import BatchLimits, BatchProvider
 from moa.providers.provider import Provider
 
 
@@ -93,3 +98,62 @@ def check_credentials(account: Account, environ: Mapping[str, str]) -> None:
             the base URL.
     """
     _CHECK[account.wire](account, environ)
+
+
+BatchKind = Literal["openai", "anthropic", "gemini", "vertex"]
+"""How batches are bought: Gemini's are bought in two ways."""
+
+BATCH_LIMITS: dict[BatchKind, BatchLimits] = {
+    "openai": openai_batch.LIMITS,
+    "anthropic": anthropic_batch.LIMITS,
+    "gemini": gemini_batch.LIMITS,
+    "vertex": vertex_batch.LIMITS,
+}
+"""What each vendor takes in one batch."""
+
+
+class _OpenBatches(Protocol):
+    def __call__(
+        self, account: Account, *, environ: Mapping[str, str], base_url: str | None
+    ) -> BatchProvider: ...
+
+
+_OPEN_BATCHES: dict[BatchKind, _OpenBatches] = {
+    "openai": openai_batch.open_batches,
+    "anthropic": anthropic_batch.open_batches,
+    "gemini": gemini_batch.open_batches,
+    "vertex": vertex_batch.open_batches,
+}
+
+
+def batch_kind(account: Account) -> BatchKind:
+    """How an account's batches are bought."""
+    return "vertex" if account.wire == "gemini" and gemini.on_vertex(account) else account.wire
+
+
+def open_batches(
+    account: Account, *, environ: Mapping[str, str], base_url: str | None = None
+) -> BatchProvider:
+    """The batches of `account`, over connections of their own.
+
+    Args:
+        account: of the catalog.
+        environ: as for `open_provider`. Where files go to Google Cloud Storage, its client and
+            `STORAGE_EMULATOR_HOST` are found in the process's own environment.
+        base_url: as for `open_provider`.
+
+    Raises:
+        ConfigError: as `open_provider`, or the account lacks what batches need besides.
+    """
+    return _OPEN_BATCHES[batch_kind(account)](account, environ=environ, base_url=base_url)
+
+
+def check_batches(account: Account, environ: Mapping[str, str]) -> None:
+    """Check that `open_batches` will find what it needs; nothing is called.
+
+    Raises:
+        ConfigError: as `check_credentials`, or the account lacks what batches need besides.
+    """
+    check_credentials(account, environ)
+    if batch_kind(account) == "vertex":
+        vertex_batch.check(account, environ)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_URL = "https://api.anthropic.com"
 _VERSION = {"anthropic-version": "2026-10-21"}
-_VERSION_WITH_SAMPLING = {"anthropic-version": "2023-06-01"}
+VERSION_WITH_SAMPLING = {"anthropic-version": "2023-06-01"}
 """The newer version refuses `temperature` and `top_p`, the older models still follow them."""
 
 _FINISH = {
@@ -138,7 +138,7 @@ class AnthropicWire:
         if stream:
             document["stream"] = True
         sampled = "temperature" in document or "top_p" in document
-        headers = _VERSION_WITH_SAMPLING if sampled else None
+        headers = VERSION_WITH_SAMPLING if sampled else None
         return Call(self._url, document, headers)
 
     def read(self, body: bytes) -> Completion | Fault:

@@ -59,7 +59,7 @@ def check(account: Account, environ: Mapping[str, str]) -> None:
     _key(account, environ)
     http.proxy_for(models_root(account, environ, None), environ)
     path = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    if _on_vertex(account) and not account.api_key_env and path and not Path(path).is_file():
+    if on_vertex(account) and not account.api_key_env and path and not Path(path).is_file():
         raise ConfigError(
             f"account {account.name!r}: GOOGLE_APPLICATION_CREDENTIALS names {path!r}, "
             "which is no file"
@@ -76,15 +76,16 @@ def open_gemini(
     root = models_root(account, environ, base_url)
     key = _key(account, environ)
     token = None
-    if _on_vertex(account) and not key and base_url is None:
+    if on_vertex(account) and not key and base_url is None:
         token = GoogleToken(environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
     headers = {"x-goog-api-key": key} if key else {}
     transport = http.Transport(headers, proxy=http.proxy_for(root, environ))
-    wire = GeminiWire(account.name, root, key, token, vertex=_on_vertex(account))
+    wire = GeminiWire(account.name, root, key, token, vertex=on_vertex(account))
     return WireProvider(account.name, wire, transport)
 
 
-def _on_vertex(account: Account) -> bool:
+def on_vertex(account: Account) -> bool:
+    """Whether an account's models are Vertex's, not the Developer API's."""
     return not account.api_key_env or bool(account.project_env or account.location)
 
 
@@ -107,7 +108,7 @@ def models_root(account: Account, environ: Mapping[str, str], override: str | No
     """
     where = f"account {account.name!r}"
     text = override or account.base_url
-    if not _on_vertex(account):
+    if not on_vertex(account):
         text = text or environ.get("GOOGLE_GEMINI_BASE_URL")
         return http.base_url(text or "https://generativelanguage.googleapis.com", where=where) / (
             "v1beta"

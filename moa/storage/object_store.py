@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ _SCHEMES = ("s3", "gs")
 _TEMPORARY = ".writing-"
 Filters = Sequence[tuple[str, str, object]] | None
 """As pyarrow takes them: `[("partition", "=", 3)]`."""
+_BLOCK_BYTES = 4 << 20
 _CONFLICT = "ConditionalRequestConflict"
 
 
@@ -54,7 +55,8 @@ def filesystem_of(url: str) -> tuple[fs.FileSystem, str]:
     """The file system of a local path, `s3://bucket/…` or `gs://bucket/…`, and the path in it.
 
     S3 takes its endpoint from `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` where they are set, as
-    the vendor's own tools do.
+    the vendor's own tools do; Google Cloud Storage is the emulator that `STORAGE_EMULATOR_HOST`
+    names, where it does.
 
     Raises:
         ConfigError: another scheme, or the bucket's region cannot be found out.
@@ -67,10 +69,12 @@ def filesystem_of(url: str) -> tuple[fs.FileSystem, str]:
     bucket = rest.partition("/")[0]
     if not bucket:
         raise ConfigError(f"{url}: no bucket; write {scheme}://BUCKET/FOLDER")
-    return _remote(scheme, bucket, _s3_endpoint()), rest.rstrip("/")
+    return _remote(scheme, bucket, _endpoint(scheme)), rest.rstrip("/")
 
 
-def _s3_endpoint() -> str | None:
+def _endpoint(scheme: str) -> str | None:
+    if scheme == "gs":
+        return os.environ.get("STORAGE_EMULATOR_HOST") or None
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
@@ -79,6 +83,11 @@ def _remote(scheme: str, bucket: str, endpoint: str | None) -> fs.FileSystem:
     if scheme == "s3" and endpoint:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         return fs.S3FileSystem(endpoint_override=endpoint, region=region or "us-east-1")
+    if scheme == "gs" and endpoint:
+        kind, _, host = endpoint.rpartition("://")
+        return fs.GcsFileSystem(
+            anonymous=True, scheme=kind or "http", endpoint_override=host.rstrip("/")
+        )
     try:
         return fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
     except OSError as error:  # S3: its region is asked for
@@ -139,6 +148,21 @@ class Folder:
                 return bytes(file.read())
         except FileNotFoundError:
             return None
+
+    def line_blocks(self, name: str) -> Iterator[list[bytes]]:
+        """The lines of a file without their breaks, some megabytes of them at a time.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        pending = b""
+        with self._fs.open_input_stream(self._path(name), compression=None) as file:
+            while block := file.read(_BLOCK_BYTES):
+                *lines, pending = (pending + block).split(b"\n")
+                if lines:
+                    yield lines
+        if pending:
+            yield [pending]
 
     def put_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file."""
@@ -358,11 +382,12 @@ class _GoogleStorage:
 
     def _blob(self, path: str) -> Blob:
         bucket, _, key = path.partition("/")
-        return _google_client(os.getpid()).bucket(bucket).blob(key)
+        return _google_client(os.getpid(), _endpoint("gs")).bucket(bucket).blob(key)
 
 
 @lru_cache(maxsize=2)
-def _google_client(process: int) -> Client:
+def _google_client(process: int, emulator: str | None) -> Client:
+    """One a process, for the vendor or for an emulator, which wants no credentials."""
     from google.cloud import storage
 
-    return storage.Client()
+    return storage.Client.create_anonymous_client() if emulator else storage.Client()
