@@ -109,20 +109,21 @@ def test_equal_requests_share_an_answer_only_when_the_same_models_may_give_it(
 def test_equal_requests_share_an_answer_only_when_it_may_be_bought_alike_and_is_as_good(
     tmp_path: Path,
 ) -> None:
-    table = pa.table(
-        {
-            "query_id": list("abcdefgh"),
-            "prompt": ["Hi"] * 8,
-            "allowed_lanes": [["live", "flex"], ["flex", "live", "flex"], None, [], *[None] * 4],
-            "min_grade": [None, float("nan"), 0.7, None, 0.7, 0.8, None, 0.0],
-        }
+    lanes = [["live", "flex"], ["flex", "live", "flex"], None, [], None, None, None, None]
+    least = [None, float("nan"), 0.7, None, 0.7, 0.8, None, 0.0]
+    table = pa.table({"query_id": list("abcdefgh"), "prompt": ["Hi"] * 8})
+    table = table.append_column("allowed_lanes", pa.array(lanes))
+    table = table.append_column("min_grade", pa.array(least))
+    single = pa.table(
+        {"query_id": ["i"], "prompt": ["Hi"], "min_grade": pa.array([0.7], pa.float32())}
     )
-    pq.write_table(table, tmp_path / "log.parquet")
+    pq.write_table(table, tmp_path / "1.parquet")
+    pq.write_table(single, tmp_path / "2.parquet")
 
     _, rows = scanned(QueryLogConfig(path=str(tmp_path), dedupe=True))
 
     followers = {row["query_id"]: [one["query_id"] for one in row["followers"]] for row in rows}
-    assert followers == {"a": ["b"], "c": ["e"], "d": [], "f": [], "g": [], "h": []}
+    assert followers == {"a": ["b"], "c": ["e", "i"], "d": [], "f": [], "g": [], "h": []}
 
 
 def test_an_id_that_asks_the_same_of_a_better_model_clashes(tmp_path: Path) -> None:
