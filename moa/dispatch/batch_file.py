@@ -98,17 +98,18 @@ def cut(
 def halves(file: BatchFile) -> tuple[BatchFile, BatchFile]:
     """A batch of two rows or more as two, each with its share of what is expected."""
     middle = len(file.rows) // 2
-    return _share(file, file.rows[:middle]), _share(file, file.rows[middle:])
+    return share(file, file.rows[:middle]), share(file, file.rows[middle:])
 
 
-def _share(file: BatchFile, rows: tuple[int, ...]) -> BatchFile:
-    share = len(rows) / len(file.rows)
+def share(file: BatchFile, rows: tuple[int, ...]) -> BatchFile:
+    """Some rows of a batch, with their share of what is expected of it."""
+    part = len(rows) / len(file.rows)
     return BatchFile(
         file.model,
         rows,
         file.expected_usd * len(rows) / len(file.rows),
-        file.input_tokens * share,
-        file.output_tokens * share,
+        file.input_tokens * part,
+        file.output_tokens * part,
     )
 
 

@@ -109,6 +109,11 @@ class Dispatcher:
         self._dead -= sum(letter is not None for _, letter in settled)
         self._spent_usd -= sum((outcome.cost_usd for outcome, _ in settled), Decimal(0))
 
+    def waiting(self, model_id: str) -> int:
+        """Calls that wait for a model."""
+        line = self._lines.get(model_id)
+        return 0 if line is None else line.waiting
+
     def progress(self) -> Progress:
         """Where it stands."""
         lines = self._lines.values()
@@ -164,7 +169,7 @@ class Dispatcher:
         row, provider = assignment.row, assignment.choices[0].model.provider
         if row in history.outcomes:
             settled = history.outcomes[row], history.letters.get(row)
-            self._count(*settled)
+            self.count(*settled)
             done.set_result(settled)
             return done
         self._unsettled[provider] += 1
@@ -385,10 +390,11 @@ class Dispatcher:
         self._settle(call, outcome, letter)
 
     def _settle(self, call: Call, outcome: Outcome, letter: DeadLetter | None) -> None:
-        self._count(outcome, letter)
+        self.count(outcome, letter)
         call.resolve((outcome, letter))
 
-    def _count(self, outcome: Outcome, letter: DeadLetter | None) -> None:
+    def count(self, outcome: Outcome, letter: DeadLetter | None) -> None:
+        """A query has its outcome."""
         self._done += 1
         self._dead += letter is not None
         self._spent_usd += outcome.cost_usd

@@ -9,7 +9,7 @@ up; `submitting` before a batch goes out, `submitted` with its vendor's id befor
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -37,6 +37,8 @@ class SentBatch:
     submitted_at: datetime
     ids: tuple[str, ...] = ()
     """The vendor's, of which one is this batch's; none while it is not known whether it began."""
+    surely: bool = True
+    """It is one of them; else they only look like it, and may be another's."""
 
 
 @dataclass(slots=True)
@@ -92,9 +94,10 @@ class Journal:
         self._sink.append(_line({"e": "submitting", "batch": batch}))
         await self._sink.commit()
 
-    async def submitted(self, reference: str, ids: Sequence[str]) -> None:
-        """The batch is one of these with its vendor. Only when this returns is it looked at."""
-        self._sink.append(_line({"e": "submitted", "reference": reference, "ids": ids}))
+    async def submitted(self, batch: SentBatch) -> None:
+        """Its vendor's ids are known. Only when this returns is it looked at."""
+        line = {"reference": batch.reference, "ids": batch.ids, "surely": batch.surely}
+        self._sink.append(_line({"e": "submitted", **line}))
         await self._sink.commit()
 
     async def fetched(self, reference: str) -> None:
@@ -149,7 +152,9 @@ def _replay(line: dict[str, Any], history: History, out: dict[int, Decimal]) -> 
             history.batches[batch.reference] = batch
         case "submitted":
             known = history.batches[line["reference"]]
-            history.batches[known.reference] = replace(known, ids=tuple(line["ids"]))
+            history.batches[known.reference] = replace(
+                known, ids=tuple(line["ids"]), surely=line["surely"]
+            )
         case "fetched":
             history.batches.pop(line["reference"], None)
         case "failed":

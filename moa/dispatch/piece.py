@@ -6,12 +6,15 @@ import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from moa.catalog import Model
 from moa.config import PolicyConfig
+from moa.dispatch.batch_lane import BatchLane
 from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.journal import Journal, recover
 from moa.dispatch.outcome import (
@@ -26,7 +29,7 @@ from moa.dispatch.outcome import (
 from moa.dispatch.settings import Progress
 from moa.errors import KeyRefused
 from moa.planning.policy import NOVEL, a_grade_usd, worth_usd
-from moa.storage.run_folder import PieceName, RunFolder
+from moa.storage.run_folder import BATCH, PieceName, RunFolder
 
 _DECIDED = [
     "row", "provider", "model", "lane", "rule", "fallbacks", "expected_grade", "expected_cost_usd",
@@ -60,6 +63,7 @@ async def dispatch_piece(
     models: Mapping[str, Model],
     policy: PolicyConfig,
     dispatcher: Dispatcher,
+    lane: BatchLane | None = None,
     *,
     rows: int,
 ) -> PieceResult:
@@ -71,27 +75,34 @@ async def dispatch_piece(
         models: catalog id → model, in pool order.
         policy: by which it was decided.
         dispatcher: open.
+        lane: open, where the run buys in batches.
         rows: of the piece; they count as unsettled while they are read.
 
     Raises:
         RunError: another process still works on this piece.
         OSError: the run folder cannot be read or written.
     """
-    with dispatcher.expecting(piece.provider, rows):
+    with dispatcher.expecting(piece.queue, rows):
         history = await asyncio.to_thread(lambda: recover(run.read_journals(piece)))
         if await asyncio.to_thread(run.is_finished, piece):  # whoever did it died before it said so
             return await asyncio.to_thread(finished_piece, piece, run)
-        assignments = await asyncio.to_thread(assignments_of, piece, run, models, policy)
         journal = Journal(await asyncio.to_thread(run.open_journal, piece))
+        read = partial(assignments_of, piece, run, models, policy)
+        assignments = [] if piece.in_batches else await asyncio.to_thread(read)
     try:
-        settled = await dispatcher.answer(assignments, journal, history)
+        if piece.in_batches:
+            assert lane is not None, f"{piece} is to be bought in batches"
+            load = partial(asyncio.to_thread, read)
+            settled = await lane.answer(piece.provider, load, journal, history)
+        else:
+            settled = await dispatcher.answer(assignments, journal, history)
     except KeyRefused as error:
         return PieceResult(str(piece), finished=False, refused=str(error))
     finally:
         await journal.close()
-    if len(settled) < len(assignments):
+    if len(settled) < rows:
         return PieceResult(str(piece), finished=False)
-    followers = {a.row: a.followers for a in assignments}
+    followers = await asyncio.to_thread(followers_of, piece, run)
     await asyncio.to_thread(write_settled, piece, run, settled, followers)
     await asyncio.to_thread(run.remove_journals, piece)
     dispatcher.forget(settled)
@@ -115,15 +126,41 @@ def finished_piece(piece: PieceName, run: RunFolder) -> PieceResult:
 
 
 def assignments_of(
-    piece: PieceName, run: RunFolder, models: Mapping[str, Model], policy: PolicyConfig
+    piece: PieceName,
+    run: RunFolder,
+    models: Mapping[str, Model],
+    policy: PolicyConfig,
+    rows: Sequence[int] | None = None,
 ) -> list[Assignment]:
-    """The queries of a piece, in their order in the backlog; `models` in pool order."""
+    """The queries of a piece, or some rows of it, in their order in the backlog; `models` in pool
+    order.
+    """
     decisions = run.read_decisions(piece.part, columns=_DECIDED)
     queries = run.read_queries(piece.part, columns=_ASKED)
-    mine = pc.equal(decisions.column("provider"), piece.provider)
+    mine = _mine(piece, decisions)
+    if rows is not None:
+        mine = pc.and_(mine, pc.is_in(decisions.column("row"), pa.array(rows, pa.int64())))
     decided = decisions.filter(mine).to_pylist()
     asked = queries.filter(mine).to_pylist()
     return [_assignment(d, q, models, policy) for d, q in zip(decided, asked, strict=True)]
+
+
+def followers_of(piece: PieceName, run: RunFolder) -> dict[int, list[dict[str, Any]]]:
+    """Row → the queries that share its answer, of a piece."""
+    mine = _mine(piece, run.read_decisions(piece.part, columns=["provider", "lane"]))
+    queries = run.read_queries(piece.part, columns=["row", "followers"]).filter(mine)
+    return dict(
+        zip(queries.column("row").to_pylist(), queries.column("followers").to_pylist(), strict=True)
+    )
+
+
+def _mine(piece: PieceName, decisions: pa.Table) -> pa.ChunkedArray:
+    """Which rows of its part are a piece's."""
+    in_batches = pc.equal(decisions.column("lane"), BATCH)
+    return pc.and_(
+        pc.equal(decisions.column("provider"), piece.provider),
+        in_batches if piece.in_batches else pc.invert(in_batches),
+    )
 
 
 def _assignment(

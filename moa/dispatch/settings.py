@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -33,6 +33,21 @@ class DispatchSettings:
     """Share of each limit that is kept for interactive calls while this dispatcher lives."""
 
 
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """What the batch lane is told."""
+
+    deadline_s: float | None = None
+    """Since 1970: when all answers shall be there, those of batches that end late included."""
+    queue_tokens: Mapping[str, float] = field(default_factory=dict)
+    """Catalog id → input tokens that this lane may have in batches at once."""
+    max_in_flight: int = 256
+    """Live calls out at once, of all replicas: what a late batch's queries could be bought by."""
+    first_look_s: float = 1.0
+    longest_look_s: float = 60.0
+    """Between two looks at a batch; they grow with its age."""
+
+
 class Progress(NamedTuple):
     """Where a dispatcher stands, without what it was told to forget."""
 
@@ -48,3 +63,5 @@ class Progress(NamedTuple):
     spent_usd: Decimal
     unsettled: Mapping[str, int]
     """Provider → assignments without an outcome, by the provider that was decided on."""
+    in_batches: int = 0
+    """Queries in batches that have not been fetched."""

@@ -1,4 +1,4 @@
-"""What the rest of the project knows of a vendor's batches: many requests in, half the price, later.
+"""What the rest of the project knows of a vendor's batches: many requests, half the price, later.
 
 A batch is of one model. It is cut, submitted, looked at, fetched and cancelled; none of these calls
 retries. Its requests are known by a `custom_id`, and come back in any order.
@@ -63,6 +63,8 @@ class BatchProvider(Protocol):
 
     name: str
     limits: BatchLimits
+    keeps_references: bool
+    """Whether the vendor keeps our name of a batch, so that what `find` finds is surely it."""
 
     def line(self, custom_id: str, request: Request) -> bytes:
         """A request as it stands in a batch, with its line break.

@@ -105,7 +105,12 @@ def test_a_scan_is_kept_and_another_log_is_refused(run: RunFolder) -> None:
 
 def test_what_has_a_name_is_done(run: RunFolder) -> None:
     parts = [PartName(0, 0, 10), PartName(0, 10, 20), PartName(12, 0, 5)]
-    decisions = pa.table({"provider": ["openai", None, "google", "openai"]})
+    decisions = pa.table(
+        {
+            "provider": ["openai", None, "google", "openai", "openai"],
+            "lane": ["live", None, "flex", "live", "batch"],
+        }
+    )
     for part in parts[::-1]:
         run.write_decisions(part, decisions)
 
@@ -116,6 +121,7 @@ def test_what_has_a_name_is_done(run: RunFolder) -> None:
         (PieceName(parts[0], "google"), 1),
         (PieceName(parts[0], "none"), 1),
         (PieceName(parts[0], "openai"), 2),
+        (PieceName(parts[0], "openai", in_batches=True), 1),
     ]
     assert run.finished_pieces() == [PieceName(parts[1], "openai")]
     assert [t.to_pydict() for t in run.tables("outcomes")()] == [{"n": [1]}]
