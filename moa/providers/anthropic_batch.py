@@ -56,6 +56,7 @@ class AnthropicBatches:
     """See `moa.providers.batch.BatchProvider`."""
 
     limits = LIMITS
+    keeps_references = False
 
     def __init__(self, calls: BatchCalls, root: URL) -> None:
         from anthropic.types.messages import MessageBatch  # seconds to import

@@ -42,8 +42,8 @@ class _LargeBody(Noting, aiohttp.BytesIOPayload):
 class _Pieces(Noting):
     """Many pieces, one after the other: the file of a batch has tens of thousands of lines."""
 
-    def __init__(self, pieces: Sequence[bytes], content_type: str) -> None:
-        super().__init__(pieces, content_type=content_type)
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        super().__init__(pieces)
         self._pieces = pieces
         self._size = sum(map(len, pieces))
 
@@ -64,10 +64,10 @@ class _Pieces(Noting):
         await writer.write(b"".join(part))
 
 
-def body_of(content: bytes | Sequence[bytes], content_type: str = JSON) -> Noting:
-    """A body of bytes, or of pieces."""
+def body_of(content: bytes | Sequence[bytes]) -> Noting:
+    """A body of bytes, or of pieces. What it is, the call's headers say."""
     if not isinstance(content, bytes):
-        return _Pieces(content, content_type)
+        return _Pieces(content)
     if len(content) < _LARGE_BODY_BYTES:
-        return _Body(content, content_type=content_type)
-    return _LargeBody(io.BytesIO(content), content_type=content_type)
+        return _Body(content, content_type=JSON)
+    return _LargeBody(io.BytesIO(content), content_type=JSON)

@@ -44,6 +44,7 @@ class GeminiBatches:
     """See `moa.providers.batch.BatchProvider`."""
 
     limits = LIMITS
+    keeps_references = True
 
     def __init__(self, calls: BatchCalls, root: URL) -> None:
         self.name = calls.name

@@ -77,6 +77,7 @@ class OpenAIBatches:
     """See `moa.providers.batch.BatchProvider`."""
 
     limits = LIMITS
+    keeps_references = True
 
     def __init__(self, calls: BatchCalls, root: URL) -> None:
         from openai.types import Batch  # seconds to import

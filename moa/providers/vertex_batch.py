@@ -69,6 +69,7 @@ class VertexBatches:
     """See `moa.providers.batch.BatchProvider`."""
 
     limits = LIMITS
+    keeps_references = True
 
     def __init__(self, calls: BatchCalls, root: URL, folder: str) -> None:
         self.name = calls.name
