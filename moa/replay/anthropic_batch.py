@@ -22,7 +22,7 @@ from moa.replay.anthropic_wire import AnthropicReplay
 from moa.replay.batch_call import Call, Route, Rows, json_reply, lines_reply, page_size, rfc_3339
 from moa.replay.batch_life import Batch, Row
 from moa.replay.batches import BatchBook
-from moa.replay.wire import Answer, Reply, Target, Trouble, document_of
+from moa.replay.wire import Answer, Reply, Target, Trouble, document_of, new_request_id
 
 MOST_REQUESTS = 100_000
 MOST_BYTES = 256_000_000
@@ -108,7 +108,7 @@ class AnthropicBatches:
         if full or fate == "queue_full":
             return Trouble(429, _QUEUE_FULL)
         batch = self._book.submit(
-            _PROVIDER, call.key, call.key, rows, prefix="msgbatch_", fate=fate
+            _PROVIDER, call.key, call.key, rows, batch_id=f"msgbatch_{new_request_id()}", fate=fate
         )
         return json_reply(self._document(batch, call.origin))
 

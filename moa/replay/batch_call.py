@@ -21,6 +21,12 @@ class Route(NamedTuple):
     path: re.Pattern[str]
     """Of the path as it was sent, without the vendor's prefix; its groups are the call's names."""
     operation: str
+    parameter: str = ""
+    """Of the query: only with it."""
+    keyless: bool = False
+    """Nobody asks for a key."""
+    faultless: bool = False
+    """Nothing goes wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)

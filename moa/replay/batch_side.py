@@ -8,20 +8,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from aiohttp import web
 
-from moa.catalog import Wire
 from moa.replay.anthropic_batch import AnthropicBatches
-from moa.replay.batch_call import Call, Desk
+from moa.replay.batch_call import Call, Desk, Route
 from moa.replay.batch_life import Row
 from moa.replay.batches import BatchBook
-from moa.replay.director import Director, Fate
+from moa.replay.director import OK, Director, Fate
 from moa.replay.faults import FOREVER_S, answer_of, reset, trouble_of
+from moa.replay.gemini_batch import GeminiBatches
+from moa.replay.google_storage import GoogleStorage, Objects
 from moa.replay.ledger import Ledger
 from moa.replay.openai_batch import OpenAIBatches
 from moa.replay.recordings import prompt_hash
 from moa.replay.script import Script, Step
+from moa.replay.vertex_batch import VertexBatches
 from moa.replay.wire import Answer, Asked, ReplayWire, Reply, Target, Trouble, new_request_id
 
 _LOSABLE = ("upload", "submit")
@@ -42,8 +45,9 @@ class Errand(NamedTuple):
 
     wire: ReplayWire
     desk: Desk
-    operation: str
+    route: Route
     names: dict[str, str]
+    origin: str
 
 
 class BatchSide:
@@ -64,10 +68,15 @@ class BatchSide:
         script = Script()
         self._find = find
         self.book = BatchBook(ledger, script)
-        self._desks: dict[Wire, tuple[Desk, ...]] = {
-            "openai": (OpenAIBatches(self.book, partial(self._row, wires["openai"])),),
-            "anthropic": (AnthropicBatches(self.book, partial(self._row, wires["anthropic"])),),
-            "gemini": (),
+        gpt, claude, gemini = (wires[name] for name in ("openai", "anthropic", "gemini"))
+        objects = Objects(lambda: self.book.now("gemini"))
+        vertex = VertexBatches(self.book, partial(self._row, gemini), objects)
+        storage = GoogleStorage(objects, vertex.write)
+        self._desks: dict[str, tuple[ReplayWire, tuple[Desk, ...]]] = {
+            "openai": (gpt, (OpenAIBatches(self.book, partial(self._row, gpt)),)),
+            "anthropic": (claude, (AnthropicBatches(self.book, partial(self._row, claude)),)),
+            "gemini": (gemini, (GeminiBatches(self.book, partial(self._row, gemini)), vertex)),
+            "": (gemini, (storage,)),
         }
         self.play(script, Director(script, clock=time.monotonic))
 
@@ -76,17 +85,26 @@ class BatchSide:
         self._script, self._director = script, director
         self.book.play(script)
 
-    def errand(self, wire: ReplayWire, request: web.BaseRequest, path: str) -> Errand | None:
+    def errand(self, request: web.BaseRequest) -> Errand | None:
         """What a call wants, if it is of this side."""
-        for desk in self._desks[wire.provider]:
+        path = request.rel_url.raw_path
+        head, _, rest = path[1:].partition("/")
+        prefix = head if head in self._desks else ""
+        wire, desks = self._desks[prefix]
+        for desk in desks:
             for route in desk.routes:
-                if route.method == request.method and (match := route.path.fullmatch(path)):
-                    return Errand(wire, desk, route.operation, match.groupdict(""))
+                if route.method != request.method:
+                    continue
+                match = route.path.fullmatch(f"/{rest}" if prefix else path)
+                if match and (not route.parameter or route.parameter in request.query):
+                    names = {name: unquote(text) for name, text in match.groupdict("").items()}
+                    origin = f"http://{request.host}" + (f"/{prefix}" if prefix else "")
+                    return Errand(wire, desk, route, names, origin)
         return None
 
     async def answer(self, errand: Errand, request: web.BaseRequest) -> web.StreamResponse:
         """Do it, or what the script says instead."""
-        self.book.calls[f"{errand.wire.provider} {errand.operation}"] += 1
+        self.book.calls[f"{errand.wire.provider} {errand.route.operation}"] += 1
         fate = self._fate(errand, request.path)
         if fate.latency_s:
             await asyncio.sleep(fate.latency_s)
@@ -103,8 +121,10 @@ class BatchSide:
         return web.Response(status=reply.status, headers=headers, body=body)
 
     def _fate(self, errand: Errand, path: str) -> Fate:
+        if errand.route.faultless:
+            return Fate(OK, 0.0)
         provider = errand.wire.provider
-        about = f"batches {errand.operation}"
+        about = f"batches {errand.route.operation}"
         step = self._director.scripted(provider, None, 0)
         if step is None:
             return self._director.drawn(provider, about, prompt_hash(path), 0)
@@ -121,12 +141,12 @@ class BatchSide:
             self.book.settle()
             reply = errand.desk.answer(
                 Call(
-                    operation=errand.operation,
+                    operation=errand.route.operation,
                     names=errand.names,
                     query=request.query,
                     headers=request.headers,
                     body=body,
-                    origin=f"http://{request.host}/{wire.provider}",
+                    origin=errand.origin,
                     key=key,
                 )
             )
@@ -135,6 +155,8 @@ class BatchSide:
         return reply._replace(headers={**wire.headers({}, request_id), **reply.headers})
 
     def _key(self, errand: Errand, request: web.BaseRequest) -> str | Trouble:
+        if errand.route.keyless:
+            return ""
         target = errand.desk.target(errand.names)
         key = errand.wire.key(target, request.headers, request.query)
         if isinstance(key, str) and key in self._script.refused_keys:
@@ -142,8 +164,8 @@ class BatchSide:
         return key
 
     def _is_lost(self, errand: Errand, reply: Reply) -> bool:
-        losable = errand.operation in _LOSABLE and reply.status < 300
-        return losable and self.book.is_lost(errand.wire.provider, errand.operation)
+        losable = errand.route.operation in _LOSABLE and reply.status < 300
+        return losable and self.book.is_lost(errand.wire.provider, errand.route.operation)
 
     def _row(
         self,

@@ -7,7 +7,6 @@ batch that nobody asks about costs nothing. What has been answered by then is bi
 from __future__ import annotations
 
 import math
-import secrets
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -141,7 +140,7 @@ class BatchBook:
         key: str,
         rows: Sequence[Row],
         *,
-        prefix: str,
+        batch_id: str,
         fate: BatchFate = "ok",
         failure: Failure | None = None,
         keeps_when_expired: bool = True,
@@ -153,7 +152,7 @@ class BatchBook:
             owner: who may see it.
             key: by which it came.
             rows: in order of submission.
-            prefix: of its id.
+            batch_id: a new one.
             fate: by the script.
             failure: it fails when it is looked through.
             keeps_when_expired: whether there are results, and a bill, when it expires.
@@ -165,7 +164,7 @@ class BatchBook:
             plan = plan.slowed(fate, self._script.batch_of(provider))
         plan = plan.until_expiry(keeps_when_expired)
         batch = Batch(
-            id=prefix + secrets.token_hex(16),
+            id=batch_id,
             provider=provider,
             owner=owner,
             key=key,

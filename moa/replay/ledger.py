@@ -73,8 +73,8 @@ class Entry:
     account: int
     """Its key's number: from 1, in order of first use; 0 when the request was not read."""
     lane: Lane
-    batch: str | None
-    """The id of its batch."""
+    batch: str
+    """The id of its batch; `""` when it was asked by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +277,7 @@ class Ledger:
             connection=self._connection[row],
             account=self._account[row],
             lane=_LANES[self._lane[row]],
-            batch=self._batches.get(row),
+            batch=self._batches.get(row, ""),
         )
 
     def entries(self) -> Iterator[Entry]:

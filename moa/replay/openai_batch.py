@@ -185,7 +185,13 @@ class OpenAIBatches:
         if failure is None and (fate == "queue_full" or limit is not None):
             failure = _queue_full(rows, limit or 0)
         batch = self._book.submit(
-            _PROVIDER, call.key, call.key, rows, prefix="batch_", fate=fate, failure=failure
+            _PROVIDER,
+            call.key,
+            call.key,
+            rows,
+            batch_id=f"batch_{new_request_id()}",
+            fate=fate,
+            failure=failure,
         )
         asked = rows[0].asked if rows else None
         api_model = asked.model if asked else None

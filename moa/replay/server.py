@@ -82,13 +82,13 @@ class ReplayHandler:
         head, _, rest = request.path.removeprefix("/").partition("/")
         if head == "control":
             return await self._control(request, rest)
+        if (errand := self._batches.errand(request)) is not None:
+            return await self._batches.answer(errand, request)
         wire = WIRES.get(head)
         if wire is None:
             return web.json_response(
                 {"error": f"no vendor at /{head}: {', '.join(WIRES)}"}, status=404
             )
-        if (errand := self._batches.errand(wire, request, f"/{rest}")) is not None:
-            return await self._batches.answer(errand, request)
         ticket = self._ledger.begin(wire.provider, _connection_of(request))
         try:
             return await self._vendor(wire, f"/{rest}", request, ticket)
