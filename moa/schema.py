@@ -215,6 +215,16 @@ PARTS = pa.schema(
 """What the decide stage reports of each part that it wrote: one row per part and provider."""
 
 
+SCORED_PARTS = pa.schema(
+    [
+        _required("part", pa.string()),
+        _required("rows", pa.int64()),
+        _required("router_s", pa.float64()),  # that the router has worked on it
+    ]
+)
+"""What is reported of each part that waits for the plan."""
+
+
 def agree(table: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
     """Return `table` with exactly the columns of `schema`, in its order.
 

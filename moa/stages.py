@@ -11,26 +11,22 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 
-from moa.catalog import Model
-from moa.config import PolicyConfig, QueryLogConfig, RouterConfig
+from moa.config import QueryLogConfig, RouterConfig
+from moa.decisions import Deciding, letters, live_lanes, per_model
 from moa.dispatch.outcome import DeadLetter
 from moa.dispatch.piece import write_settled
 from moa.errors import EngineError
-from moa.planning.policy import NOBODY as NO_MODEL
-from moa.planning.policy import Candidates, Decisions, decide, reason_nobody
-from moa.prices import PriceTable
 from moa.router.router import Router
 from moa.schema import (
     PARTS,
     QUERIES,
-    ROUTING_DECISIONS,
+    SCORED_PARTS,
     SCORED_QUERIES,
     agree,
 )
@@ -43,9 +39,6 @@ ENGINE_FAILED = 70
 READ_ROWS = 1000
 PART_BYTES = 32 << 20
 """A part is closed early when its requests reach this size: long prompts must not fill memory."""
-LIVE = "live"
-DEFECTIVE = "defective"
-"""The rule of a row that is no request: it becomes a dead letter."""
 
 log = structlog.get_logger()
 
@@ -147,41 +140,16 @@ class Score:
         }
         scored = table.select(QUERIES.names)
         for name, values in columns.items():
-            scored = scored.append_column(name, _per_model(values, good, table.num_rows))
+            scored = scored.append_column(name, per_model(values, good, table.num_rows))
         scored = scored.append_column("novelty", pa.array(novelty))
         return agree(scored, SCORED_QUERIES, where="score")
-
-
-def _per_model(values: np.ndarray, good: np.ndarray, rows: int) -> pa.ListArray:
-    """(good, m) values → one list per row, empty for the others."""
-    lengths = np.zeros(rows, np.int32)
-    lengths[good] = values.shape[1]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
-
-
-def matrix(lists: pa.ChunkedArray, columns: int) -> np.ndarray:
-    """Lists of equal length as (n, columns)."""
-    return np.asarray(lists.combine_chunks().flatten().to_numpy().reshape(-1, columns))
-
-
-def wishes(lists: pa.ChunkedArray) -> list[list[str] | None]:
-    """What each query allows; most backlogs say nothing, and then no cell is looked at."""
-    if lists.null_count == len(lists):
-        return [None] * len(lists)
-    return list(lists.to_pylist())
 
 
 @dataclass(frozen=True, slots=True)
 class Decide:
     """Scored parts → two files each in the run folder, and a row of `PARTS` per provider."""
 
-    models: tuple[Model, ...]
-    policy: PolicyConfig
-    prices: PriceTable
-    router_version: str
-    default_model: str
-    """Where the policy goes when a query is too novel to judge."""
+    deciding: Deciding
     run_folder: str
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
@@ -189,143 +157,39 @@ class Decide:
         run = RunFolder(self.run_folder)
         for part, queries, router_s in unpack(batch):
             queries = agree(queries, SCORED_QUERIES, where=f"decide {part}")
-            decisions, letters = self._decide(queries, router_s / max(1, queries.num_rows))
             run.write_queries(part, queries)
-            if letters:
-                self._bury(run, part, queries, letters)
-            run.write_decisions(part, decisions)
-            yield _summary(part, decisions)
-
-    def _decide(
-        self, queries: pa.Table, router_s_per_query: float
-    ) -> tuple[pa.Table, list[DeadLetter]]:
-        """`ROUTING_DECISIONS`, and a dead letter for each row that goes to nobody."""
-        good = np.flatnonzero(queries.column("defect").is_null().to_numpy())
-        answerable = queries.take(pa.array(good))
-        candidates, decisions, cost = self._choose(answerable)
-        letters = [
-            *_defective(queries.filter(queries.column("defect").is_valid())),
-            *_unanswerable(answerable, candidates, decisions),
-        ]
-        table = queries.select(["query_id", "partition", "row", "expected_grade", "novelty"])
-        columns = {
-            **self._choices(queries, good, decisions),
-            "expected_cost_usd": _per_model(cost, good, queries.num_rows),
-            "propensity": np.ones(queries.num_rows, np.float32),
-            "router_s": np.full(queries.num_rows, router_s_per_query, np.float32),
-            "router_version": [self.router_version] * queries.num_rows,
-            "price_version": [self.prices.version] * queries.num_rows,
-        }
-        for name, values in columns.items():
-            table = table.append_column(name, pa.array(values, ROUTING_DECISIONS.field(name).type))
-        return agree(table, ROUTING_DECISIONS, where="decide"), letters
-
-    def _choose(self, queries: pa.Table) -> tuple[Candidates, Decisions, np.ndarray]:
-        """Candidates, decisions, and expected costs (n, m), of queries without defects."""
-        models = len(self.models)
-        input_tokens = matrix(queries.column("expected_input_tokens"), models)
-        output_tokens = matrix(queries.column("expected_output_tokens"), models)
-        grade = matrix(queries.column("expected_grade"), models)
-        candidates = Candidates.find(
-            self.models,
-            input_tokens=input_tokens,
-            output_tokens=matrix(queries.column("most_output_tokens"), models),
-            max_output_tokens=queries.column("max_output_tokens").to_pylist(),
-            abilities=queries.column("abilities").to_pylist(),
-            allowed_models=wishes(queries.column("allowed_models")),
-            allowed_lanes=wishes(queries.column("allowed_lanes")),
-            expected_grade=grade,
-            min_grade=queries.column("min_grade").to_numpy(),
-        )
-        billed_output = _capped(output_tokens, queries.column("max_output_tokens"))
-        ids = [model.id for model in self.models]
-        cost = self.prices.expected_cost_usd(ids, LIVE, input_tokens, billed_output)
-        decisions = decide(
-            candidates,
-            grade,
-            cost,
-            queries.column("novelty").to_numpy(),
-            self.policy,
-            self.default_model,
-        )
-        return candidates, decisions, cost
-
-    def _choices(self, queries: pa.Table, good: np.ndarray, decisions: Decisions) -> dict[str, Any]:
-        """The columns that say who is asked; rows that are not `good` go to nobody."""
-        chosen = np.full(queries.num_rows, NO_MODEL)
-        chosen[good] = decisions.chosen
-        rule = np.full(queries.num_rows, DEFECTIVE, dtype=object)
-        rule[good] = decisions.rule
-        fallbacks: list[list[str]] = [[] for _ in range(queries.num_rows)]
-        pool = [model.id for model in self.models]
-        for row, ids in zip(good.tolist(), decisions.fallback_ids(pool), strict=True):
-            fallbacks[row] = ids
-        somebody = chosen != NO_MODEL
-        return {
-            "model": _named([model.id for model in self.models], chosen),
-            "provider": _named([model.provider for model in self.models], chosen),
-            "lane": [LIVE if one else None for one in somebody.tolist()],
-            "rule": rule,
-            "fallbacks": fallbacks,
-            "expected_input_tokens": _of_chosen(queries, "expected_input_tokens", chosen),
-            "expected_output_tokens": _of_chosen(queries, "expected_output_tokens", chosen),
-        }
-
-    @staticmethod
-    def _bury(run: RunFolder, part: PartName, queries: pa.Table, letters: list[DeadLetter]) -> None:
-        """The outcomes of the rows that nobody is asked about."""
-        rows = queries.column("row").to_pylist()
-        followers = dict(zip(rows, queries.column("followers").to_pylist(), strict=True))
-        settled = [(letter.outcome(), letter) for letter in letters]
-        write_settled(PieceName(part, NOBODY), run, settled, followers)
+            expected = self.deciding.expect(queries)
+            decisions = self.deciding.by_policy(expected)
+            lanes = live_lanes(decisions)
+            table = self.deciding.table(queries, expected, decisions, lanes, router_s)
+            bury(run, part, queries, letters(queries, expected, decisions))
+            run.write_decisions(part, table)
+            yield _summary(part, table)
 
 
-def _defective(queries: pa.Table) -> Iterator[DeadLetter]:
-    for row in queries.to_pylist():
-        reason, _, detail = row["defect"].partition(": ")
-        yield _letter(row, reason, detail)
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Scored parts → a file each in the run folder, to be decided on together; `SCORED_PARTS`."""
+
+    run_folder: str
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Write each part of the batch."""
+        run = RunFolder(self.run_folder)
+        for part, queries, router_s in unpack(batch):
+            run.write_queries(part, agree(queries, SCORED_QUERIES, where=f"keep {part}"))
+            columns = {"part": [str(part)], "rows": [queries.num_rows], "router_s": [router_s]}
+            yield pa.table(columns, schema=SCORED_PARTS)
 
 
-def _unanswerable(
-    queries: pa.Table, candidates: Candidates, decisions: Decisions
-) -> Iterator[DeadLetter]:
-    nobody = np.flatnonzero(decisions.chosen == NO_MODEL)
-    rows = queries.take(pa.array(nobody)).to_pylist()
-    for number, row in zip(nobody.tolist(), rows, strict=True):
-        yield _letter(row, "nobody_can", reason_nobody(candidates, number))
-
-
-def _letter(row: dict[str, Any], reason: str, detail: str) -> DeadLetter:
-    return DeadLetter(
-        query_id=row["query_id"],
-        partition=row["partition"],
-        row=row["row"],
-        reason=reason,
-        detail=detail,
-        attempts=(),
-        request=row["request"],
-        allowed_models=row["allowed_models"],
-        tags=row["tags"],
-    )
-
-
-def _capped(output_tokens: np.ndarray, most: pa.ChunkedArray) -> np.ndarray:
-    """Expected output, where a query allows less than is expected: that."""
-    limit = most.cast(pa.float64()).fill_null(np.inf).to_numpy()
-    return np.asarray(np.minimum(output_tokens, limit[:, None]))
-
-
-def _named(names: Sequence[str], chosen: np.ndarray) -> list[str | None]:
-    return [None if number == NO_MODEL else names[number] for number in chosen.tolist()]
-
-
-def _of_chosen(queries: pa.Table, column: str, chosen: np.ndarray) -> list[float]:
-    """One value per row from a list per row; 0 where nobody was chosen."""
-    lists = queries.column(column).to_pylist()
-    return [
-        0.0 if number == NO_MODEL else values[number]
-        for values, number in zip(lists, chosen.tolist(), strict=True)
-    ]
+def bury(run: RunFolder, part: PartName, queries: pa.Table, letters: list[DeadLetter]) -> None:
+    """Write the outcomes of the rows that nobody is asked about."""
+    if not letters:
+        return
+    rows = queries.column("row").to_pylist()
+    followers = dict(zip(rows, queries.column("followers").to_pylist(), strict=True))
+    settled = [(letter.outcome(), letter) for letter in letters]
+    write_settled(PieceName(part, NOBODY), run, settled, followers)
 
 
 def _summary(part: PartName, decisions: pa.Table) -> pa.Table:

@@ -16,6 +16,7 @@ LAYERS = (
     ("moa.fine_tuning",),
     ("moa.pipeline", "moa.training"),
     ("moa.stages",),
+    ("moa.decisions",),
     ("moa.evaluation",),
     ("moa.reports", "moa.replay"),
     ("moa.dispatch",),

@@ -10,6 +10,7 @@ import pytest
 
 from moa.catalog import load_catalog
 from moa.config import PolicyConfig, QueryLogConfig, RouterConfig
+from moa.decisions import Deciding
 from moa.prices import PriceTable
 from moa.schema import OUTCOMES, PARTS, PREPARED_QUERIES, ROUTING_DECISIONS, SCORED_QUERIES
 from moa.stages import Decide, Read, Score, pack, unpack
@@ -41,7 +42,8 @@ class Backlog:
 
     def decide(self, packed: list[pa.Table]) -> list[pa.Table]:
         policy = PolicyConfig(willingness_to_pay=Decimal("0.05"))
-        stage = Decide(MODELS, policy, PRICES, "router", "openai/gpt-4o", self.url)
+        deciding = Deciding(MODELS, policy, PRICES, "router", "openai/gpt-4o")
+        stage = Decide(deciding, self.url)
         return [one for table in packed for scored in SCORE(table) for one in stage(scored)]
 
 

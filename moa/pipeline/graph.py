@@ -126,14 +126,7 @@ def _graph(
             ray_remote_args_fn=_restarts,
         )
         .map_batches(
-            Decide(
-                models=job.models,
-                policy=config.policy,
-                prices=job.prices,
-                router_version=job.router_version,
-                default_model=job.default_model,
-                run_folder=job.run_folder,
-            ),
+            Decide(job.deciding, job.run_folder),
             batch_size=1,
             batch_format="pyarrow",
         )

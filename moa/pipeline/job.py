@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from moa.catalog import Account, Model, load_catalog
 from moa.config import ReplayConfig, RouteBatchConfig, config_hash, resolved
+from moa.decisions import Deciding
 from moa.errors import ConfigError, SchemaError
 from moa.pipeline.provenance import git_commit, versions
 from moa.prices import PriceTable
@@ -68,6 +69,17 @@ class Job:
     def default_model(self) -> str:
         """Catalog id that a query goes to when it is too novel to judge."""
         return self.config.policy.default_model or self.best_constant
+
+    @property
+    def deciding(self) -> Deciding:
+        """What all its decisions have in common."""
+        return Deciding(
+            self.models,
+            self.config.policy,
+            self.prices,
+            self.router_version,
+            self.default_model,
+        )
 
     def identity(self) -> dict[str, str]:
         """What must not change between two starts of a run: with it, other decisions are made."""

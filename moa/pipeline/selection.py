@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moa.catalog import Model
+from moa.decisions import LIVE, matrix, wishes
 from moa.planning.policy import REDRIVE, Candidates
 from moa.prices import PriceTable
 from moa.schema import ROUTING_DECISIONS, SCORED_QUERIES, agree
-from moa.stages import LIVE, matrix, wishes
 
 NO_REQUEST = "the row is no valid request: correct it in the log, and answer it in another run"
 NOT_NAMED = "not asked for by --reason"

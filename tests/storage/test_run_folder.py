@@ -206,7 +206,7 @@ def test_a_redrive_that_is_forgotten_can_begin_anew(run: RunFolder) -> None:
 def test_what_was_decided_and_has_no_outcomes_is_open(run: RunFolder) -> None:
     parts = [PartName(0, 0, 10), PartName(0, 10, 20)]
     for part in parts:
-        run.write_decisions(part, pa.table({"provider": ["openai", "google"]}))
+        run.write_decisions(part, pa.table({"provider": ["openai", "google"], "lane": ["live", "live"]}))
     run.write_outcomes(PieceName(parts[0], "google"), pa.table({"n": [1]}))
 
     assert [str(piece) for piece in run.open_pieces()] == [
