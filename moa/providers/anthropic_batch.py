@@ -87,7 +87,7 @@ class AnthropicBatches:
             carries=lines,
         )
         with self._calls.readable(buys=True):
-            return str(self._calls.document(reply.body)["id"])
+            return str(self._calls.document(reply.body, buys=True)["id"])
 
     async def find(self, reference: str, *, since: datetime, requests: int) -> list[BatchStatus]:
         """See `BatchProvider.find`: nothing of `reference` is known here."""

@@ -23,6 +23,8 @@ from moa.errors import (
     InvalidRequest,
     KeyRefused,
     ProviderError,
+    QuotaSpent,
+    RateLimited,
     TransientError,
 )
 from moa.providers.batch import BatchStatus
@@ -210,6 +212,9 @@ class BatchCalls:
         if carries and chat is None:
             verdict = replace(verdict, message="")
         error = verdict.error(chat, self._provider.wire.key)
+        if buys and type(error) is RateLimited and error.retry_after_s is None:
+            # A minute's limit comes with its wait; this one is of what may be queued.
+            return QuotaSpent(error.detail, status=error.status, code=error.code)
         unsure = reply.status >= 500 or error.maybe_billed
         error.maybe_billed = buys and unsure and isinstance(error, TransientError)
         return error

@@ -278,8 +278,9 @@ class BatchContract:
 
         error = await self._whole_failure(buyer, batches)
 
-        assert isinstance(error, QuotaSpent | TransientError)
+        assert isinstance(error, QuotaSpent)
         assert not error.maybe_billed
+        assert len(buyer.server.batches()) <= 1
 
     async def test_a_file_that_is_none_would_be_none_again(
         self, buyer: Buyer, batches: BatchProvider
