@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import structlog
 
 from moa.config import QueryLogConfig, RouterConfig
-from moa.decisions import Deciding, letters, live_lanes, per_model
+from moa.decisions.deciding import Deciding, letters, live_lanes, per_model
 from moa.dispatch.outcome import DeadLetter
 from moa.dispatch.piece import write_settled
 from moa.errors import EngineError

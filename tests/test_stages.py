@@ -10,7 +10,7 @@ import pytest
 
 from moa.catalog import load_catalog
 from moa.config import PolicyConfig, QueryLogConfig, RouterConfig
-from moa.decisions import Deciding
+from moa.decisions.deciding import Deciding
 from moa.prices import PriceTable
 from moa.schema import OUTCOMES, PARTS, PREPARED_QUERIES, ROUTING_DECISIONS, SCORED_QUERIES
 from moa.stages import Decide, Read, Score, pack, unpack

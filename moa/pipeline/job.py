@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from moa.catalog import Account, Model, load_catalog
 from moa.config import ReplayConfig, RouteBatchConfig, config_hash, resolved
-from moa.decisions import Deciding
+from moa.decisions.deciding import Deciding
 from moa.errors import ConfigError, SchemaError
 from moa.pipeline.provenance import git_commit, versions
 from moa.prices import PriceTable

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moa.catalog import Model
-from moa.decisions import LIVE, matrix, wishes
+from moa.decisions.deciding import LIVE, matrix, wishes
 from moa.planning.policy import REDRIVE, Candidates
 from moa.prices import PriceTable
 from moa.schema import ROUTING_DECISIONS, SCORED_QUERIES, agree

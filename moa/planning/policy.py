@@ -30,6 +30,8 @@ NOVEL = "novel"
 """Too unlike the training data to judge: the default model."""
 NOBODY_CAN = "nobody_can"
 """No model can take the query; `reason_nobody` says why."""
+PLANNED = "planned"
+"""What is best for the whole backlog, under its budget, its limits and its deadline."""
 REDRIVE = "redrive"
 """A dead letter, sent again to the model that the redrive names."""
 RULES = (BEST_VALUE, CHEAPEST_ABOVE_FLOOR, BEST_BELOW_FLOOR, ONLY_ONE_CAN, NOVEL, NOBODY_CAN)

@@ -1,0 +1,1 @@
+"""Scored queries → what may be bought for each, and who is asked."""
