@@ -1,0 +1,114 @@
+"""The prices of a backlog's capacities: what one more unit of each would buy.
+
+Found on few queries by a bundle method, which needs no smoothness, then on more and more of them by
+Newton's method: use is a smooth function of prices where there are many queries, and its slope on
+a sample is nearly that on all. So the whole backlog is valued a handful of times only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moa.planning.capacity import Backlog, Capacity, Floats, Objective, with_limits
+from moa.planning.remedies import Infeasible, infeasible
+from moa.planning.search import Found, search_prices
+from moa.planning.valuation import Terms, open_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """One price per capacity, and what is to be expected at them of each query."""
+
+    shape: tuple[int, int]
+    """Models and lanes."""
+    names: tuple[str, ...]
+    """Of the capacities, and `TARGET_GRADE` last where there is one."""
+    usd: Floats
+    """Worth of one more unit, at least 0, shape (R,); of one less, for minima."""
+    bound: float
+    """No plan for the backlog that was given is worth more, in USD."""
+    rows: int
+    """Queries that they are from."""
+    open_share: float
+    """Of them, those that have an option."""
+    jitter: float
+    """USD; see `Columns.worths`."""
+    use: Floats
+    """Mean use of a query at these prices, signed (negative for minima), shape (R,)."""
+    use_deviation: Floats
+    least: Floats
+    """Mean of what a query uses at least, signed, shape (R,)."""
+    least_deviation: Floats
+    curvature: Floats
+    """By how much a query's mean use falls when prices rise, shape (R, R)."""
+    reach: Floats
+    """The price at which a capacity costs as much as worth is wide, shape (R,)."""
+    iterations: int
+    """Evaluations of all queries that were given, or of as many as were used."""
+    seconds: float
+
+    def marginal(self, name: str) -> float:
+        """USD of worth that one more unit of the capacity would buy."""
+        return float(self.usd[self.names.index(name)])
+
+
+def find_prices(
+    backlog: Backlog,
+    capacities: Sequence[Capacity],
+    objective: Objective,
+    *,
+    seed: int = 0,
+    max_rows: int | None = None,
+) -> Prices | Infeasible:
+    """Find the prices at which the capacities are used up, and no more.
+
+    Args:
+        backlog: all queries; or a sample, with `capacities` in proportion.
+        capacities: their limits.
+        objective: what is wanted.
+        seed: of the samples on which prices are sought first.
+        max_rows: takes a sample of so many; the bound is then an estimate.
+    """
+    began = time.perf_counter()
+    if max_rows is not None and backlog.rows > max_rows:
+        chosen = np.random.default_rng(seed).choice(backlog.rows, max_rows, replace=False)
+        capacities = with_limits(capacities, max_rows / backlog.rows)
+        backlog = backlog.take(np.sort(chosen))
+    is_open = open_rows(backlog)
+    terms = Terms.of(backlog.shape, capacities, objective, is_open)
+    found = search_prices(backlog, terms, seed)
+    if found is None:
+        return infeasible(backlog, capacities, objective, seed)
+    return _told(found, is_open, time.perf_counter() - began)
+
+
+def _told(found: Found, is_open: int, seconds: float) -> Prices:
+    search, sample = found.search, found.sample
+    rows = search.dual.backlog.rows
+    ranges = search.ranges
+    least = ranges.least / max(rows, 1)
+    squares = ranges.squares / max(rows, 1)
+    _, deviation = sample.dual.use_moments(found.prices, found.jitter)
+    ones = np.ones(len(found.prices))
+    return Prices(
+        shape=search.dual.backlog.shape,
+        names=search.dual.terms.names,
+        usd=found.prices,
+        bound=found.bound,
+        rows=rows,
+        open_share=is_open / max(rows, 1),
+        jitter=found.jitter,
+        use=found.at.use / max(rows, 1),
+        use_deviation=deviation,
+        least=least,
+        least_deviation=np.sqrt(np.maximum(squares - least**2, 0.0)),
+        curvature=sample.dual.curvature(found.prices, found.jitter, ones)
+        / max(sample.dual.backlog.rows, 1),
+        reach=search.ranges.usd / search.ranges.use,
+        iterations=search.evaluations,
+        seconds=seconds,
+    )
