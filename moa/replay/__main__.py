@@ -66,6 +66,7 @@ async def _serve(arguments: argparse.Namespace, recordings: Recordings, script: 
         sys.stdout.write(ready + "\n")
         sys.stdout.flush()
     await over.wait()
+    handler.settle()
     server.close()
 
 

@@ -164,8 +164,9 @@ class BatchSide:
         return key
 
     def _is_lost(self, errand: Errand, reply: Reply) -> bool:
-        losable = errand.route.operation in _LOSABLE and reply.status < 300
-        return losable and self.book.is_lost(errand.wire.provider, errand.route.operation)
+        # A piece of a file, and no more, is answered without a body.
+        losable = errand.route.operation in _LOSABLE and reply.status < 300 and reply.body
+        return bool(losable) and self.book.is_lost(errand.wire.provider, errand.route.operation)
 
     def _row(
         self,

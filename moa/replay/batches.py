@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import xxhash
 
@@ -163,14 +164,17 @@ class BatchBook:
         elif fate in ("expires", "stuck"):
             plan = plan.slowed(fate, self._script.batch_of(provider))
         plan = plan.until_expiry(keeps_when_expired)
+        ordered = _shuffled(rows, self._script.seed)
+        has_answer = (isinstance(row.outcome, Answer) for row in ordered)
         batch = Batch(
             id=batch_id,
             provider=provider,
             owner=owner,
             key=key,
             model=rows[0].model if rows else "",
-            rows=_shuffled(rows, self._script.seed),
+            rows=ordered,
             ends=plan.ends,
+            answered=list(accumulate(has_answer, initial=0)),
             created_s=plan.created_s,
             runs_s=plan.runs_s,
             finalizes_s=plan.finalizes_s,

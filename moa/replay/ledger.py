@@ -97,6 +97,8 @@ class Summary:
     by_fate: dict[str, int]
     by_model: dict[str, int]
     by_lane: dict[str, int]
+    tokens_by_lane: dict[str, tuple[int, int]]
+    """Input and output, billed."""
     calls_per_query_max: int
     billed_per_query_max: int
     queries: int
@@ -291,7 +293,10 @@ class Ledger:
         prompts = np.asarray(self._prompt)
         arrived = np.asarray(self._arrived)
         ended = np.asarray(self._ended)
-        called = np.asarray(self._lane) != _BATCH
+        lanes = np.asarray(self._lane)
+        called = lanes != _BATCH
+        spent_in = np.asarray(self._input, dtype=np.int64)
+        spent_out = np.asarray(self._output, dtype=np.int64)
         whole = np.isin(np.asarray(self._fate), [_FATE_NUMBERS[f] for f in _WHOLE])
         calls, bills = _per_query(prompts[read]), _per_query(prompts[read & billed])
         return Summary(
@@ -300,6 +305,11 @@ class Ledger:
             by_fate={_FATES[k]: n for k, n in sorted(Counter(self._fate).items())},
             by_model={self._models[k]: n for k, n in sorted(Counter(self._model).items())},
             by_lane={_LANES[k]: n for k, n in sorted(Counter(self._lane).items())},
+            tokens_by_lane={
+                name: (int(spent_in[lanes == k].sum()), int(spent_out[lanes == k].sum()))
+                for k, name in enumerate(_LANES)
+                if (lanes == k).any()
+            },
             calls_per_query_max=int(calls.max(initial=0)),
             billed_per_query_max=int(bills.max(initial=0)),
             queries=len(calls),
@@ -312,8 +322,8 @@ class Ledger:
                 str(number): self._peaks(window_s, called & (np.asarray(self._account) == number))
                 for number in self._accounts.values()
             },
-            input_tokens=sum(self._input),
-            output_tokens=sum(self._output),
+            input_tokens=int(spent_in.sum()),
+            output_tokens=int(spent_out.sum()),
             in_flight_max=self.in_flight_max,
             open_connections_max=self.open_connections_max,
             first_arrival_s=float(arrived.min()) if len(arrived) else None,

@@ -15,17 +15,17 @@ The codes of a file that is none are as they were seen; the reference lists none
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from moa.catalog import Wire
-from moa.replay.batch_call import Call, Route, Rows, json_reply, lines_reply, page_size
+from moa.replay.batch_call import Call, Route, Rows, json_reply, page_size
 from moa.replay.batch_life import Batch, Failure, Row, State
 from moa.replay.batches import BatchBook
+from moa.replay.openai_files import OpenAIFiles
 from moa.replay.openai_wire import OpenAIReplay
 from moa.replay.wire import (
     Answer,
@@ -33,7 +33,6 @@ from moa.replay.wire import (
     Target,
     Trouble,
     document_of,
-    multipart,
     new_request_id,
 )
 
@@ -54,24 +53,6 @@ _NEVER_RAN = {
     "cancelled": ("batch_cancelled", "This request was not executed: its batch was cancelled."),
 }
 _INVALID = Failure("invalid_json_line", "This line is not parseable as valid JSON.", 1)
-
-
-@dataclass
-class _File:
-    """A stored file; one of results is written when it is first looked at."""
-
-    id: str
-    name: str
-    purpose: str
-    owner: str
-    created_s: float
-    expires_s: float | None
-    write: Callable[[], bytes] = field(repr=False)
-    batch: Batch | None = None
-
-    @cached_property
-    def content(self) -> bytes:
-        return self.write()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +80,7 @@ class OpenAIBatches:
 
     def __init__(self, book: BatchBook, rows: Rows) -> None:
         self._book, self._rows = book, rows
-        self._files: dict[str, _File] = {}
+        self._files = OpenAIFiles(book)
         self._orders: dict[str, _Order] = {}
 
     def target(self, names: Mapping[str, str]) -> Target:
@@ -110,9 +91,9 @@ class OpenAIBatches:
         """See `Desk.answer`."""
         match call.operation:
             case "upload":
-                return self._upload(call)
+                return self._files.upload(call)
             case "file" | "results" | "delete":
-                return self._of_file(call)
+                return self._files.of(call)
             case "submit":
                 return self._submit(call)
             case "list":
@@ -127,50 +108,9 @@ class OpenAIBatches:
             return Trouble(409, f"Cannot cancel a batch with status '{status}'.")
         return json_reply(self._document(batch))
 
-    def _upload(self, call: Call) -> Reply | Trouble:
-        parts = {p.name: p for p in multipart(call.headers.get("Content-Type", ""), call.body)}
-        file, purpose = parts.get("file"), parts.get("purpose")
-        if file is None or purpose is None:
-            missing = "purpose" if purpose is None else "file"
-            return Trouble(400, f"'{missing}' is a required property")
-        lasts = parts.get("expires_after[seconds]")
-        now_s = self._book.now(_PROVIDER)
-        content = file.content
-        stored = _File(
-            id=f"file-{new_request_id()}",
-            name=file.filename,
-            purpose=purpose.content.decode(),
-            owner=call.key,
-            created_s=now_s,
-            expires_s=now_s + int(lasts.content) if lasts else None,
-            write=lambda: content,
-        )
-        self._files[stored.id] = stored
-        return json_reply(_file_document(stored))
-
-    def _file(self, file_id: str, owner: str) -> _File | None:
-        file = self._files.get(file_id)
-        if file is None or file.owner != owner:
-            return None
-        over = file.expires_s is not None and self._book.now(_PROVIDER) >= file.expires_s
-        return None if over else file
-
-    def _of_file(self, call: Call) -> Reply | Trouble:
-        file = self._file(call.names["id"], call.key)
-        if file is None:
-            return Trouble(404, f"No such File object: {call.names['id']}")
-        if call.operation == "file":
-            return json_reply(_file_document(file))
-        if call.operation == "delete":
-            del self._files[file.id]
-            return json_reply({"id": file.id, "object": "file", "deleted": True})
-        if file.batch is not None:
-            file.batch.fetches += 1
-        return lines_reply(file.content)
-
     def _submit(self, call: Call) -> Reply | Trouble:
         order = document_of(call.body) or {}
-        file = self._file(str(order.get("input_file_id")), call.key)
+        file = self._files.get(str(order.get("input_file_id")), call.key)
         if file is None:
             return Trouble(400, f"No such File object: {order.get('input_file_id')}")
         if file.purpose != "batch":
@@ -305,20 +245,8 @@ class OpenAIBatches:
         lines = answered if kind == "output" else len(batch.rows) - answered
         if batch.end == "failed" or not lines:
             return None
-        file_id = f"file-{kind}-{batch.id.removeprefix('batch_')}"
-        if file_id not in self._files:
-            write = _output if kind == "output" else _error_lines
-            self._files[file_id] = _File(
-                id=file_id,
-                name=f"{batch.id}_{kind}.jsonl",
-                purpose="batch_output",
-                owner=batch.owner,
-                created_s=batch.ends_s,
-                expires_s=None,
-                write=lambda: write(batch),
-                batch=batch,
-            )
-        return file_id
+        write = _output if kind == "output" else _error_lines
+        return self._files.keep_results(batch, kind, write)
 
 
 def _unlike(row: Row, others: list[Row], seen: set[str]) -> Failure | None:
@@ -351,20 +279,6 @@ def _errors(failure: Failure | None) -> dict[str, Any] | None:
         return None
     error = {"code": failure.code, "message": failure.message, "param": None, "line": failure.line}
     return {"object": "list", "data": [error]}
-
-
-def _file_document(file: _File) -> dict[str, Any]:
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": len(file.content),
-        "created_at": int(file.created_s),
-        "expires_at": None if file.expires_s is None else int(file.expires_s),
-        "filename": file.name,
-        "purpose": file.purpose,
-        "status": "processed",
-        "status_details": None,
-    }
 
 
 def _usage(batch: Batch) -> dict[str, Any]:

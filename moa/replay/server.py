@@ -166,8 +166,12 @@ class ReplayHandler:
             return wire.refused_key(target)
         return key
 
-    async def _control(self, request: web.BaseRequest, what: str) -> web.Response:
+    def settle(self) -> None:
+        """Bring the ledger up to now: what batches have answered is billed when somebody looks."""
         self._batches.book.settle()
+
+    async def _control(self, request: web.BaseRequest, what: str) -> web.Response:
+        self.settle()
         match request.method, what:
             case "GET", "ledger":
                 lines = (orjson.dumps(asdict(entry)) for entry in self._ledger.entries())

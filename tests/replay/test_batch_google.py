@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import google.auth.credentials
 import orjson
 import pytest
 from google import genai
@@ -17,47 +15,10 @@ from google.genai import types
 from pyarrow import fs
 
 from moa.replay.process import ReplayServer
-from tests.replay.test_batches import IDS, QUERIES, usage
+from tests.replay.batch_asking import IDS, QUERIES, usage
 
 GEMINI = "gemini-1.5-pro"
 REAL = usage("google/gemini-1.5-pro")
-
-
-class Anybody(google.auth.credentials.Credentials):
-    """A token that never has to be fetched."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.token = "token"
-
-    def refresh(self, request: object) -> None:
-        raise AssertionError("asked for another token")
-
-
-@pytest.fixture
-def gemini(provider_server: ReplayServer) -> genai.Client:
-    options = types.HttpOptions(base_url=provider_server.base_url("gemini"))
-    return genai.Client(api_key="key", http_options=options)
-
-
-@pytest.fixture
-def vertex(provider_server: ReplayServer) -> genai.Client:
-    options = types.HttpOptions(base_url=provider_server.base_url("gemini"))
-    return genai.Client(
-        vertexai=True,
-        project="ours",
-        location="europe-west4",
-        credentials=Anybody(),
-        http_options=options,
-    )
-
-
-@pytest.fixture
-def gcs(provider_server: ReplayServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[storage.Client]:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", provider_server.url)
-    client = storage.Client(project="ours", credentials=Anybody())
-    yield client
-    client.close()
 
 
 def request(query: str) -> dict[str, Any]:
