@@ -15,7 +15,7 @@ import orjson
 from yarl import URL
 
 from moa.catalog import Account, Model
-from moa.errors import ProviderError
+from moa.errors import InvalidRequest, ProviderError
 from moa.providers.batch import BatchLimits, BatchResult, BatchStatus
 from moa.providers.batch_calls import MOST_PAGES, BatchCalls, Json, checked, live, moment
 from moa.providers.gemini import developer_path, models_root, open_gemini
@@ -161,11 +161,14 @@ class GeminiBatches:
         await self._calls.cancel(self._root / f"{batch_id}:cancel", batch_id, self.look)
 
     async def forget(self, status: BatchStatus) -> None:
-        """See `BatchProvider.forget`: its two files. The batch itself stays in the list."""
-        operation = await self._calls.ask("GET", self._root / status.id)
+        """See `BatchProvider.forget`: the batch and its files, as far as the vendor names them."""
+        try:
+            operation = await self._calls.ask("GET", self._root / status.id)
+        except InvalidRequest:
+            return  # it is gone
         with self._calls.readable():
             source = (operation.get("metadata") or {}).get("inputConfig") or {}
-            names = (source.get("fileName"), _output(operation).get("responsesFile"))
+            names = (source.get("fileName"), _output(operation).get("responsesFile"), status.id)
         for name in names:
             if name:
                 await self._calls.delete(self._root / str(name))

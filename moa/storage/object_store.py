@@ -208,8 +208,13 @@ class Folder:
 
     def remove_all(self, folder: str) -> None:
         """Delete all files below a folder."""
-        with suppress(FileNotFoundError):
-            self._fs.delete_dir(self._path(folder))
+        path = self._path(folder)
+        try:
+            self._fs.delete_dir(path)
+        except OSError:  # Google's says no FileNotFoundError
+            (info,) = self._fs.get_file_info([path])
+            if info.type != fs.FileType.NotFound:
+                raise
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

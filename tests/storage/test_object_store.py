@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,13 +8,23 @@ import pyarrow as pa
 import pytest
 
 from moa.errors import ConfigError
+from moa.replay.process import ReplayServer, replay_server
 from moa.storage.object_store import Folder, filesystem_of
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture
+def google_store(provider_server: ReplayServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty bucket, and the environment in which it is found."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", provider_server.url)
+    return f"gs://bucket-{secrets.token_hex(6)}"
+
+
+@pytest.fixture(params=["disk", "s3", "gs"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     if request.param == "disk":
         return Folder(str(tmp_path / "runs"))
+    if request.param == "gs":
+        return Folder(f"{request.getfixturevalue('google_store')}/runs")
     return Folder(f"{request.getfixturevalue('object_store')}/runs")
 
 
@@ -63,6 +74,43 @@ def test_a_removed_file_is_gone_and_may_be_removed_again(folder: Folder) -> None
     folder.remove("a")
 
     assert folder.read("a") is None
+
+
+def test_all_of_a_folder_is_removed_and_may_be_removed_again(folder: Folder) -> None:
+    for name in ("x/a", "x/deep/b", "xy"):
+        folder.put(name, b"1")
+
+    folder.remove_all("x")
+    folder.remove_all("x")
+
+    assert folder.names("") == ["xy"]
+
+
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_lines_come_in_blocks_and_none_is_cut(
+    folder: Folder, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.storage.object_store._BLOCK_BYTES", block)
+    folder.put("lines", b"one\n\n\xc3\xbc two\nthree")
+
+    blocks = list(folder.line_blocks("lines"))
+
+    assert [line for lines in blocks for line in lines] == [b"one", b"", b"\xc3\xbc two", b"three"]
+    assert all(blocks)
+    with pytest.raises(FileNotFoundError):
+        list(folder.line_blocks("other"))
+
+
+def test_two_emulators_of_google_storage_are_told_apart(
+    google_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Folder(google_store).put("a", b"1")
+
+    with replay_server() as other:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", other.url)
+        Folder(google_store).put("b", b"2")
+
+        assert Folder(google_store).names("") == ["b"]
 
 
 def test_nothing_is_left_of_a_creation_that_lost(tmp_path: Path) -> None:
