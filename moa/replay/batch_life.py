@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -20,20 +21,24 @@ class Clock:
     """A vendor's time, in seconds since 1970: the machine's, or faster.
 
     It never goes back, and never falls behind the machine's.
+
+    Args:
+        machine: monotonic seconds.
     """
 
-    def __init__(self, scale: float = 1.0) -> None:
-        self._machine_s = time.monotonic()
+    def __init__(self, machine: Callable[[], float] = time.monotonic) -> None:
+        self._machine = machine
+        self._machine_s = machine()
         self._vendor_s = time.time()
-        self._scale = scale
+        self._scale = 1.0
 
     def now(self) -> float:
         """The vendor's time."""
-        return self._vendor_s + (time.monotonic() - self._machine_s) * self._scale
+        return self._vendor_s + (self._machine() - self._machine_s) * self._scale
 
     def go(self, scale: float) -> None:
         """Go at another speed from now on."""
-        self._vendor_s, self._machine_s = self.now(), time.monotonic()
+        self._vendor_s, self._machine_s = self.now(), self._machine()
         self._scale = scale
 
     def monotonic(self, vendor_s: float) -> float:

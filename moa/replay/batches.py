@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -79,11 +79,16 @@ class BatchBook:
 
     Args:
         ledger: gets the rows that were answered.
+        script: what becomes of batches.
+        machine: monotonic seconds, from which the vendors' clocks follow.
     """
 
-    def __init__(self, ledger: Ledger, script: Script) -> None:
+    def __init__(
+        self, ledger: Ledger, script: Script, *, machine: Callable[[], float] = time.monotonic
+    ) -> None:
         self._ledger = ledger
-        self._clocks: defaultdict[Wire, Clock] = defaultdict(Clock)
+        self._machine = machine
+        self._clocks: defaultdict[Wire, Clock] = defaultdict(lambda: Clock(machine))
         self._batches: list[Batch] = []
         self._by_id: dict[str, Batch] = {}
         self.calls: Counter[str] = Counter()
@@ -240,7 +245,7 @@ class BatchBook:
                 input_tokens=answer.input_tokens,
                 output_tokens=answer.output_tokens,
                 arrived_s=clock.monotonic(batch.created_s),
-                ended_s=min(clock.monotonic(end_s), time.monotonic()),
+                ended_s=min(clock.monotonic(end_s), self._machine()),
             )
         )
 
