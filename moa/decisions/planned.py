@@ -20,6 +20,7 @@ from moa.planning.policy import (
     ONLY_ONE_CAN,
     PLANNED,
     Decisions,
+    Floats,
     a_grade_usd,
 )
 
@@ -53,9 +54,9 @@ def options(
     """
     learnt = learnt or {}
     known = [learnt.get(name, Learnt()) for name in deciding.pool]
-    tokens_in = expected.input_tokens * np.array([one.input_tokens for one in known], np.float32)
-    tokens_out = expected.output_tokens * np.array([one.output_tokens for one in known], np.float32)
-    cost = _costs(expected, deciding) * np.array([one.cost for one in known])[:, None]
+    tokens_in = expected.input_tokens * np.array([one.input_tokens for one in known])
+    tokens_out = expected.output_tokens * np.array([one.output_tokens for one in known])
+    cost = _costs(expected.candidates.lanes, deciding, tokens_in, tokens_out)
     can = expected.candidates.can
     novel = _novel(expected, deciding)
     default = np.arange(can.shape[1]) == deciding.pool.index(deciding.default_model)
@@ -106,23 +107,19 @@ def _novel(expected: Expected, deciding: Deciding) -> NDArray[np.bool_]:
     return np.asarray(too_novel & can[:, default])
 
 
-def _costs(expected: Expected, deciding: Deciding) -> NDArray[np.float64]:
+def _costs(
+    lanes: Sequence[Lane], deciding: Deciding, tokens_in: Floats, tokens_out: Floats
+) -> Floats:
     """Expected, shape (n, m, L); of lanes that a model is not sold in, no number."""
-    lanes = expected.candidates.lanes
-    costs = np.full((*expected.cost_usd.shape, len(lanes)), NOT_SOLD)
+    live = deciding.prices.expected_cost_usd(deciding.pool, LIVE, tokens_in, tokens_out)
+    costs = np.full((*live.shape, len(lanes)), NOT_SOLD)
     for column, lane in enumerate(lanes):
-        costs[:, :, column] = _of_lane(expected, deciding, lane)
-    return costs
-
-
-def _of_lane(expected: Expected, deciding: Deciding, lane: Lane) -> NDArray[np.float64]:
-    if lane == LIVE:
-        return expected.cost_usd
-    sold = [number for number, model in enumerate(deciding.models) if lane in model.lanes]
-    costs = np.full(expected.cost_usd.shape, NOT_SOLD)
-    names: Sequence[str] = [deciding.pool[number] for number in sold]
-    tokens = expected.input_tokens[:, sold], expected.output_tokens[:, sold]
-    costs[:, sold] = deciding.prices.expected_cost_usd(names, lane, *tokens)
-    if lane == "batch":
-        costs[:, sold] = (1 - SPILL) * costs[:, sold] + SPILL * expected.cost_usd[:, sold]
+        sold = [number for number, model in enumerate(deciding.models) if lane in model.lanes]
+        names = [deciding.pool[number] for number in sold]
+        found = deciding.prices.expected_cost_usd(
+            names, lane, tokens_in[:, sold], tokens_out[:, sold]
+        )
+        if lane == "batch":
+            found = (1 - SPILL) * found + SPILL * live[:, sold]
+        costs[:, sold, column] = found
     return costs

@@ -21,7 +21,7 @@ from moa.dispatch.line import TIMEOUT, Account, Line
 from moa.dispatch.outcome import Assignment, DeadLetter, Outcome, Settled
 from moa.dispatch.quota import Owner, QuotaOwner
 from moa.dispatch.retry import reason_of
-from moa.dispatch.settings import DispatchSettings, Progress
+from moa.dispatch.settings import DispatchSettings, LineProgress, Progress
 from moa.errors import (
     KeyRefused,
     LaneUnavailable,
@@ -110,9 +110,8 @@ class Dispatcher:
         self._spent_usd -= sum((outcome.cost_usd for outcome, _ in settled), Decimal(0))
 
     def waiting(self, model_id: str) -> int:
-        """Calls that wait for a model."""
-        line = self._lines.get(model_id)
-        return 0 if line is None else line.waiting
+        """Calls that wait for a model of the pool."""
+        return self._lines[model_id].waiting
 
     def progress(self) -> Progress:
         """Where it stands."""
@@ -127,6 +126,7 @@ class Dispatcher:
             waiting=sum(line.waiting for line in lines) + len(self._timers),
             spent_usd=self._spent_usd,
             unsettled=dict(self._unsettled),
+            lines={k: LineProgress(v.answers, v.waiting) for k, v in self._lines.items()},
         )
 
     async def drain(self) -> None:

@@ -101,6 +101,8 @@ class Line:
         self.breaker = Breaker(clock)
         self.estimate = TokenEstimate()
         self.in_flight: set[asyncio.Task[None]] = set()
+        self.answers = 0
+        """Calls that were answered, since it began."""
         self.spent: QuotaSpent | None = None
         """Why the line is paused for long, while it is."""
         self._lease = lease
@@ -163,6 +165,7 @@ class Line:
 
     def answered(self, call: Call, answer: Answer, sent_at: float) -> None:
         """A call has its answer: learn from it."""
+        self.answers += 1
         usage = answer.completion.usage
         used = Amount(1.0, usage.input_tokens, usage.output_tokens)
         self.breaker.answered()

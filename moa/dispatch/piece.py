@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -27,9 +28,10 @@ from moa.dispatch.outcome import (
     with_followers,
 )
 from moa.dispatch.settings import Progress
+from moa.dispatch.used import Used, used_by
 from moa.errors import KeyRefused
 from moa.planning.policy import NOVEL, a_grade_usd, worth_usd
-from moa.storage.run_folder import BATCH, PieceName, RunFolder
+from moa.storage.run_folder import BATCH, NOBODY, PieceName, RunFolder
 
 _DECIDED = [
     "row", "provider", "model", "lane", "rule", "fallbacks", "expected_grade", "expected_cost_usd",
@@ -55,6 +57,8 @@ class PieceResult(NamedTuple):
     """What an account said that refused its first call: the run must stop."""
     rest: Progress | None = None
     """Where the dispatcher stood then, without this piece."""
+    used: Mapping[str, Used] = MappingProxyType({})
+    """Of a finished piece, by catalog id."""
 
 
 async def dispatch_piece(
@@ -113,6 +117,7 @@ async def dispatch_piece(
         dead=sum(letter is not None for _, letter in settled),
         cost_usd=sum((outcome.cost_usd for outcome, _ in settled), Decimal(0)),
         rest=dispatcher.progress(),
+        used=await asyncio.to_thread(used_by, piece, run),
     )
 
 
@@ -122,7 +127,8 @@ def finished_piece(piece: PieceName, run: RunFolder) -> PieceResult:
     asked = outcomes.filter(pc.is_null(outcomes.column("same_as")))
     dead = pc.sum(pc.equal(asked.column("status"), DEAD_LETTER)).as_py() or 0
     cost_usd = pc.sum(asked.column("cost_usd")).as_py() or Decimal(0)
-    return PieceResult(str(piece), True, asked.num_rows, dead, cost_usd)
+    used = {} if piece.provider == NOBODY else used_by(piece, run)
+    return PieceResult(str(piece), True, asked.num_rows, dead, cost_usd, used=used)
 
 
 def assignments_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from types import MappingProxyType
 from typing import NamedTuple
 
 from moa.dispatch.retry import RetryPolicy
@@ -48,6 +49,15 @@ class BatchSettings:
     """Between two looks at a batch; they grow with its age."""
 
 
+class LineProgress(NamedTuple):
+    """Where one model stands."""
+
+    answered: int = 0
+    """Calls, since the dispatcher began."""
+    waiting: int = 0
+    """Calls."""
+
+
 class Progress(NamedTuple):
     """Where a dispatcher stands, without what it was told to forget."""
 
@@ -65,3 +75,5 @@ class Progress(NamedTuple):
     """Provider → assignments without an outcome, by the provider that was decided on."""
     in_batches: int = 0
     """Queries in batches that have not been fetched."""
+    lines: Mapping[str, LineProgress] = MappingProxyType({})
+    """By catalog id."""

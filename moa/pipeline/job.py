@@ -17,7 +17,7 @@ from moa.decisions.deciding import Deciding
 from moa.errors import ConfigError, SchemaError
 from moa.pipeline.provenance import git_commit, versions
 from moa.prices import PriceTable
-from moa.providers.accounts import ABILITIES, check_credentials
+from moa.providers.accounts import ABILITIES, check_batches, check_credentials
 from moa.replay.recordings import Recordings
 from moa.replay.script import parse_script
 from moa.router.facts import read_facts
@@ -45,6 +45,8 @@ class Job:
     partitions: tuple[Partition, ...]
     left_out: tuple[str, ...] = ()
     """Files where the query log is that are not read."""
+    deadline: datetime | None = None
+    """When the run shall have ended, by `plan.finish_by`."""
     base_urls: Mapping[str, str] = field(default_factory=dict)
     """Account → where the replay server stands in for it; empty in a real run."""
 
@@ -122,17 +124,20 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
     _check_default(config.policy.default_model, pool)
     run_folder = _checked_folder(config)
     found = find_backlog(config.queries)
+    prices = PriceTable.build(models, as_of=_price_date(config, run_folder))
+    _check_lanes(config, models, prices)
     return Job(
         config=config,
         accounts=accounts,
         models=models,
-        prices=PriceTable.build(models, as_of=_price_date(config, run_folder)),
+        prices=prices,
         router_version=router.version,
         best_constant=best_constant.model,
         best_constant_why=best_constant.why,
         run_folder=run_folder,
         partitions=found.partitions,
         left_out=found.left_out,
+        deadline=_deadline(config, run_folder),
     )
 
 
@@ -185,7 +190,7 @@ def _callable(
     accounts = {model.provider: catalog.accounts[model.provider] for model in models}
     _check_abilities(models, accounts)
     if config.replay is None:
-        _check_accounts(accounts, environ)
+        _check_accounts(accounts, batch_accounts(config, models), environ)
     else:
         _check_replay(config.replay)
     _check_shares(models, config.dispatch.replicas)
@@ -219,6 +224,34 @@ def _price_date(config: RouteBatchConfig, run_folder: str) -> date | None:
         return day
     first = RunFolder(run_folder).first_start()
     return None if first is None else date.fromisoformat(first["price_date"])
+
+
+def _deadline(config: RouteBatchConfig, run_folder: str) -> datetime | None:
+    """Of an hour of the day, the first after the run was begun, however often it is started."""
+    if config.plan is None:
+        return None
+    first = RunFolder(run_folder).first_start()
+    begun_at = datetime.now(UTC) if first is None else datetime.fromisoformat(first["started_at"])
+    deadline = config.plan.deadline(begun_at)
+    if deadline is not None and first is None and deadline <= begun_at:
+        raise ConfigError(
+            f"plan.finish_by is {deadline:%Y-%m-%d %H:%M:%S} UTC, and it is "
+            f"{begun_at:%Y-%m-%d %H:%M:%S} UTC: name a later moment"
+        )
+    return deadline
+
+
+def _check_lanes(config: RouteBatchConfig, models: Sequence[Model], prices: PriceTable) -> None:
+    """Each lane that may be bought is sold by somebody, at a price of its own."""
+    for lane in config.plan.lanes if config.plan is not None else ():
+        sold = [model for model in models if lane in model.lanes]
+        if not sold:
+            raise ConfigError(
+                f"plan.lanes has {lane}, in which no model of the pool is sold: take it out, or "
+                "add it to `lanes` of the models in the catalog whose vendors have it"
+            )
+        for model in sold:
+            prices.price(model.id, lane)
 
 
 def _check_abilities(models: Sequence[Model], accounts: Mapping[str, Account]) -> None:
@@ -263,12 +296,24 @@ def _check_default(default_model: str | None, pool: tuple[str, ...]) -> None:
         )
 
 
-def _check_accounts(accounts: Mapping[str, Account], environ: Mapping[str, str]) -> None:
+def batch_accounts(config: RouteBatchConfig, models: Sequence[Model]) -> list[str]:
+    """The accounts whose models a run may buy in batches."""
+    lanes = config.plan.lanes if config.plan is not None else []
+    if "batch" not in lanes:
+        return []
+    return sorted({model.provider for model in models if "batch" in model.lanes})
+
+
+def _check_accounts(
+    accounts: Mapping[str, Account], in_batches: Sequence[str], environ: Mapping[str, str]
+) -> None:
     """All that is missing at once: nobody wants to be told of one key a start."""
     missing = []
     for account in accounts.values():
         try:
             check_credentials(account, environ)
+            if account.name in in_batches:
+                check_batches(account, environ)
         except ConfigError as error:
             missing.append(str(error))
     if missing:

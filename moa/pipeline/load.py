@@ -6,14 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 from moa.dispatch.settings import Progress
+from moa.storage.run_folder import PieceName
 
 OPEN_PIECES = 8
 """Pieces that a replica has per provider at most: each holds its outcomes until its last one, and
 one slow query must not keep the others from being followed by the next piece."""
+OPEN_IN_BATCHES = 200
+"""Pieces whose batches a replica may have out, per provider; of these nothing is in memory."""
 
 
 class Load:
-    """Of one replica, by provider."""
+    """Of one replica, by the queue of a piece: a provider, or a provider's batches."""
 
     def __init__(self) -> None:
         self.latest: Progress | None = None
@@ -28,9 +31,11 @@ class Load:
         known = self.latest.unsettled.get(provider, 0) if self.latest is not None else 0
         return known + self._since_latest[provider]
 
-    def has_room(self, provider: str, most_rows: int) -> bool:
-        """Whether another piece may be handed out."""
-        pieces = self._pieces[provider]
+    def has_room(self, piece: PieceName, most_rows: int) -> bool:
+        """Whether another piece of this queue may be handed out."""
+        provider, pieces = piece.queue, self._pieces[piece.queue]
+        if piece.in_batches:
+            return pieces < OPEN_IN_BATCHES
         return not pieces or (pieces < OPEN_PIECES and self.unsettled(provider) < most_rows)
 
     def add(self, provider: str, rows: int) -> None:
@@ -62,7 +67,7 @@ class Load:
             self.latest = progress
 
 
-def least(loads: Sequence[Load], provider: str, most_rows: int) -> int | None:
-    """Whose turn it is: of those with room the one that has the least to do for a provider."""
-    with_room = [n for n, load in enumerate(loads) if load.has_room(provider, most_rows)]
-    return min(with_room, key=lambda n: (loads[n].unsettled(provider), n), default=None)
+def least(loads: Sequence[Load], piece: PieceName, most_rows: int) -> int | None:
+    """Whose turn it is: of those with room the one that has the least to do of a piece's queue."""
+    with_room = [n for n, load in enumerate(loads) if load.has_room(piece, most_rows)]
+    return min(with_room, key=lambda n: (loads[n].unsettled(piece.queue), n), default=None)

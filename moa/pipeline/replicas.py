@@ -17,18 +17,20 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from moa.config import RouteBatchConfig
+from moa.dispatch.batch_file import BatchNames
+from moa.dispatch.batch_lane import BatchLane
 from moa.dispatch.budget import Budget, Lease, Purse
 from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.heap import calm_collector
 from moa.dispatch.piece import PieceResult, dispatch_piece
 from moa.dispatch.retry import RetryPolicy
-from moa.dispatch.settings import DispatchSettings, Progress
+from moa.dispatch.settings import BatchSettings, DispatchSettings, Progress
 from moa.errors import KeyRefused
 from moa.log import configure
-from moa.pipeline.job import Job
+from moa.pipeline.job import Job, batch_accounts
 from moa.pipeline.load import Load, least
 from moa.pipeline.quotas import owners_of
-from moa.providers.accounts import fingerprint, open_provider
+from moa.providers.accounts import fingerprint, open_batches, open_provider
 from moa.storage.run_folder import PieceName, RunFolder
 
 OPEN_ROWS = 3
@@ -51,6 +53,7 @@ class DispatchReplica:
         self._run = RunFolder(job.run_folder)
         self._models = {model.id: model for model in job.models}
         self._dispatcher: Dispatcher | None = None
+        self._lane: BatchLane | None = None
         self._draining = False
         self._drainage: asyncio.Task[None] | None = None
 
@@ -60,7 +63,10 @@ class DispatchReplica:
             return PieceResult(name, finished=False)
         piece = PieceName.parse(name)
         policy = self._job.config.policy
-        return await dispatch_piece(piece, self._run, self._models, policy, self._open(), rows=rows)
+        dispatcher = self._open()
+        return await dispatch_piece(
+            piece, self._run, self._models, policy, dispatcher, self._lane, rows=rows
+        )
 
     async def progress(self, draining: bool) -> Progress | None:
         """Where it stands, `None` before its first piece. It is told whether the run drains: one
@@ -71,14 +77,23 @@ class DispatchReplica:
             return None
         if draining and not self._draining:
             self._draining = True
-            self._drainage = asyncio.get_running_loop().create_task(self._dispatcher.drain())
-        return self._dispatcher.progress()
+            self._drainage = asyncio.get_running_loop().create_task(self._drain())
+        progress = self._dispatcher.progress()
+        return progress if self._lane is None else progress._replace(in_batches=self._lane.rows_out)
 
     async def close(self) -> None:
         """Drain, and close the connections."""
         self._draining = True
+        if self._lane is not None:
+            await self._lane.close()
         if self._dispatcher is not None:
             await self._dispatcher.close()
+
+    async def _drain(self) -> None:
+        if self._lane is not None:
+            await self._lane.drain()
+        if self._dispatcher is not None:
+            await self._dispatcher.drain()
 
     def _open(self) -> Dispatcher:
         if self._dispatcher is None:
@@ -88,14 +103,29 @@ class DispatchReplica:
                 base_url = job.base_urls.get(name)
                 providers[name] = open_provider(account, environ=environ, base_url=base_url)
                 identities[name] = fingerprint(account, environ, base_url)
+            budget = Budget(None if self._purse is None else _lease(self._purse))
             self._dispatcher = Dispatcher(
                 providers,
                 job.models,
                 job.prices,
                 settings(job.config),
-                budget=Budget(None if self._purse is None else _lease(self._purse)),
+                budget=budget,
                 owners=owners_of(identities),
             )
+            if in_batches := batch_accounts(job.config, job.models):
+                self._lane = BatchLane(
+                    {
+                        name: open_batches(
+                            job.accounts[name], environ=environ, base_url=job.base_urls.get(name)
+                        )
+                        for name in in_batches
+                    },
+                    job.prices,
+                    batch_settings(job),
+                    BatchNames(job.run_folder),
+                    self._dispatcher,
+                    budget,
+                )
             calm_collector()
         return self._dispatcher
 
@@ -129,6 +159,17 @@ def settings(config: RouteBatchConfig) -> DispatchSettings:
     )
 
 
+def batch_settings(job: Job) -> BatchSettings:
+    """What the batch lane of each of the dispatch replicas is told."""
+    dispatch = job.config.dispatch
+    queues = ((model.id, model.limits.batch_queue_tokens) for model in job.models)
+    return BatchSettings(
+        deadline_s=None if job.deadline is None else job.deadline.timestamp(),
+        queue_tokens={name: most / dispatch.replicas for name, most in queues if most},
+        max_in_flight=dispatch.max_in_flight * dispatch.replicas,
+    )
+
+
 class _Replica:
     """The driver's view of one dispatch replica."""
 
@@ -147,7 +188,7 @@ class _Replica:
 
     def hand_out(self, waiting: PieceRows) -> ObjectRef[Any]:
         """Give it a piece; the reference to its result."""
-        self.load.add(waiting.piece.provider, waiting.rows)
+        self.load.add(waiting.piece.queue, waiting.rows)
         result: ObjectRef[Any] = self.actor.dispatch.remote(str(waiting.piece), waiting.rows)
         return result
 
@@ -226,7 +267,7 @@ class Dispatch:
 
     def put(self, decided: PieceRows) -> None:
         """A piece has been decided."""
-        self._waiting[decided.piece.provider].append(decided)
+        self._waiting[decided.piece.queue].append(decided)
         self._hand_out()
 
     def turn(self, wait_s: float) -> None:
@@ -244,7 +285,7 @@ class Dispatch:
         ended, _ = ray.wait(list(self._open), num_returns=1, timeout=wait_s)
         for ref in ended:
             replica, waiting = self._open.pop(ref)
-            replica.load.remove(waiting.piece.provider)
+            replica.load.remove(waiting.piece.queue)
             result: PieceResult = ray.get(ref)
             replica.load.learn(result.rest)
             if result.finished:
@@ -272,9 +313,9 @@ class Dispatch:
     def _hand_out(self) -> None:
         """Each piece goes to the replica that has the least to do for its provider."""
         loads = [replica.load for replica in self._replicas]
-        for provider, waiting in self._waiting.items():
+        for waiting in self._waiting.values():
             while waiting and not self._draining:
-                number = least(loads, provider, self._most_rows)
+                number = least(loads, waiting[0].piece, self._most_rows)
                 if number is None:
                     break
                 piece, replica = waiting.popleft(), self._replicas[number]

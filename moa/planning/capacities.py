@@ -23,9 +23,8 @@ BUDGET = "budget"
 class Learnt:
     """What a run has learnt of a model, beside what its router and its catalog say."""
 
-    cost: float = 1.0
-    """What answers have cost, to what was expected of them."""
     input_tokens: float = 1.0
+    """What answers have used, to what was expected of them."""
     output_tokens: float = 1.0
     """Likewise."""
     rate_per_s: float | None = None

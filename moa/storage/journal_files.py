@@ -85,6 +85,10 @@ class JournalFiles:
                 segments = [one for one in self._folder.names(name) if int(one) != _OWNER]
                 yield b"".join(self._folder.read(f"{name}/{one}") or b"" for one in segments)
 
+    def pieces(self) -> set[str]:
+        """The pieces that have one."""
+        return {name.partition("/")[0] for name in self._folder.names(_FOLDER)}
+
     def remove(self, piece: str) -> None:
         """Delete all journals of a piece."""
         self._folder.remove_all(f"{_FOLDER}/{piece}")

@@ -15,18 +15,19 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moa.config import NOT_HASHED
 from moa.errors import RunError
 from moa.storage.duplicates import DUPLICATES, Found
 from moa.storage.journal_files import JournalFiles, Sink
 from moa.storage.object_store import Folder
 from moa.storage.query_log import Partition
+from moa.storage.run_identity import change
 
 NOBODY = "none"
 """In a piece's name: the rows of its part that go to no provider."""
 BATCH = "batch"
 _IN_BATCHES = f".{BATCH}"
 _REDRIVES = "/redrives/"
+_PLAN = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
 
 
 class PartName(NamedTuple):
@@ -107,7 +108,7 @@ class RunFolder:
                 )
                 raise RunError(
                     f"{self.url} was begun with another {name} "
-                    f"({_change(name, kept, document)}): {remedy}"
+                    f"({change(name, kept, document)}): {remedy}"
                 )
         return kept
 
@@ -225,6 +226,19 @@ class RunFolder:
         """What `write_selection` has kept; `None` before."""
         return self._document("scan.json")
 
+    # What was planned.
+
+    def write_plan(self, plan: Mapping[str, Any]) -> int:
+        """Keep a plan; its number, from 0."""
+        number = len(self._folder.names("plan"))
+        self._folder.put(f"plan/{number:03d}.json", orjson.dumps(plan, option=_PLAN))
+        return number
+
+    def plans(self) -> list[dict[str, Any]]:
+        """What `write_plan` has kept, oldest first."""
+        documents = [self._document(f"plan/{name}") for name in self._folder.names("plan")]
+        return [document for document in documents if document is not None]
+
     # What was decided.
 
     def write_queries(self, part: PartName, queries: pa.Table) -> None:
@@ -234,6 +248,10 @@ class RunFolder:
     def write_decisions(self, part: PartName, decisions: pa.Table) -> None:
         """Keep a part's decisions: from now on it is decided."""
         self._folder.put_table(f"decisions/{part}.parquet", decisions)
+
+    def scored_parts(self) -> list[PartName]:
+        """The parts whose queries are kept, decided on or not, in order."""
+        return [PartName.parse(_stem(name)) for name in self._folder.names("queries")]
 
     def decided_parts(self) -> list[PartName]:
         """The parts that need not be scored again, in order."""
@@ -294,6 +312,11 @@ class RunFolder:
 
         return read
 
+    def begun_pieces(self) -> set[PieceName]:
+        """The pieces that have a journal, or are finished."""
+        journals = {PieceName.parse(name) for name in self._journals.pieces()}
+        return journals.union(self.finished_pieces())
+
     def open_journal(self, piece: PieceName) -> Sink:
         """A new journal for the next try at a piece."""
         return self._journals.open(str(piece))
@@ -343,38 +366,6 @@ def pieces_in(part: PartName, decisions: pa.Table) -> list[tuple[PieceName, int]
 def is_redrive(url: str) -> bool:
     """Whether a run's folder is that of a redrive, inside another run's."""
     return _REDRIVES.strip("/") == url.rstrip("/").split("/")[-2:][0]
-
-
-def _change(name: str, kept: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """What is other than it was: the keys of the config that count, else the versions."""
-    before, now = (dict(_flat("", document.get(name, {}))) for document in (kept, ours))
-    differ = sorted(key for key in before | now if before.get(key) != now.get(key))
-    keys = [key for key in differ if not _may_change(key)]
-    if name != "config" or not keys:
-        before, now, keys = kept["identity"], ours["identity"], [name]
-    return ", ".join(
-        f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in keys
-    )
-
-
-def _may_change(key: str) -> bool:
-    section, *inner = key.split(".")
-    free = NOT_HASHED.get(section, ())
-    return free is True or bool(inner and inner[0] in free)
-
-
-def _flat(prefix: str, value: object) -> Iterator[tuple[str, object]]:
-    """Dotted keys and their values."""
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
-
-
-def _short(value: object) -> str:
-    text = "not given" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _stem(name: str) -> str:

@@ -3,9 +3,13 @@ from __future__ import annotations
 from decimal import Decimal
 
 from moa.dispatch.settings import Progress
-from moa.pipeline.load import OPEN_PIECES, Load, least
+from moa.pipeline.load import OPEN_IN_BATCHES, OPEN_PIECES, Load, least
+from moa.storage.run_folder import PartName, PieceName
 
 MOST = 100
+PART = PartName(0, 0, 10)
+OPENAI, GOOGLE = PieceName(PART, "openai"), PieceName(PART, "google")
+BATCHES = PieceName(PART, "openai", in_batches=True)
 
 
 def progress(unsettled: int, *, at_s: float = 1.0, of: str = "a") -> Progress:
@@ -35,13 +39,13 @@ def test_what_was_handed_out_counts_until_an_answer_can_know_of_it() -> None:
 
 def test_a_large_piece_leaves_room_again_when_most_of_it_is_settled() -> None:
     load = busy(3000)
-    assert not load.has_room("openai", MOST)
+    assert not load.has_room(OPENAI, MOST)
 
     load.asked()
     load.answered(progress(MOST - 1))
 
-    assert load.has_room("openai", MOST)
-    assert load.has_room("google", MOST)
+    assert load.has_room(OPENAI, MOST)
+    assert load.has_room(GOOGLE, MOST)
 
 
 def test_slow_tails_do_not_open_pieces_without_end() -> None:
@@ -49,11 +53,11 @@ def test_slow_tails_do_not_open_pieces_without_end() -> None:
     load.asked()
     load.answered(progress(OPEN_PIECES))
 
-    full = load.has_room("openai", MOST)
+    full = load.has_room(OPENAI, MOST)
     load.remove("openai")
 
     assert not full
-    assert load.has_room("openai", MOST)
+    assert load.has_room(OPENAI, MOST)
 
 
 def test_the_least_busy_of_those_with_room_is_next() -> None:
@@ -61,9 +65,9 @@ def test_the_least_busy_of_those_with_room_is_next() -> None:
     tails.asked()
     tails.answered(progress(OPEN_PIECES))
 
-    assert least([tails, busy(20), busy(30)], "openai", MOST) == 1
-    assert least([busy(20), busy(), busy()], "openai", MOST) == 1
-    assert least([tails, busy(MOST)], "openai", MOST) is None
+    assert least([tails, busy(20), busy(30)], OPENAI, MOST) == 1
+    assert least([busy(20), busy(), busy()], OPENAI, MOST) == 1
+    assert least([tails, busy(MOST)], OPENAI, MOST) is None
 
 
 def test_an_answer_that_was_overtaken_is_not_believed_unless_another_gave_it() -> None:
@@ -76,3 +80,14 @@ def test_an_answer_that_was_overtaken_is_not_believed_unless_another_gave_it() -
 
     assert overtaken == 5
     assert load.unsettled("openai") == 7
+
+
+def test_batches_are_a_queue_of_their_own_with_room_for_many_pieces() -> None:
+    load = Load()
+    for _ in range(OPEN_IN_BATCHES - 1):
+        load.add(BATCHES.queue, 10 * MOST)
+
+    assert load.has_room(BATCHES, MOST)
+    assert load.has_room(OPENAI, MOST)
+    load.add(BATCHES.queue, 1)
+    assert not load.has_room(BATCHES, MOST)
