@@ -27,6 +27,7 @@ from moa.providers.batch_calls import (
     checked,
     live,
     moment,
+    sound,
     unfinished,
 )
 from moa.providers.provider import Completion, Request
@@ -113,10 +114,11 @@ class AnthropicBatches:
     def _status(self, batch: MessageBatch) -> BatchStatus:
         counts = batch.request_counts
         has_ended = batch.processing_status == "ended"
+        has_results = has_ended and batch.results_url and not batch.archived_at
         total = (
             counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
         )
-        return BatchStatus(
+        status = BatchStatus(
             id=batch.id,
             state=_STATES.get(batch.processing_status, "running"),
             end=_end(batch) if has_ended else None,
@@ -126,8 +128,9 @@ class AnthropicBatches:
             created_at=moment(batch.created_at),
             ended_at=moment(batch.ended_at),
             expires_at=moment(batch.expires_at),
-            results=batch.results_url if has_ended and not batch.archived_at else None,
+            results=str(batch.results_url) if has_results else None,
         )
+        return sound(status)
 
     async def results(self, status: BatchStatus) -> AsyncGenerator[BatchResult, None]:
         """See `BatchProvider.results`. The key goes to the account's own address, whatever host

@@ -301,8 +301,21 @@ def live(request: Request) -> Request:
 
 def moment(value: object) -> datetime | None:
     """A time in seconds since 1970, or as RFC 3339; `None` where none is said."""
-    if value is None or isinstance(value, datetime):
-        return value
+    if value is None:
+        return None
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
-    return datetime.fromisoformat(str(value))
+    found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def sound(status: BatchStatus) -> BatchStatus:
+    """`status`, whose fields have their types: vendors' own types are not strict.
+
+    Raises:
+        TypeError: one has another.
+    """
+    counts = (status.requests, status.answered, status.failed)
+    if not isinstance(status.id, str) or not all(type(count) is int for count in counts):
+        raise TypeError("an id or a count has another type")
+    return status

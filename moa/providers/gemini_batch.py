@@ -201,6 +201,6 @@ def _status(operation: Json) -> BatchStatus:
         failed=count(stats.get("failedRequestCount")),
         created_at=moment(metadata.get("createTime")),
         ended_at=moment(metadata.get("endTime")) if end else None,
-        results=results if end else None,
+        results=str(results) if end and results else None,
         error=failure(error) if end == "failed" else None,
     )

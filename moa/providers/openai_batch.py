@@ -27,6 +27,7 @@ from moa.providers.batch_calls import (
     checked,
     live,
     moment,
+    sound,
     unfinished,
 )
 from moa.providers.openai import api_root, open_openai
@@ -159,9 +160,9 @@ class OpenAIBatches:
     def _status(self, batch: Batch) -> BatchStatus:
         end = _ENDS.get(batch.status)
         ended_at = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
-        files = [name for name in (batch.output_file_id, batch.error_file_id) if name]
+        files = [str(name) for name in (batch.output_file_id, batch.error_file_id) if name]
         counts = batch.request_counts
-        return BatchStatus(
+        status = BatchStatus(
             id=batch.id,
             state="ended" if end else _STATES.get(batch.status, "running"),
             end=end,
@@ -174,6 +175,7 @@ class OpenAIBatches:
             results=" ".join(files) if end and files else None,
             error=_failure(batch) if end == "failed" else None,
         )
+        return sound(status)
 
     async def results(self, status: BatchStatus) -> AsyncGenerator[BatchResult, None]:
         """See `BatchProvider.results`: of the files of answers and of errors."""

@@ -156,7 +156,7 @@ class VertexBatches:
         """
         if status.results is None:
             return
-        senders: _Senders | None = None
+        senders: Senders | None = None
         async with aclosing(self._rows(status.results)) as rows:
             async for row in rows:
                 if "custom_id" not in row and senders is None:
@@ -179,11 +179,11 @@ class VertexBatches:
                     if line.strip():
                         yield self._calls.document(line)
 
-    async def _senders(self, batch_id: str) -> _Senders:
+    async def _senders(self, batch_id: str) -> Senders:
         job = await self._calls.ask("GET", self._job(batch_id))
         with self._calls.readable():
             sources = [str(uri) for uri in job["inputConfig"]["gcsSource"]["uris"]]
-        senders = _Senders()
+        senders = Senders()
         for source in sources:
             folder, _, name = source.rpartition("/")
             async with aclosing(self._rows(folder, name)) as rows:
@@ -214,7 +214,7 @@ class VertexBatches:
         await self._calls.close()
 
 
-class _Senders:
+class Senders:
     """Whose a request is, by what it says. Of equal ones, whichever: so are their answers."""
 
     def __init__(self) -> None:
