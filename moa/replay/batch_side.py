@@ -28,6 +28,8 @@ from moa.replay.vertex_batch import VertexBatches
 from moa.replay.wire import Answer, Asked, ReplayWire, Reply, Target, Trouble, new_request_id
 
 _LOSABLE = ("upload", "submit")
+_WORDS = ("batch", "/files")
+"""One of them is in every path of a vendor's batch side."""
 
 
 class Found(NamedTuple):
@@ -90,6 +92,8 @@ class BatchSide:
         path = request.rel_url.raw_path
         head, _, rest = path[1:].partition("/")
         prefix = head if head in self._desks else ""
+        if prefix and not any(word in path for word in _WORDS):
+            return None  # as live calls are, most of all
         wire, desks = self._desks[prefix]
         for desk in desks:
             for route in desk.routes:
