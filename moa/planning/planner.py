@@ -47,6 +47,10 @@ __all__ = [
 ]
 
 
+HEADROOMS = (1.0, 4.0, 16.0)
+"""Tried in turn while the last queries do not fit: with few queries, that costs some worth."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """An option for each query, and how good the plan is."""
@@ -95,8 +99,11 @@ def plan(
     prices = find_prices(backlog, capacities, objective, seed=seed)
     if isinstance(prices, Infeasible):
         return prices
-    queries = Pass(prices, capacities, objective, rows=backlog.rows)
-    choice = queries.take(backlog)
+    for headroom in HEADROOMS:
+        queries = Pass(prices, capacities, objective, rows=backlog.rows, headroom=headroom)
+        choice = queries.take(backlog)
+        if not queries.over:
+            break
     return Plan(
         choice=choice,
         prices=prices,

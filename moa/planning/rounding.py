@@ -65,14 +65,25 @@ class Pass:
         *,
         rows: int,
         begun: Begun | None = None,
+        headroom: float = 1.0,
     ) -> None:
-        """`rows` are all that will come, those of `begun` included; limits are for all of them."""
+        """Begin, or go on.
+
+        Args:
+            prices: of the same capacities.
+            capacities: with limits for all queries, those of `begun` included.
+            objective: as for the prices.
+            rows: how many queries there will be, those of `begun` included.
+            begun: what was given already.
+            headroom: aim at limits less the use of so many queries: the last ones rarely fit.
+        """
         self._prices = prices
         self._terms = Terms.of(prices.shape, capacities, objective, prices.open_share * rows)
         self._sign = np.ones(self._terms.count)
         self._sign[: len(capacities)] = [-1.0 if c.at_least else 1.0 for c in capacities]
         self._sign[len(capacities) :] = -1.0
         self._all = rows
+        self._headroom = headroom
         self._exact = rows == prices.rows
         self._limit = self._terms.limit + ROUNDING * np.abs(self._terms.limit)
         self._period = int(np.clip(rows // STEERINGS, FEWEST_ROWS, MOST_ROWS))
@@ -150,7 +161,11 @@ class Pass:
     def _steer(self) -> None:
         """Move prices so that what was used and what the rest will use meet the limits."""
         left, prices = self._all - self._rows, self._prices
-        gap = self._terms.limit - self._used - self._expected(left)
+        few = (np.abs(prices.use) + prices.use_deviation) * (prices.usd > 0)
+        aim = self._terms.limit - self._headroom * few
+        gap = aim - self._used - self._expected(left)
+        # Less than a query's use is no reason: prices that are right would be spoilt.
+        gap = np.sign(gap) * np.maximum(np.abs(gap) - few, 0.0)
         reach = prices.reach
         point = prices.usd / reach
         scale = reach / (left * float(reach @ np.abs(prices.use)) + 1e-300)
