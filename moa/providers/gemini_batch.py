@@ -76,15 +76,16 @@ class GeminiBatches:
 
     async def _upload(self, lines: Sequence[bytes], reference: str) -> str:
         """The file's name, after the two calls of a resumable upload, in one piece."""
-        file = {"file": {"displayName": reference, "mimeType": _JSONL}}
+        size_bytes = sum(map(len, lines))
+        file = {"displayName": reference, "mimeType": _JSONL, "sizeBytes": size_bytes}
         start = await self._calls.send(
             "POST",
-            self._beside("upload") / "files",
-            (orjson.dumps(file),),
+            self._root.parent / "upload" / self._root.name / "files",
+            (orjson.dumps({"file": file}),),
             headers={
                 "X-Goog-Upload-Protocol": "resumable",
                 "X-Goog-Upload-Command": "start",
-                "X-Goog-Upload-Header-Content-Length": str(sum(map(len, lines))),
+                "X-Goog-Upload-Header-Content-Length": str(size_bytes),
                 "X-Goog-Upload-Header-Content-Type": _JSONL,
             },
         )
@@ -100,10 +101,6 @@ class GeminiBatches:
         )
         with self._calls.readable():
             return str(self._calls.document(done.body)["file"]["name"])
-
-    def _beside(self, service: str) -> URL:
-        """`…/v1beta` → `…/upload/v1beta`."""
-        return self._root.parent / service / self._root.name
 
     def _at_home(self, url: URL) -> URL:
         """An address that the vendor named, on the account's own host: it is told the key."""
@@ -137,7 +134,7 @@ class GeminiBatches:
             for result in await self._inline(status.id):
                 yield result
             return
-        url = self._beside("download") / f"{status.results}:download"
+        url = self._root / f"{status.results}:download"
         async with aclosing(self._calls.rows(url.with_query(alt="media"))) as rows:
             async for row in rows:
                 with self._calls.readable():

@@ -57,7 +57,7 @@ def _rows(kind: str) -> tuple[str, list[dict[str, Any]]]:
         where = "/v1/messages/batches/msgbatch_1/results"
         return where, [{"custom_id": "a", "result": result} for result in results]
     rows = [{"key": "a", "response": said}, {"key": "b", **ERROR}]
-    return "/download/v1beta/files/batch-1:download", rows
+    return "/v1beta/files/batch-1:download", rows
 
 
 @st.composite

@@ -194,7 +194,7 @@ async def test_every_kind_of_row_has_its_meaning(
     }
     lines = b"\n".join(orjson.dumps({"key": key, **row}) for key, row in rows.items())
     vendor.say("GET /v1beta/batches/1", operation())
-    vendor.say("GET /download/v1beta/files/batch-1:download", lines)
+    vendor.say("GET /v1beta/files/batch-1:download", lines)
 
     found = await fetched(batches)
 
@@ -214,7 +214,7 @@ async def test_every_kind_of_row_has_its_meaning(
     }
     assert {key for key, error in errors.items() if error.maybe_billed} == {"g"}
     assert not any("story" in str(error) for error in errors.values())
-    assert vendor.calls()[-1] == "GET /download/v1beta/files/batch-1:download?alt=media"
+    assert vendor.calls()[-1] == "GET /v1beta/files/batch-1:download?alt=media"
 
 
 async def test_results_may_stand_in_the_answer_about_the_batch(
