@@ -9,7 +9,8 @@
   its file is none or the queue is full (`token_limit_exceeded`); or `expired`; or `cancelling`,
   `cancelled`. Times are whole seconds since 1970.
 
-The codes of a file that is none are as they were seen; the reference lists none.
+The reference has no list of the codes of a file that is none: these are as others report them, but
+for `file_too_large`, a guess.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class OpenAIBatches:
             return [], Failure("empty_file", "The batch input file is empty.")
         if len(lines) > MOST_REQUESTS:
             said = f"The file has {len(lines)} requests: at most {MOST_REQUESTS}."
-            return [], Failure("too_many_requests", said)
+            return [], Failure("too_many_tasks", said)
         if len(content) > MOST_BYTES:
             said = f"The file has {len(content)} bytes: at most {MOST_BYTES}."
             return [], Failure("file_too_large", said)
@@ -171,7 +172,7 @@ class OpenAIBatches:
             return Failure("missing_required_parameter", said, number + 1)
         if document["url"] != _ENDPOINT or document["method"] != "POST":
             said = f"The URL provided for this request does not match the batch's ({_ENDPOINT})."
-            return Failure("invalid_url", said, number + 1)
+            return Failure("url_mismatch", said, number + 1)
         return self._rows(number, str(document["custom_id"]), _CHAT, document["body"])
 
     def _list(self, call: Call) -> Reply | Trouble:
@@ -260,7 +261,7 @@ def _unlike(row: Row, others: list[Row], seen: set[str]) -> Failure | None:
     first = others[0].asked if others else None
     if first and row.asked and first.model != row.asked.model:
         said = f"The provided model '{row.asked.model}' does not match '{first.model}' of line 1."
-        return Failure("mismatched_model", said, line)
+        return Failure("model_mismatch", said, line)
     return None
 
 

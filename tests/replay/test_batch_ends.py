@@ -21,7 +21,7 @@ from tests.replay.batch_asking import (
     submit_claude,
     submit_gpt,
 )
-from tests.replay.test_batch_google import ended, predictions, submit_file, submit_vertex
+from tests.replay.test_batch_google import ended, predictions, results, submit_file, submit_vertex
 
 DAY_IN_A_SECOND = 86_400
 LOST = (openai.APIConnectionError, anthropic.APIConnectionError)
@@ -170,3 +170,21 @@ def test_batches_outlast_a_change_of_the_script(
     end = gpt_until(gpt, batch, "completed")
     assert end.completed_at is not None
     assert end.completed_at - end.created_at in (3600, 3601)
+
+
+def test_a_cancelled_batch_of_the_developer_api_keeps_what_it_has_answered(
+    provider_server: ReplayServer, gemini: genai.Client
+) -> None:
+    script = {"fates": ["stuck"], "finished_when_stuck": 0.5, "cancel_takes_s": 0.5}
+    provider_server.set_script({"batch": {**script, "waits_s": 0}})
+    job = submit_file(gemini)
+
+    gemini.batches.cancel(name=job.name or "")
+    cancelling = gemini.batches.get(name=job.name or "")
+    end = ended(gemini, job)
+
+    assert cancelling.state == types.JobState.JOB_STATE_RUNNING
+    assert end.state == types.JobState.JOB_STATE_CANCELLED
+    lines = results(gemini, end)
+    assert len(lines) == 6
+    assert billed(provider_server) == {IDS[number] for number in lines}

@@ -83,12 +83,12 @@ def test_what_a_script_says_of_a_query_holds_in_a_batch(
 BAD_FILES = {
     "invalid_json_line": gpt_lines() + b"{nothing\n",
     "duplicate_custom_id": gpt_lines() + jsonl([gpt_line("row-3", "again")]),
-    "mismatched_model": gpt_lines()
+    "model_mismatch": gpt_lines()
     + jsonl([gpt_line("more", next(iter(QUERIES.values())), "gpt-4o-mini")]),
     "model_not_found": jsonl([gpt_line("one", "hello", "gpt-unheard-of")]),
-    "invalid_url": jsonl([{**gpt_line("one", "hello"), "url": "/v1/responses"}]),
+    "url_mismatch": jsonl([{**gpt_line("one", "hello"), "url": "/v1/responses"}]),
     "missing_required_parameter": jsonl([{"custom_id": "one", "method": "POST"}]),
-    "too_many_requests": b"{}\n" * 50_001,
+    "too_many_tasks": b"{}\n" * 50_001,
     "empty_file": b"\n",
 }
 

@@ -11,7 +11,7 @@ import pytest
 from google import genai
 from google.api_core.exceptions import NotFound, PreconditionFailed
 from google.cloud import storage
-from google.genai import types
+from google.genai import errors, types
 from pyarrow import fs
 
 from moa.replay.process import ReplayServer
@@ -204,3 +204,39 @@ def test_pyarrow_reads_what_googles_client_wrote(
         assert file.read_at(4, 3) == b"3456"
         assert file.read_at(100, 0) == b"0123456789"
     assert system.get_file_info("ours/run/none").type == fs.FileType.NotFound
+
+
+def test_a_long_list_of_objects_comes_page_by_page(gcs: storage.Client) -> None:
+    names = sorted(f"a/{number % 3}/{number}" for number in range(9))
+    for name in names:
+        gcs.bucket("ours").blob(name).upload_from_string(b"")
+
+    for size in (1, 2, 9):
+        assert [blob.name for blob in gcs.list_blobs("ours", page_size=size)] == names
+    folders = gcs.list_blobs("ours", prefix="a/", delimiter="/")
+    assert list(folders) == []
+    assert folders.prefixes == {"a/0/", "a/1/", "a/2/"}
+    assert list(gcs.list_blobs("others")) == []
+
+
+def test_batches_of_the_developer_api_are_listed_and_deleted(gemini: genai.Client) -> None:
+    jobs = [submit_file(gemini) for _ in range(3)]
+    names = [job.name for job in reversed(jobs)]
+
+    assert [job.name for job in gemini.batches.list(config={"page_size": 2})] == names
+
+    gemini.batches.delete(name=names[0] or "")
+
+    assert [job.name for job in gemini.batches.list()] == names[1:]
+
+
+def test_a_large_file_is_uploaded_in_pieces(gemini: genai.Client) -> None:
+    content = b'{"key": "one", "request": {"contents": []}}\n' * 250_000
+
+    file = gemini.files.upload(file=io.BytesIO(content), config={"mime_type": "jsonl"})
+
+    assert file.size_bytes == len(content) > 8 * 2**20  # the client's pieces
+    assert gemini.files.get(name=file.name or "").size_bytes == len(content)
+    gemini.files.delete(name=file.name or "")
+    with pytest.raises(errors.ClientError):
+        gemini.files.get(name=file.name or "")
