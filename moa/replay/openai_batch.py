@@ -299,7 +299,9 @@ def _request_id(batch: Batch, row: Row) -> str:
     return f"{batch.id[-12:]}{row.number:012x}"
 
 
-def _line(batch: Batch, row: Row, response: dict[str, Any] | None, error: Any) -> bytes:  # noqa: ANN401
+def _line(
+    batch: Batch, row: Row, response: dict[str, Any] | None, error: dict[str, str] | None
+) -> bytes:
     line = {
         "id": f"batch_req_{_request_id(batch, row)}",
         "custom_id": row.custom_id,

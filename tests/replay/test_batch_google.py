@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import os
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -204,6 +208,41 @@ def test_pyarrow_reads_what_googles_client_wrote(
         assert file.read_at(4, 3) == b"3456"
         assert file.read_at(100, 0) == b"0123456789"
     assert system.get_file_info("ours/run/none").type == fs.FileType.NotFound
+
+
+USE_OF_A_FOLDER = """
+import pyarrow as pa
+from moa.storage.object_store import Folder
+folder = Folder("gs://ours/run")
+folder.check()
+folder.put("a/x", b"1")
+made = [folder.create("a/x", b"2"), folder.create("lock", b"2"), folder.swap("lock", b"2", b"3")]
+folder.put_table("t/part 1.parquet", pa.table({"x": [1, 2]}))
+rows = folder.read_table("t/part 1.parquet")["x"].to_pylist()
+before = folder.names("")
+folder.remove_all("t")
+print([made, folder.read("lock") == b"3", folder.read("none"), rows, before, folder.names("")])
+"""
+
+
+def test_a_run_folder_can_be_in_this_storage(
+    provider_server: ReplayServer, gcs: storage.Client
+) -> None:
+    emulated = {
+        "STORAGE_EMULATOR_HOST": provider_server.url,
+        "CLOUD_STORAGE_EMULATOR_ENDPOINT": provider_server.url,
+    }
+    command = [sys.executable, "-c", USE_OF_A_FOLDER]
+
+    # In a process of its own: clients of storage are kept for as long as one lasts.
+    ran = subprocess.run(
+        command, env={**os.environ, **emulated}, capture_output=True, text=True, check=True
+    )
+
+    made, is_new, none, rows, before, after = ast.literal_eval(ran.stdout)
+    assert (made, is_new, none, rows) == ([False, True, True], True, None, [1, 2])
+    assert (before, after) == (["a/x", "lock", "t/part 1.parquet"], ["a/x", "lock"])
+    assert [blob.name for blob in gcs.list_blobs("ours")] == ["run/a/x", "run/lock"]
 
 
 def test_a_long_list_of_objects_comes_page_by_page(gcs: storage.Client) -> None:
