@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime
 from functools import partial
@@ -32,6 +32,7 @@ from moa.storage.object_store import Folder
 LIMITS = BatchLimits(requests=200_000, bytes=1_000_000_000)
 
 _PAGE = 100
+_PART_BYTES = 64 << 20
 _NUMBER = re.compile(r"\b\d{1,3}\b")
 _T = TypeVar("_T")
 
@@ -90,15 +91,13 @@ class VertexBatches:
         """See `BatchProvider.submit`. An upload under the same reference takes the place of the
         one that was lost.
         """
-        source = f"{reference}/requests.jsonl"
-        folder = await self._store(partial(Folder, self._folder))
-        await self._store(lambda: folder.put(source, b"".join(lines)))
+        names = await self._store(partial(_write, self._folder, reference, lines))
         job = {
             "displayName": reference,
             "model": vertex_path(model.api_name),
             "inputConfig": {
                 "instancesFormat": "jsonl",
-                "gcsSource": {"uris": [f"{self._folder}/{source}"]},
+                "gcsSource": {"uris": names},
             },
             "outputConfig": {
                 "predictionsFormat": "jsonl",
@@ -212,6 +211,32 @@ class VertexBatches:
     async def close(self) -> None:
         """Close the connections."""
         await self._calls.close()
+
+
+def _write(folder: str, reference: str, lines: Sequence[bytes]) -> list[str]:
+    """Write the requests, a part at a time: all of it is not held twice. The addresses of the
+    parts.
+    """
+    store = Folder(folder)
+    names: list[str] = []
+    for part in _parts(lines):
+        name = f"{reference}/requests-{len(names):03}.jsonl"
+        store.put(name, part)
+        names.append(f"{folder}/{name}")
+    return names
+
+
+def _parts(lines: Sequence[bytes]) -> Iterator[bytes]:
+    part: list[bytes] = []
+    part_bytes = 0
+    for line in lines:
+        part.append(line)
+        part_bytes += len(line)
+        if part_bytes >= _PART_BYTES:
+            yield b"".join(part)
+            part, part_bytes = [], 0
+    if part:
+        yield b"".join(part)
 
 
 class Senders:

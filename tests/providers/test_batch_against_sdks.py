@@ -232,7 +232,7 @@ async def test_vertex_sees_the_same_calls(
     ).aio
     await client.batches.create(
         model=model.api_name,
-        src="gs://b/f/r/requests.jsonl",
+        src="gs://b/f/r/requests-000.jsonl",
         config={"display_name": "r", "dest": "gs://b/f/r/answers"},
     )
     await client.batches.get(name="17")

@@ -83,14 +83,14 @@ async def test_a_job_reads_what_was_written_and_writes_beside_it(
 
     assert await batches.submit(buyer.model, lines, reference="Run-7") == NAME
 
-    assert Folder("gs://ours/batches/Run-7").read("requests.jsonl") == b"".join(lines)
+    assert Folder("gs://ours/batches/Run-7").read("requests-000.jsonl") == b"".join(lines)
     assert vendor.bodies(f"POST {JOBS}") == [
         {
             "displayName": "Run-7",
             "model": f"publishers/google/models/{buyer.model.api_name}",
             "inputConfig": {
                 "instancesFormat": "jsonl",
-                "gcsSource": {"uris": ["gs://ours/batches/Run-7/requests.jsonl"]},
+                "gcsSource": {"uris": ["gs://ours/batches/Run-7/requests-000.jsonl"]},
             },
             "outputConfig": {
                 "predictionsFormat": "jsonl",
@@ -182,9 +182,11 @@ async def test_every_kind_of_row_of_every_file_has_its_meaning(
     assert not any(error.maybe_billed or "story" in str(error) for error in errors.values())
 
 
+@pytest.mark.parametrize("part_bytes", [1, 2_000, 1_000_000])
 async def test_rows_that_come_back_without_their_id_are_known_by_their_request(
-    buyer: Buyer,
+    buyer: Buyer, part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("moa.providers.vertex_batch._PART_BYTES", part_bytes)
     buyer.script()
     batches = buyer.open()
     try:
