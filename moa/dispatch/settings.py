@@ -57,6 +57,10 @@ class LineProgress(NamedTuple):
     waiting: int = 0
     """Calls."""
 
+    def plus(self, other: LineProgress) -> LineProgress:
+        """Of both."""
+        return LineProgress(self.answered + other.answered, self.waiting + other.waiting)
+
 
 class Progress(NamedTuple):
     """Where a dispatcher stands, without what it was told to forget."""

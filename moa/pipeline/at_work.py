@@ -27,7 +27,9 @@ class AtWork:
         self._run = run
         self._clock = clock
         self._router_s: Callable[[], float] = lambda: 0.0
-        self._number = len(run.starts())
+        earlier = run.starts()
+        self._number = len(earlier)
+        self._earlier_router_s = sum(start.get("router_s", 0.0) for start in earlier)
         self._started_at = datetime.now(UTC)
         self._ended = threading.Event()
         self._noter = threading.Thread(target=self._keep_noting, name="at work", daemon=True)
@@ -41,6 +43,11 @@ class AtWork:
         self._ended.set()
         self._noter.join()
         self._try_to_note()
+
+    @property
+    def all_router_s(self) -> float:
+        """For how long all starts of the run, with this one, have held the router's machines."""
+        return float(self._earlier_router_s + self._router_s())
 
     def router_begins(self, replicas: int) -> None:
         """From now on the router's machines are held."""

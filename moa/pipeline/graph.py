@@ -14,7 +14,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from moa.pipeline.job import Job
-from moa.stages import Decide, Read, Score
+from moa.stages import Decide, Keep, Read, Score
 from moa.storage.query_log import Partition
 from moa.storage.run_folder import PartName, RunFolder
 from moa.storage.scan import scan
@@ -84,8 +84,24 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Generator[pa.Table
         job: what to do.
         decided: parts that earlier starts of the run have written.
     """
-    undecided = _undecided(job.partitions, decided)
-    if not undecided:
+    yield from _parts(job, decided, Decide(job.deciding, job.run_folder))
+
+
+def score_backlog(job: Job, scored: frozenset[PartName]) -> Generator[pa.Table, None, None]:
+    """Read and score the backlog; a table of `SCORED_PARTS` as each part is written.
+
+    Args:
+        job: what to do.
+        scored: parts that earlier starts of the run have written.
+    """
+    yield from _parts(job, scored, Keep(job.run_folder))
+
+
+def _parts(
+    job: Job, done: frozenset[PartName], last: Decide | Keep
+) -> Generator[pa.Table, None, None]:
+    left = _unfinished(job.partitions, done)
+    if not left:
         return
     context = DataContext.get_current()
     context.target_max_block_size = BLOCK_BYTES
@@ -96,22 +112,19 @@ def decide_backlog(job: Job, decided: frozenset[PartName]) -> Generator[pa.Table
     with warnings.catch_warnings():
         # How often an actor is restarted cannot be said otherwise yet; Ray is held below 2.61.
         warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
-        parts = _graph(job, undecided, decided)
+        parts = _graph(job, left, done, last)
     yield from parts.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _graph(
-    job: Job, undecided: Sequence[Partition], decided: frozenset[PartName]
+    job: Job, left: Sequence[Partition], done: frozenset[PartName], last: Decide | Keep
 ) -> ray.data.Dataset:
-    """Partitions in, a table of `PARTS` out. Lazy: rows stream, nothing is held whole."""
+    """Partitions in, a row per part out. Lazy: rows stream, nothing is held whole."""
     config = job.config
     return (
-        ray.data.from_items(
-            [{"partition": p.number} for p in undecided],
-            override_num_blocks=len(undecided),
-        )
+        ray.data.from_items([{"partition": p.number} for p in left], override_num_blocks=len(left))
         .map_batches(
-            Read(config.queries, job.partitions, job.run_folder, decided),
+            Read(config.queries, job.partitions, job.run_folder, done),
             batch_size=1,
             batch_format="pyarrow",
         )
@@ -125,17 +138,13 @@ def _graph(
             num_gpus=config.router.num_gpus,
             ray_remote_args_fn=_restarts,
         )
-        .map_batches(
-            Decide(job.deciding, job.run_folder),
-            batch_size=1,
-            batch_format="pyarrow",
-        )
+        .map_batches(last, batch_size=1, batch_format="pyarrow")
     )
 
 
-def _undecided(partitions: Sequence[Partition], decided: frozenset[PartName]) -> list[Partition]:
-    """The partitions that are not known to be decided to their last row."""
+def _unfinished(partitions: Sequence[Partition], done: frozenset[PartName]) -> list[Partition]:
+    """The partitions that are not known to be done to their last row."""
     rows: Counter[int] = Counter()
-    for part in decided:
+    for part in done:
         rows[part.partition] += part.end_row - part.first_row
     return [one for one in partitions if one.rows is None or rows[one.number] < one.rows]

@@ -10,16 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
 from moa.dispatch.journal import recover
-from moa.dispatch.piece import finished_piece
+from moa.dispatch.piece import PieceResult, finished_piece
+from moa.dispatch.settings import LineProgress
 from moa.errors import Interrupted
 from moa.pipeline.at_work import AtWork
 from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import Job
+from moa.pipeline.planned import Facts, Planned
 from moa.pipeline.replicas import Counts, Dispatch, PieceRows
 from moa.pipeline.stop import Stop
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
@@ -55,26 +57,53 @@ class Progress(NamedTuple):
     """Done by earlier starts."""
     draining: bool = False
     """Nothing new is sent any more."""
+    in_batches: int = 0
+    """In batches that have not been fetched."""
 
 
-def route_backlog(job: Job, tell: Callable[[Progress], None], stop: Stop) -> None:
+def route_backlog(
+    job: Job,
+    tell: Callable[[Progress], None],
+    stop: Stop,
+    *,
+    approved_usd: Decimal | None = None,
+) -> None:
     """Give every query of the backlog its outcome. Started again, it goes on where it was.
 
     Args:
         job: what to do, checked.
         tell: given the progress, several times a second.
         stop: by whom it can be asked to.
+        approved_usd: what a plan may be expected to cost; `None`: whatever it does.
 
     Raises:
         KeyRefused: a key was refused at its first call.
+        RunError: there is no plan, or none that is approved.
         Interrupted: it was asked to stop.
     """
     with AtWork(RunFolder(job.run_folder)) as work:
         with stop.at_once():
             scan_backlog(job)
             earlier = _Earlier.of(RunFolder(job.run_folder))
-            nightly = _Nightly(job, tell, stop, earlier, _Decider(job, earlier.decided, work))
+            nightly = _Nightly(job, tell, stop, earlier)
+            if job.config.plan is None:
+                nightly.decides(_Decider(job, earlier.decided, work))
+            else:
+                nightly.decides(nightly.planned(work, approved_usd))
         nightly.see_through()
+
+
+def plan_backlog(job: Job, stop: Stop) -> dict[str, Any]:
+    """Score the backlog and plan it; nobody is called. The plan, as its document.
+
+    Raises:
+        RunError: there is no plan within budget, limits and deadline.
+    """
+    with AtWork(RunFolder(job.run_folder)) as work, stop.at_once():
+        scan_backlog(job)
+        earlier = _Earlier.of(RunFolder(job.run_folder))
+        pieces = earlier.open_pieces
+        return Planned(job, work, earlier.left_usd(job), pieces, lambda _: False).make()
 
 
 def dispatch_decided(
@@ -94,7 +123,7 @@ def dispatch_decided(
     with AtWork(RunFolder(job.run_folder)):
         with stop.at_once():
             earlier = _Earlier.of(RunFolder(job.run_folder))
-            nightly = _Nightly(job, tell, stop, earlier, None, spent_usd=spent_usd)
+            nightly = _Nightly(job, tell, stop, earlier, spent_usd=spent_usd)
         nightly.see_through()
 
 
@@ -163,7 +192,6 @@ class _Nightly:
         tell: Callable[[Progress], None],
         stop: Stop,
         earlier: _Earlier,
-        decider: _Decider | None,
         *,
         spent_usd: Decimal = Decimal(0),
     ) -> None:
@@ -173,9 +201,25 @@ class _Nightly:
         self._run = RunFolder(job.run_folder)
         self._queries = self._run.scanned_queries()
         self._earlier = earlier
-        self._decider = decider
-        self._dispatch = Dispatch(job, left_usd=self._left_usd(spent_usd))
+        self._decider: _Decider | Planned | None = None
+        self._left_usd = earlier.left_usd(job, spent_usd)
+        self._dispatch = Dispatch(job, left_usd=self._left_usd)
         self._buried = 0
+
+    def decides(self, decider: _Decider | Planned) -> None:
+        """What is dispatched comes from there, besides what earlier starts have left open."""
+        self._decider = decider
+
+    def planned(self, work: AtWork, approved_usd: Decimal | None) -> Planned:
+        """A decider that plans the whole backlog."""
+        return Planned(
+            self._job,
+            work,
+            self._left_usd,
+            self._earlier.open_pieces,
+            self._dispatch.is_hungry,
+            approved_usd=approved_usd,
+        )
 
     def see_through(self) -> None:
         """Until nothing is left to be decided or answered; then the connections are closed."""
@@ -192,14 +236,20 @@ class _Nightly:
 
     def _route(self) -> None:
         self._stop.check()
+        planned = self._decider if isinstance(self._decider, Planned) else None
         for open_piece in self._earlier.open_pieces:
-            self._dispatch.put(open_piece)
+            if planned is None or not planned.holds(open_piece.piece):
+                self._dispatch.put(open_piece)
         if self._decider is not None:
             self._decider.start()
         try:
             while self._deciding or not self._dispatch.idle:
                 self._take_decided()
-                self._dispatch.turn(TURN_S)
+                for result in self._dispatch.turn(TURN_S):
+                    if planned is not None:
+                        planned.finished(PieceName.parse(result.piece))
+                if planned is not None:
+                    planned.look(self._facts)
                 self._tell(self._progress())
                 if self._stop.asked.is_set():
                     raise Interrupted(
@@ -210,18 +260,27 @@ class _Nightly:
             raise
         self._tell(self._progress())
 
-    def _left_usd(self, elsewhere_usd: Decimal) -> Decimal | None:
-        """Of the budget, without what earlier starts have spent."""
-        budget_usd = self._job.config.dispatch.budget_usd
-        if budget_usd is None:
-            return None
-        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            journals = pool.map(
-                lambda one: recover(self._run.read_journals(one.piece)).spent_usd,
-                self._earlier.open_pieces,
-            )
-            spent_usd = self._earlier.counts.cost_usd + sum(journals, elsewhere_usd)
-        return max(Decimal(0), budget_usd - spent_usd)
+    def _facts(self) -> Facts:
+        """What a plan for the rest is made by."""
+        replicas = self._dispatch.progress()
+        open_usd = sum((replica.spent_usd for replica in replicas), Decimal(0))
+        used = Counts(used=dict(self._earlier.counts.used))
+        used.add(PieceResult("", True, used=self._dispatch.finished.used))
+        out = sum(sum(replica.unsettled.values()) for replica in replicas)
+        done = sum(replica.done for replica in replicas)
+        lines: dict[str, LineProgress] = {}
+        for replica in replicas:
+            for model, line in replica.lines.items():
+                lines[model] = lines.get(model, LineProgress()).plus(line)
+        return Facts(
+            left_usd=None
+            if self._left_usd is None
+            else self._left_usd - self._dispatch.finished.cost_usd - open_usd,
+            open_usd=open_usd,
+            open_share=out / (out + done) if out + done else 1.0,
+            used=used.used,
+            lines=lines,
+        )
 
     def _drain(self) -> None:
         """Send nothing new, and keep what comes back; a second Ctrl-C ends it."""
@@ -265,6 +324,7 @@ class _Nightly:
             deciding=self._deciding,
             earlier=earlier.queries,
             draining=self._dispatch.draining,
+            in_batches=sum(r.in_batches for r in replicas),
         )
 
 
@@ -277,6 +337,18 @@ class _Earlier:
     """Decided and not finished."""
     counts: Counts
     """Of the finished pieces."""
+
+    def left_usd(self, job: Job, elsewhere_usd: Decimal = Decimal(0)) -> Decimal | None:
+        """Of the budget, without what earlier starts have spent."""
+        budget_usd, run = job.config.dispatch.budget_usd, RunFolder(job.run_folder)
+        if budget_usd is None:
+            return None
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            journals = pool.map(
+                lambda one: recover(run.read_journals(one.piece)).spent_usd, self.open_pieces
+            )
+            spent_usd = self.counts.cost_usd + sum(journals, elsewhere_usd)
+        return max(Decimal(0), budget_usd - spent_usd)
 
     @classmethod
     def of(cls, run: RunFolder) -> _Earlier:

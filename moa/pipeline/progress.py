@@ -102,6 +102,8 @@ def line(progress: Progress, per_s: float) -> str:
         f"${progress.spent_usd:,.4f}",
         _rest(progress, left),
     ]
+    if progress.in_batches:
+        parts.insert(2, f"{progress.in_batches:,} in batches")
     if progress.dead:
         parts.append(f"{progress.dead:,} dead letters")
     if progress.retried:

@@ -7,7 +7,7 @@ import os
 import time
 from collections import defaultdict, deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +25,7 @@ from moa.dispatch.heap import calm_collector
 from moa.dispatch.piece import PieceResult, dispatch_piece
 from moa.dispatch.retry import RetryPolicy
 from moa.dispatch.settings import BatchSettings, DispatchSettings, Progress
+from moa.dispatch.used import Used
 from moa.errors import KeyRefused
 from moa.log import configure
 from moa.pipeline.job import Job, batch_accounts
@@ -220,12 +221,16 @@ class Counts:
     queries: int = 0
     dead: int = 0
     cost_usd: Decimal = Decimal(0)
+    used: dict[str, Used] = field(default_factory=dict)
+    """By catalog id."""
 
     def add(self, result: PieceResult) -> None:
         """Add one piece."""
         self.queries += result.queries
         self.dead += result.dead
         self.cost_usd += result.cost_usd
+        for model, used in result.used.items():
+            self.used[model] = self.used.get(model, Used()).plus(used)
 
 
 class Dispatch:
@@ -270,8 +275,13 @@ class Dispatch:
         self._waiting[decided.piece.queue].append(decided)
         self._hand_out()
 
-    def turn(self, wait_s: float) -> None:
-        """Take what has ended within so long, and hand out what follows.
+    def is_hungry(self, queue: str) -> bool:
+        """Whether nothing of a queue waits to be handed out."""
+        return not self._waiting[queue]
+
+    def turn(self, wait_s: float) -> list[PieceResult]:
+        """Take what has ended within so long, and hand out what follows; the pieces that are
+        finished.
 
         Raises:
             KeyRefused: an account's key was refused at its first call.
@@ -281,7 +291,8 @@ class Dispatch:
         self._hand_out()
         if not self._open:
             time.sleep(wait_s)
-            return
+            return []
+        done = []
         ended, _ = ray.wait(list(self._open), num_returns=1, timeout=wait_s)
         for ref in ended:
             replica, waiting = self._open.pop(ref)
@@ -290,9 +301,11 @@ class Dispatch:
             replica.load.learn(result.rest)
             if result.finished:
                 self.finished.add(result)
+                done.append(result)
             if result.refused is not None:
                 raise KeyRefused(result.refused)
         self._hand_out()
+        return done
 
     def begin_to_drain(self) -> None:
         """Have nothing new sent. `turn` takes what is out until it is `idle`."""

@@ -23,10 +23,11 @@ from moa.errors import ConfigError, Interrupted, RunError
 from moa.pipeline.failures import told_plainly
 from moa.pipeline.graph import cluster_cpus, cluster_gpus, cluster_nodes
 from moa.pipeline.job import Job, check_job
-from moa.pipeline.nightly import route_backlog
+from moa.pipeline.nightly import plan_backlog, route_backlog
 from moa.pipeline.progress import Events, LiveLine
 from moa.pipeline.stop import Stop
 from moa.replay.process import replay_server
+from moa.reports.plan_page import plan_page, plan_text
 from moa.reports.run_report import Written, write_report
 from moa.storage.run_folder import RunFolder
 from moa.storage.run_lock import run_lock
@@ -48,8 +49,15 @@ class Finished(NamedTuple):
     """It had finished before, and nothing was done."""
 
 
-def run_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Finished:
+def run_job(
+    config: RouteBatchConfig, *, environ: Mapping[str, str], approve_usd: Decimal | None = None
+) -> Finished:
     """Do what the config says, or go on with it.
+
+    Args:
+        config: of the job.
+        environ: with the keys.
+        approve_usd: what its plan may be expected to cost, in place of `plan.approve_usd`.
 
     Raises:
         ConfigError, ArtifactError: something that the config names is missing or wrong.
@@ -69,8 +77,38 @@ def run_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Finished
         if run.manifest() is not None:
             return _finished_before(run)
         with vendors(job) as standing_in, cluster(job), telling(job.config, stop) as tell:
-            route_backlog(standing_in, tell, stop)
+            approved_usd = approve_usd if approve_usd is not None else _approved_usd(config)
+            route_backlog(standing_in, tell, stop, approved_usd=approved_usd)
         return _finish(run, config)
+
+
+def plan_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Finished:
+    """Score the backlog and plan it; nobody is called. Started without that, the run goes on from
+    there.
+
+    Raises:
+        ConfigError, ArtifactError, RunError, Interrupted: as `run_job`; a `RunError` too when there
+            is no plan, with what would be enough.
+    """
+    if config.plan is None:
+        raise ConfigError(
+            "--plan-only plans what [plan] of the config asks for, and there is none: add it, or "
+            "give --set plan.lanes=\"['live']\""
+        )
+    job = check_job(config, environ=environ)
+    run = RunFolder(job.run_folder)
+    with told_plainly(), Stop() as stop, held(job.run_folder, stop):
+        run.begin(job.facts(), identity=job.identity())
+        if run.manifest() is not None:
+            return _finished_before(run)
+        with cluster(job):
+            plan = plan_backlog(job, stop)
+        page = run.write_report("plan.html", plan_page(plan).encode())
+        return Finished(plan_text(plan), page, earlier=False)
+
+
+def _approved_usd(config: RouteBatchConfig) -> Decimal | None:
+    return None if config.plan is None else config.plan.approve_usd
 
 
 def _finished_before(run: RunFolder) -> Finished:

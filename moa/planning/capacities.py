@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,8 +32,7 @@ class Learnt:
     """Calls that were answered a second while others waited; `None`: it was never kept busy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """What is out, or is about to be, of earlier decisions."""
 
     calls: float = 0.0

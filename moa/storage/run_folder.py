@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from moa.catalog import Lane
 from moa.errors import RunError
 from moa.storage.duplicates import DUPLICATES, Found
 from moa.storage.journal_files import JournalFiles, Sink
@@ -24,7 +25,7 @@ from moa.storage.run_identity import change
 
 NOBODY = "none"
 """In a piece's name: the rows of its part that go to no provider."""
-BATCH = "batch"
+BATCH: Lane = "batch"
 _IN_BATCHES = f".{BATCH}"
 _REDRIVES = "/redrives/"
 _PLAN = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY

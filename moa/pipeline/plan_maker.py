@@ -1,0 +1,231 @@
+"""Scored parts → a plan for all of them, and by it each part's decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from moa.catalog import Lane
+from moa.decisions.deciding import letters
+from moa.decisions.planned import decisions_of, objective
+from moa.errors import RunError
+from moa.pipeline.job import Job
+from moa.pipeline.part_block import Block, read_block, together
+from moa.pipeline.replicas import PieceRows
+from moa.plan_config import PlanConfig
+from moa.planning.capacities import BUDGET, Committed, Learnt, Situation, capacities, lanes_in_time
+from moa.planning.capacity import Backlog, Capacity, Objective, with_limits
+from moa.planning.planner import Infeasible, Pass, Prices, find_prices
+from moa.reports.plan_page import plan_document
+from moa.stages import bury
+from moa.storage.run_folder import PartName, RunFolder, pieces_in
+
+MOST_ROWS = 5_000_000
+"""Queries that prices are found from; of more, whole parts at even distances stand for all."""
+MOST_ROWS_AGAIN = 500_000
+"""Likewise, when what is left is planned again in the middle of a run."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands when it is planned."""
+
+    usd: Decimal | None
+    """For what is planned; `None` is without a limit."""
+    router_usd: Decimal = Decimal(0)
+    """What the router's machines have cost."""
+    learnt: Mapping[str, Learnt] = field(default_factory=dict)
+    committed: Mapping[str, Committed] = field(default_factory=dict)
+    again: bool = False
+    """In the middle of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class MadePlan:
+    """A plan in force."""
+
+    number: int
+    document: dict[str, Any]
+    lanes: tuple[Lane, ...]
+    learnt: Mapping[str, Learnt]
+    queries: Pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What is planned: a sample of the queries, or all, with the limits and aims of all."""
+
+    sample: Backlog
+    share: float
+    """Of all queries, that the sample is."""
+    limits: list[Capacity]
+    wanted: Objective
+
+    def prices(self, seed: int) -> Prices | Infeasible:
+        return find_prices(self.sample, self.limits_of_sample, self.wanted, seed=seed)
+
+    @property
+    def limits_of_sample(self) -> list[Capacity]:
+        return with_limits(self.limits, self.share)
+
+
+class PlanMaker:
+    """Plans, and decides by plans."""
+
+    def __init__(self, job: Job) -> None:
+        assert job.config.plan is not None
+        self._job = job
+        self._plan: PlanConfig = job.config.plan
+        self._run = RunFolder(job.run_folder)
+        self._deciding = job.deciding
+        self._decided = set(self._run.decided_parts())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the deadline; `None` where there is none."""
+        if self._job.deadline is None:
+            return None
+        return max(0.0, (self._job.deadline - datetime.now(UTC)).total_seconds())
+
+    def make(self, parts: Sequence[PartName], now: Standing) -> MadePlan:
+        """Plan what of these parts is not out already, and keep the plan in the run folder.
+
+        Raises:
+            RunError: there is no plan within budget, limits and deadline; with what would be
+                enough. In the middle of a run it then buys what is cheapest.
+        """
+        lanes = self._lanes()
+        every = max(1, -(-_rows(parts) // (MOST_ROWS_AGAIN if now.again else MOST_ROWS)))
+        share = _rows(parts[::every]) / max(1, _rows(parts))
+        blocks = [self._block(part, lanes, now.learnt) for part in parts[::every]]
+        sample = together([block.backlog for block in blocks])
+        rows = round(sample.rows / share)
+        situation = self._situation(rows, sample, now)
+        limits = capacities(self._job.models, lanes, self._plan, situation)
+        wanted = objective(self._job.config.policy, self._plan)
+        problem = _Problem(sample, sample.rows / max(1, rows), limits, wanted)
+        problem, prices = self._solved(problem, situation, again=now.again)
+        most = np.concatenate([block.most_output_tokens for block in blocks])
+        document = plan_document(
+            job_models=self._job.models, lanes=lanes, config=self._plan, situation=situation,
+            sample=sample, share=problem.share, most_output_tokens=most, capacities=problem.limits,
+            objective=problem.wanted, prices=prices, table=self._job.prices,
+            finish_by=self._job.deadline, router_usd=now.router_usd, again=now.again,
+        )  # fmt: skip
+        number = self._run.write_plan(document)
+        queries = Pass(prices, problem.limits, problem.wanted, rows=rows)
+        return MadePlan(number, document, lanes, now.learnt, queries)
+
+    def decide(self, part: PartName, plan: MadePlan, router_s: float = 0.0) -> list[PieceRows]:
+        """Decide on a part by a plan, and keep the decisions; all its pieces, those that are out
+        with a vendor already, too.
+        """
+        block = self._block(part, plan.lanes, plan.learnt, whole=True)
+        rows = block.queries.num_rows
+        choice = np.full(block.expected.queries.num_rows, -1, np.int16)
+        choice[block.free] = plan.queries.take(block.backlog)
+        decisions, lanes = decisions_of(choice, block.expected, self._deciding)
+        table = self._deciding.table(block.queries, block.expected, decisions, lanes, router_s)
+        if block.before is None:
+            bury(self._run, part, block.queries, letters(block.queries, block.expected, decisions))
+        else:  # what is out stays as it is, and so does what has no option any more
+            anew = np.zeros(rows, np.bool_)
+            anew[block.expected.good[block.free]] = True
+            anew &= table.column("model").is_valid().to_numpy()
+            both = pa.concat_tables([block.before, table])
+            table = both.take(pa.array(np.arange(rows) + np.where(anew, rows, 0)))
+        self._run.write_decisions(part, table)
+        self._decided.add(part)
+        return [PieceRows(*one) for one in pieces_in(part, table)]
+
+    def _block(
+        self,
+        part: PartName,
+        lanes: Sequence[Lane],
+        learnt: Mapping[str, Learnt],
+        *,
+        whole: bool = False,
+    ) -> Block:
+        decided = part in self._decided
+        return read_block(
+            part, self._run, self._deciding, lanes, learnt, decided=decided, whole=whole
+        )
+
+    def _lanes(self) -> tuple[Lane, ...]:
+        lanes = lanes_in_time(self._plan, self.seconds_left)
+        if not lanes and "live" not in self._plan.lanes:
+            raise RunError(
+                f"plan.lanes is {self._plan.lanes}, and none of them ends before plan.finish_by: "
+                f"batches are counted on to end within {self._plan.batch_hours:g} h "
+                f"(plan.batch_hours), flex calls within {self._plan.flex_minutes:g} minutes: add "
+                "'live', or finish later"
+            )
+        return lanes
+
+    def _situation(self, rows: int, sample: Backlog, now: Standing) -> Situation:
+        dispatch = self._job.config.dispatch
+        tokens = sample.output_tokens
+        assert tokens is not None
+        return Situation(
+            queries=rows,
+            usd=None if now.usd is None else float(now.usd),
+            seconds=self.seconds_left,
+            in_flight=dispatch.max_in_flight * dispatch.replicas,
+            output_tokens=tuple(tokens.mean(axis=0).tolist()) if sample.rows else (),
+            learnt=now.learnt,
+            committed=now.committed,
+        )
+
+    def _solved(
+        self, problem: _Problem, situation: Situation, *, again: bool
+    ) -> tuple[_Problem, Prices]:
+        """With its prices: in the middle of a run that cannot keep its limits any more, those of
+        the cheapest options within the limits that can be kept.
+        """
+        seed = self._job.config.run.seed
+        found = problem.prices(seed)
+        while isinstance(found, Infeasible):
+            if not again:
+                raise RunError(_why_not(found, problem.share, situation))
+            log.warning("plan.limits_cannot_be_kept", limits=found.names)
+            kept = [one for one in problem.limits if one.name not in found.names]
+            if len(kept) == len(problem.limits):  # it is the target grade
+                kept = []
+            problem = _Problem(problem.sample, problem.share, kept, Objective(0.0))
+            found = problem.prices(seed)
+        return problem, found
+
+
+def _rows(parts: Sequence[PartName]) -> int:
+    return sum(part.end_row - part.first_row for part in parts)
+
+
+def _why_not(found: Infeasible, share: float, situation: Situation) -> str:
+    """What cannot be kept, and what would be enough."""
+    told = [f"no plan keeps {' and '.join(found.names)}"]
+    if found.least_usd is not None and situation.usd is not None and BUDGET in found.names:
+        least_usd = found.least_usd / share
+        told.append(
+            f"{situation.queries:,} queries cost ${least_usd:,.4f} at least, and "
+            f"${situation.usd:,.4f} of dispatch.budget_usd are left for them, without the router: "
+            f"raise it by ${least_usd - situation.usd:,.4f} or more, or allow cheaper models or "
+            "lanes"
+        )
+    if found.time_factor is not None and situation.seconds is not None:
+        end = datetime.now(UTC) + timedelta(seconds=situation.seconds * found.time_factor)
+        told.append(
+            f"at these limits they are answered by {end:%Y-%m-%d %H:%M:%S} UTC at the earliest: "
+            "set plan.finish_by to that or later, or raise the limits of the catalog"
+        )
+    if len(told) == 1:
+        told.append("loosen plan.shares, plan.target_grade or the limits of the catalog")
+    return "; ".join(told)

@@ -1,0 +1,358 @@
+"""The whole backlog planned: scored, decided on together, sent part by part, planned again.
+
+Batches go out at once, as they take longest. Live pieces follow in the backlog's order, only as
+fast as they are needed: what has not been sent can be planned again, by what was really used.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from decimal import ROUND_UP, Decimal
+from typing import Any, NamedTuple
+
+import structlog
+
+from moa.dispatch.settings import LineProgress
+from moa.dispatch.used import Used
+from moa.errors import RunError
+from moa.pipeline.at_work import AtWork
+from moa.pipeline.committed import Amounts, amounts_of
+from moa.pipeline.graph import score_backlog
+from moa.pipeline.job import Job
+from moa.pipeline.plan_maker import MadePlan, PlanMaker, Standing
+from moa.pipeline.replicas import PieceRows
+from moa.planning.capacities import Committed, Learnt
+from moa.reports.wording import money
+from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
+
+CENT = Decimal("0.01")
+CLOSE_S = 10.0
+PRIOR_CALLS = 20.0
+"""Calls that an expectation is worth before any has been answered."""
+
+log = structlog.get_logger()
+
+
+class Facts(NamedTuple):
+    """What the driver knows of a run that is under way."""
+
+    left_usd: Decimal | None
+    """Of the budget, nothing set aside for what is out; `None` is without a limit."""
+    open_usd: Decimal
+    """Spent on pieces that are not finished."""
+    open_share: float
+    """Of the queries of these pieces, those without an outcome."""
+    used: Mapping[str, Used]
+    """By catalog id, of finished pieces."""
+    lines: Mapping[str, LineProgress]
+    """By catalog id, of all replicas."""
+
+
+class Planned:
+    """Decides on a backlog as a whole; in place of a decider that streams.
+
+    Args:
+        job: with a plan in its config.
+        work: told when the router is at work.
+        left_usd: of the budget, nothing set aside for the router or for what is out.
+        open_pieces: that earlier starts have decided on and not finished.
+        hungry: whether a queue has nothing waiting.
+        approved_usd: what a plan may be expected to cost; `None`: whatever it does.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        work: AtWork,
+        left_usd: Decimal | None,
+        open_pieces: list[PieceRows],
+        hungry: Callable[[str], bool],
+        *,
+        approved_usd: Decimal | None = None,
+    ) -> None:
+        self._job = job
+        self._work = work
+        self._run = RunFolder(job.run_folder)
+        self._left_usd = left_usd
+        self._hungry = hungry
+        self._approved_usd = approved_usd
+        self._maker = PlanMaker(job)
+        self._news: queue.Queue[list[PieceRows] | BaseException] = queue.Queue()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._prepare, name="plan", daemon=True)
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan again")
+        begun = self._run.begun_pieces()
+        self._held: deque[PartName] = deque(_unbegun(open_pieces, begun))
+        self._open: dict[PieceName, Amounts] = {}
+        self._pieces: dict[PartName, tuple[int, list[PieceRows]]] = {}
+        """Of a part that is held: the number of the plan that they are by, and its pieces."""
+        self._plan: MadePlan | None = None
+        self._again: Future[MadePlan] | None = None
+        self._planned_at = time.monotonic()
+        self._lines_then: Mapping[str, LineProgress] = {}
+        self._ready = False
+        for one in open_pieces:
+            if one.piece.part not in self._held or one.piece.in_batches:
+                self._commit(one.piece)
+
+    @property
+    def at_work(self) -> bool:
+        """More may come."""
+        return not self._ready or bool(self._held)
+
+    @property
+    def plan(self) -> MadePlan | None:
+        """The plan in force."""
+        return self._plan
+
+    def make(self) -> dict[str, Any]:
+        """Score and plan, and nothing else; the plan's document.
+
+        Raises:
+            RunError: there is no plan within budget, limits and deadline, or nothing to plan.
+        """
+        self._score()
+        parts = self._parts()
+        if not parts:
+            raise RunError(
+                f"{self._run.url}: every query was sent already: there is nothing to plan"
+            )
+        return self._first_plan(parts).document
+
+    def holds(self, piece: PieceName) -> bool:
+        """Whether a piece of an earlier start is decided on anew before it is sent."""
+        return not piece.in_batches and piece.part in self._held
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def take(self) -> Iterator[PieceRows]:
+        """What is to be sent now; raises what went wrong."""
+        while not self._ready:
+            try:
+                news = self._news.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(news, BaseException):
+                raise news
+            self._ready = True
+            yield from news
+        self._take_plan()
+        while self._held:
+            pieces = self._pieces_of(self._held[0])
+            if pieces and not any(self._hungry(one.piece.queue) for one in pieces):
+                return
+            del self._pieces[self._held.popleft()]
+            for one in pieces:
+                self._commit(one.piece)
+                yield one
+
+    def finished(self, piece: PieceName) -> None:
+        """A piece has ended: nothing more is to be expected of it."""
+        self._open.pop(piece, None)
+
+    def look(self, facts: Callable[[], Facts]) -> None:
+        """Plan again what is held, if it is time to."""
+        every_s = self._job.config.plan.replan_every_s if self._job.config.plan else 0.0
+        if not self._ready or not self._held or self._again is not None:
+            return
+        if time.monotonic() - self._planned_at < every_s:
+            return
+        known = facts()
+        standing = Standing(
+            usd=self._usd(known),
+            router_usd=self._router_usd(),
+            learnt=_learnt(known, self._lines_then, time.monotonic() - self._planned_at),
+            committed=self._committed(known.open_share),
+            again=True,
+        )
+        self._planned_at = time.monotonic()
+        self._lines_then = known.lines
+        self._again = self._planner.submit(self._maker.make, list(self._held), standing)
+
+    def close(self) -> None:
+        """Plan no more."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_S)
+        self._planner.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self) -> None:
+        """Score what is not scored, plan, and decide on all that nobody was sent of yet."""
+        try:
+            router_s = self._score()
+            if self._ended.is_set():
+                return
+            held, parts = set(self._held), self._parts()
+            pieces: list[PieceRows] = []
+            if parts:
+                plan = self._first_plan(parts)
+                self._approve(plan)
+                for part in parts:
+                    if self._ended.is_set():
+                        return
+                    found = self._maker.decide(part, plan, router_s.get(part, 0.0))
+                    self._pieces[part] = plan.number, [one for one in found if _is_live(one.piece)]
+                    if part not in held:
+                        pieces += [one for one in found if not _is_live(one.piece)]
+                self._plan = plan
+            self._held = deque(parts)
+            for one in pieces:
+                if one.piece.provider != NOBODY:
+                    self._commit(one.piece)
+            self._planned_at = time.monotonic()
+            self._news.put(pieces)
+        except BaseException as error:  # carried over to the driver's thread, which raises it
+            self._news.put(error)
+
+    def _score(self) -> dict[PartName, float]:
+        """Part → seconds that the router has worked on it."""
+        router_s: dict[PartName, float] = {}
+        self._work.router_begins(self._job.config.router.replicas)
+        try:
+            with closing(score_backlog(self._job, frozenset(self._run.scored_parts()))) as tables:
+                for table in tables:
+                    for row in table.to_pylist():
+                        router_s[PartName.parse(row["part"])] = row["router_s"]
+                    if self._ended.is_set():
+                        break
+        finally:
+            self._work.router_ends()
+        return router_s
+
+    def _parts(self) -> list[PartName]:
+        """All that is to be planned: what is scored and not decided, and what is held."""
+        decided = set(self._run.decided_parts())
+        new = (part for part in self._run.scored_parts() if part not in decided)
+        return sorted([*self._held, *new])
+
+    def _first_plan(self, parts: list[PartName]) -> MadePlan:
+        """Raises `RunError` when there is none."""
+        nothing_yet = Facts(self._left_usd, Decimal(0), 1.0, {}, {})
+        standing = Standing(
+            usd=self._usd(nothing_yet),
+            router_usd=self._router_usd(),
+            committed=self._committed(1.0),
+        )
+        plan = self._maker.make(parts, standing)
+        cost = plan.document["forecast"]["cost_usd"]
+        log.info("plan.made", number=plan.number, gap=plan.document["gap"], **cost)
+        return plan
+
+    def _approve(self, plan: MadePlan) -> None:
+        """Raises `RunError` when the plan is dearer than was approved."""
+        expected_usd = Decimal(str(plan.document["forecast"]["cost_usd"]["expected"]))
+        if self._approved_usd is not None and expected_usd > self._approved_usd:
+            raise RunError(
+                f"the plan is expected to cost {money(expected_usd)}, and "
+                f"{money(self._approved_usd)} are approved: look at it with --plan-only, and start "
+                f"it with --approve-up-to {expected_usd.quantize(CENT, ROUND_UP)} or more"
+            )
+
+    def _take_plan(self) -> None:
+        """A plan that was made again, if it is there."""
+        if self._again is None or not self._again.done():
+            return
+        plan, self._again = self._again.result(), None
+        log.info("plan.made_again", number=plan.number, queries=plan.document["queries"])
+        self._plan = plan
+
+    def _pieces_of(self, part: PartName) -> list[PieceRows]:
+        """The live pieces of a part that is held, by the plan in force."""
+        number, pieces = self._pieces[part]
+        if self._plan is not None and number < self._plan.number:
+            found = self._maker.decide(part, self._plan)
+            pieces = [one for one in found if _is_live(one.piece)]
+            self._pieces[part] = self._plan.number, pieces
+        return pieces
+
+    def _commit(self, piece: PieceName) -> None:
+        self._open[piece] = amounts_of(piece, self._run, self._job)
+
+    def _committed(self, share: float) -> dict[str, Committed]:
+        """What is out live, by model; `share` of it has no outcome yet."""
+        sums: dict[str, Counter[str]] = defaultdict(Counter)
+        for piece, amounts in self._open.items():
+            for model, one in amounts.by_model.items() if not piece.in_batches else ():
+                sums[model].update(one._asdict())
+        return {
+            model: Committed(*(share * one[name] for name in Committed._fields))
+            for model, one in sums.items()
+        }
+
+    def _usd(self, facts: Facts) -> Decimal | None:
+        """What is left for what is held: without the router, and without what is out."""
+        if facts.left_usd is None:
+            return None
+        out_usd = sum((amounts.usd for amounts in self._open.values()), Decimal(0))
+        pool = _sum(facts.used)
+        off = _ratio(pool.output_tokens, pool.expected_output_tokens, 1.0, pool.calls)
+        left_usd = facts.left_usd - max(Decimal(0), out_usd * Decimal(off) - facts.open_usd)
+        return max(Decimal(0), left_usd - self._router_usd())
+
+    def _router_usd(self) -> Decimal:
+        hours = Decimal(str(self._work.all_router_s)) / 3600
+        return self._job.config.router.usd_per_hour * hours
+
+
+def _is_live(piece: PieceName) -> bool:
+    return piece.provider != NOBODY and not piece.in_batches
+
+
+def _unbegun(open_pieces: list[PieceRows], begun: set[PieceName]) -> list[PartName]:
+    """Parts of which no live piece has been begun."""
+    parts = {piece.part for piece in begun if _is_live(piece)}
+    return sorted({one.piece.part for one in open_pieces} - parts)
+
+
+def _learnt(facts: Facts, then: Mapping[str, LineProgress], seconds: float) -> dict[str, Learnt]:
+    """By how much expectations were off, by model: few calls of one count for less than the pool's.
+
+    Args:
+        facts: as they are.
+        then: where models stood when the last plan was made.
+        seconds: since then.
+    """
+    pool = _sum(facts.used)
+    all_in = _ratio(pool.input_tokens, pool.expected_input_tokens, 1.0, pool.calls)
+    all_out = _ratio(pool.output_tokens, pool.expected_output_tokens, 1.0, pool.calls)
+    names = {*facts.used, *facts.lines}
+    return {
+        name: Learnt(
+            _ratio(one.input_tokens, one.expected_input_tokens, all_in, one.calls),
+            _ratio(one.output_tokens, one.expected_output_tokens, all_out, one.calls),
+            _rate(facts.lines.get(name), then.get(name), seconds),
+        )
+        for name in names
+        for one in [facts.used.get(name, Used())]
+    }
+
+
+def _sum(used: Mapping[str, Used]) -> Used:
+    """Over all models."""
+    pool = Used()
+    for one in used.values():
+        pool = pool.plus(one)
+    return pool
+
+
+def _ratio(used: float, expected: float, prior: float, calls: float) -> float:
+    """Of what was used to what was expected, drawn towards `prior` where few calls tell."""
+    if expected <= 0 or calls <= 0:
+        return prior
+    weight = PRIOR_CALLS * expected / calls
+    return (used + weight * prior) / (expected + weight)
+
+
+def _rate(now: LineProgress | None, then: LineProgress | None, seconds: float) -> float | None:
+    """Calls a second of a model that had something waiting then and now."""
+    if now is None or then is None or not (now.waiting and then.waiting) or seconds <= 0:
+        return None
+    return max(0.0, (now.answered - then.answered) / seconds)
