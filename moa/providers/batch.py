@@ -67,10 +67,15 @@ class BatchProvider(Protocol):
     """Whether the vendor keeps our name of a batch, so that what `find` finds is surely it."""
 
     def line(self, custom_id: str, request: Request) -> bytes:
-        """A request as it stands in a batch, with its line break.
+        """A request as it stands in a batch, with its line break; its lane counts for nothing.
+
+        Args:
+            custom_id: 1 to 64 letters, digits, `-` and `_`, which all vendors take.
+            request: of the batch's model.
 
         Raises:
             InvalidRequest: it holds what the vendor cannot do.
+            ValueError: `custom_id` is another.
         """
         ...
 

@@ -190,6 +190,23 @@ class BatchContract:
         assert len(answers(results)) == COUNT
         assert len(buyer.server.batches()) == 1
 
+    async def test_an_upload_that_was_not_answered_is_made_again_and_bought_once(
+        self, buyer: Buyer, batches: BatchProvider
+    ) -> None:
+        buyer.script(lost_uploads=1)
+        lines = lines_of(buyer, batches)
+
+        said: list[TransientError] = []
+        try:
+            batch_id = await batches.submit(buyer.model, lines, reference="r-1")
+        except TransientError as error:
+            said.append(error)
+            batch_id = await batches.submit(buyer.model, lines, reference="r-2")
+
+        assert not any(error.maybe_billed for error in said)
+        assert len(answers(await fetched(batches, await ended(batches, batch_id)))) == COUNT
+        assert len(buyer.server.batches()) == 1
+
     async def test_what_was_never_submitted_is_not_found(
         self, buyer: Buyer, batches: BatchProvider
     ) -> None:
