@@ -53,13 +53,8 @@ _ENDS: dict[str, BatchEnd] = {
     "expired": "expired",
     "cancelled": "cancelled",
 }
-_QUEUE_IS_FULL = (
-    "token_limit_exceeded",
-    "request_limit_exceeded",
-    "batch_limit_exceeded",
-    "rate_limit_exceeded",
-)
-"""Of a batch that failed as a whole: too much is waiting for this model already."""
+_QUEUE_IS_FULL = ("token_limit_exceeded", "request_limit_exceeded", "batch_limit_exceeded")
+"""Too much is waiting for this model already."""
 _UNFINISHED = {
     "batch_expired": "its time was up",
     "batch_cancelled": "it was cancelled",
@@ -213,7 +208,7 @@ class OpenAIBatches:
 
 
 def _of_queue(error: ProviderError) -> ProviderError:
-    if error.code not in _QUEUE_IS_FULL[:-1]:
+    if error.code not in _QUEUE_IS_FULL:
         return error
     return QuotaSpent(error.detail, status=error.status, code=error.code)
 
@@ -224,7 +219,7 @@ def _failure(batch: Batch) -> ProviderError:
     code = str((first and first.code) or "")
     if first is None:
         return TransientError("the batch failed, and its vendor does not say why", code="failed")
-    if code in _QUEUE_IS_FULL:
+    if code in (*_QUEUE_IS_FULL, "rate_limit_exceeded"):
         return QuotaSpent(f"the batch failed: {code}: {first.message}"[:300], code=code)
     if code in ("server_error", "internal_error"):
         return TransientError(f"the batch failed: {code}", code=code)

@@ -9,7 +9,14 @@ import orjson
 import pytest
 
 from moa.catalog import Account
-from moa.errors import InvalidRequest, ProviderError, QuotaSpent, TransientError
+from moa.errors import (
+    AccountRefused,
+    InvalidRequest,
+    ProviderError,
+    QuotaSpent,
+    RateLimited,
+    TransientError,
+)
 from moa.providers.accounts import open_batches
 from moa.providers.batch import BatchProvider, BatchStatus
 from moa.providers.provider import Completion, Request
@@ -258,6 +265,29 @@ async def test_an_upload_for_a_batch_that_was_refused_is_taken_back(
         await batches.submit(MODEL, [a_line(batches)], reference="r")
 
     assert vendor.calls()[-1] == "DELETE /v1/files/file-in"
+
+
+@pytest.mark.parametrize(
+    ("code", "wait", "kind"),
+    [
+        ("token_limit_exceeded", "1", QuotaSpent),
+        ("rate_limit_exceeded", "1", RateLimited),
+        ("rate_limit_exceeded", "", QuotaSpent),
+        ("insufficient_quota", "1", AccountRefused),
+    ],
+)
+async def test_a_submission_that_is_one_too_many_says_of_what(
+    vendor: BatchVendor, batches: BatchProvider, code: str, wait: str, kind: type[ProviderError]
+) -> None:
+    vendor.say("POST /v1/files", {"id": "file-in"})
+    refused = {"error": {"message": "no", "code": code}}
+    vendor.say("POST /v1/batches", refused, 429, retry_after=wait)
+
+    with pytest.raises(ProviderError) as caught:
+        await batches.submit(MODEL, [a_line(batches)], reference="r")
+
+    assert type(caught.value) is kind
+    assert not caught.value.maybe_billed
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
