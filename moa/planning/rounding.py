@@ -178,19 +178,29 @@ class Pass:
         self._now = prices.usd + step * reach
 
     def _expected(self, left: int) -> Floats:
-        """What the rest would use at the prices as they are, signed.
-
-        From all queries it is known. From a sample: either the rest is like what came so far and
-        the sample, or, where these two differ by more than chance, it is what makes up for it.
-        """
-        prices, done = self._prices, self._rows
-        makes_up = self._all * prices.use - self._natural
+        """What the rest would use at the prices as they are, signed."""
+        prices = self._prices
         if self._exact:
-            return np.asarray(makes_up)
-        like = left * (prices.rows * prices.use + self._natural) / (prices.rows + done)
-        chance = SIGMAS * prices.use_deviation * (self._all / prices.rows**0.5 + self._all**0.5)
-        low, high = np.minimum(0.0, 2 * like), np.maximum(0.0, 2 * like)
-        return np.where(np.abs(makes_up - like) > chance, np.clip(makes_up, low, high), like)
+            return np.asarray(self._all * prices.use - self._natural)
+        return self._rest_of(prices.use, prices.use_deviation, self._natural, left)[0]
+
+    def _rest_of(
+        self, mean: Floats, deviation: Floats, seen: Floats, left: int
+    ) -> tuple[Floats, Floats]:
+        """What a sample says of the rest: a sum, and its standard deviation.
+
+        Either the rest is like what came so far and the sample, or, where these two differ by more
+        than chance, it is what makes up for it.
+        """
+        sample, done = self._prices.rows, self._rows
+        makes_up = self._all * mean - seen
+        like = left * (sample * mean + seen) / (sample + done)
+        apart = deviation * (self._all / sample**0.5 + self._all**0.5)
+        other = np.abs(makes_up - like) > SIGMAS * apart
+        close = deviation * (left**0.5 + left / sample**0.5)
+        # Nothing makes up with the other sign.
+        makes_up = np.where(mean < 0, np.minimum(makes_up, 0.0), np.maximum(makes_up, 0.0))
+        return np.where(other, makes_up, like), np.where(other, apart, close)
 
     def _settle(self, piece: Columns) -> Choice:
         """Choose for a piece between two steerings."""
@@ -216,9 +226,11 @@ class Pass:
             seen = running(self._least, least_uses(piece, self._terms))
             self._least = seen[:, -1]
             return np.asarray(self._all * prices.least[:, None] - seen)
-        left = self._all - self._rows - 1.0 - np.arange(piece.rows)
-        margin = SIGMAS * (np.sqrt(left) + left / prices.rows**0.5)
-        return np.asarray(prices.least[:, None] * left + prices.least_deviation[:, None] * margin)
+        left = self._all - self._rows
+        total, apart = self._rest_of(prices.least, prices.least_deviation, self._least, left)
+        self._least = running(self._least, least_uses(piece, self._terms))[:, -1]
+        after = (left - 1.0 - np.arange(piece.rows)) / left
+        return np.asarray(total[:, None] * after + SIGMAS * apart[:, None] * np.sqrt(after))
 
     def _accept(
         self, piece: Columns, worths: Floats, choice: Choice, rest: Floats, done: int

@@ -13,7 +13,7 @@ import numpy as np
 from moa.planning.capacity import Backlog, Bools, Floats
 from moa.planning.dual import At, Dual, Ranges
 from moa.planning.level_method import Planes, Region, minimise
-from moa.planning.valuation import Terms
+from moa.planning.valuation import USD, Terms
 
 FEW_ROWS = 20_000
 """For the bundle method: 3 ms an evaluation."""
@@ -22,9 +22,11 @@ MORE_ROWS = 200_000
 JITTER = 2e-4
 """Of what the capacities are worth; what it can cost at most, and how fine a price must be to
 divide queries that are all alike."""
-TOLERANCE = 1e-7
+TOLERANCE = 1e-9
 """Of the bound."""
 NEWTON_STEPS = 8
+BACKTRACKS = 3
+"""Steps are tried at a quarter of their length so often."""
 RIDGE = 1e-6
 """What is added to second derivatives: where nothing answers to a price, it moves by no more."""
 HOLDS = 40
@@ -128,7 +130,7 @@ class Search:
     def _tolerance(self) -> float:
         """Of values in units of how wide worth is."""
         size = max(abs(self.ranges.worst_usd), abs(self.ranges.best_usd))
-        return max(TOLERANCE * min(1.0, size / self.ranges.usd), 1e-11)
+        return max(TOLERANCE * min(1.0, size / self.ranges.usd), 1e-12)
 
     def polish(self, point: Floats, jitter: float, slopes_from: Search) -> tuple[Floats, At]:
         """Newton's method, with the second derivatives of a sample."""
@@ -139,7 +141,7 @@ class Search:
             step = newton_step(
                 slopes_from.curvature(point, jitter), self.slope(at), point, self._trust(point)
             )
-            for _ in range(2):
+            for _ in range(BACKTRACKS):
                 there = self.at(point + step, jitter)
                 if there.value < at.value:
                     break
@@ -238,10 +240,13 @@ def search_prices(backlog: Backlog, terms: Terms, seed: int) -> Found | None:
 def _refine(search: Search, few: Search, point: Floats, seed: int) -> Found | None:
     """From the best point of a few queries to that of all."""
     rows, terms = search.dual.backlog.rows, search.dual.terms
-    at = few.at(point)
+    at = begun = few.at(point)
     point = np.where((point < NOTHING) & (at.use <= few.dual.terms.limit), 0.0, point)
-    priced = float((point * few.reach) @ np.abs(few.dual.terms.limit))
-    jitter = JITTER * min(priced, abs(at.value)) / few.dual.backlog.rows
+    jitter = 0.0
+    if point.any():
+        priced = float((point * few.reach) @ np.abs(few.dual.terms.limit))
+        spent = float(at.sums[USD].sum())
+        jitter = JITTER * min(priced + spent, abs(at.value)) / few.dual.backlog.rows
     sample = few
     point, at = few.polish(point, jitter, few)
     if rows > MORE_ROWS:
@@ -255,4 +260,6 @@ def _refine(search: Search, few: Search, point: Floats, seed: int) -> Found | No
     else:
         search.evaluations += few.evaluations
     bound = search.at(point).value
+    if rows <= FEW_ROWS:
+        bound = min(bound, begun.value)
     return Found(search, sample, point * search.reach, jitter, at, bound)
