@@ -262,6 +262,13 @@ class Script(Section):
         default=0, ge=0, le=1, description="Share of the flex calls that find no capacity; 0 to 1"
     )
     batch: Batches = Batches()
+    usage_factor: float = Field(
+        default=1,
+        gt=0,
+        le=100,
+        description="Every answer is billed so many times the tokens that it was recorded with: what "
+        "nobody expected; > 0, ≤ 100",
+    )
     refused_keys: list[str] = Field(default_factory=list, description="Keys that are not valid")
     synthetic: bool | None = Field(
         default=None,

@@ -152,7 +152,7 @@ class ReplayHandler:
             if not self._is_synthetic:
                 return Trouble(404, f"no recording of what {model} answers to this prompt")
             answer = invented(asked.prompt, prompt, asked.model)
-        answer = _cut(answer, asked.most_output_tokens)
+        answer = _cut(_swollen(answer, self._script.usage_factor), asked.most_output_tokens)
         return Found(model or asked.model, prompt, self._recordings.query_id(prompt), answer)
 
     @property
@@ -270,6 +270,16 @@ def _events(call: _Call, answer: Answer, step: Step, request_id: str) -> list[by
     if step.kind == "error":
         sent.append(call.wire.error_event(trouble_of(step, call.asked.model), request_id))
     return sent
+
+
+def _swollen(answer: Answer, factor: float) -> Answer:
+    """The answer as if its tokens had been so many times as many."""
+    if factor == 1:
+        return answer
+    tokens_in, tokens_out = (
+        max(1, round(n * factor)) for n in (answer.input_tokens, answer.output_tokens)
+    )
+    return replace(answer, input_tokens=tokens_in, output_tokens=tokens_out)
 
 
 def _cut(answer: Answer, most_output_tokens: int | None) -> Answer:
