@@ -270,8 +270,9 @@ class DispatchConfig(Section):
         default=None,
         strict=False,
         gt=0,
-        description="No call is begun whose expected cost would go over this, in USD; queries that "
-        "it does not cover become dead letters; > 0; by default there is no limit",
+        description="No call is begun whose expected cost would go over this, in USD; a query's "
+        "other models are tried, then it becomes a dead letter; a plan pays the router's machines "
+        "from it, too; > 0; by default there is no limit",
     )
 
 

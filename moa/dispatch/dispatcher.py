@@ -231,7 +231,7 @@ class Dispatcher:
             return
         if not await self._budget.reserve(expected_usd):
             line.not_sent(call)
-            self._give_up(call, "budget_spent", "the run's budget does not cover this call")
+            self._go_on(call, "budget_spent", "the run's budget does not cover this call")
             return
         spent_usd = expected_usd  # should it end in a way that does not say
         try:

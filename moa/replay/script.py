@@ -266,8 +266,8 @@ class Script(Section):
         default=1,
         gt=0,
         le=100,
-        description="Every answer is billed so many times the tokens that it was recorded with: what "
-        "nobody expected; > 0, ≤ 100",
+        description="Every answer is billed so many times the tokens that it was recorded with; "
+        "> 0, ≤ 100",
     )
     refused_keys: list[str] = Field(default_factory=list, description="Keys that are not valid")
     synthetic: bool | None = Field(
