@@ -271,8 +271,8 @@ class DispatchConfig(Section):
         strict=False,
         gt=0,
         description="No call is begun whose expected cost would go over this, in USD; a query's "
-        "other models are tried, then it becomes a dead letter; a plan pays the router's machines "
-        "from it, too; > 0; by default there is no limit",
+        "other models are tried, then it is a dead letter; a plan pays the router's machines from "
+        "it, too; > 0; by default there is no limit",
     )
 
 
@@ -363,9 +363,8 @@ NOT_HASHED: dict[str, Any] = {
     "report": True,
     "log": True,
 }  # fmt: skip
-"""What a run may be continued with in another way: its place, its speed, its patience, its budget,
-its plan, its looks, and how simulated vendors fare. The rest says which model is asked what, and a
-run that changed it half way would be two runs in one folder."""
+"""What may change while a run goes on: its place, speed, patience, budget, plan and looks, and how
+simulated vendors fare. The rest says which model is asked what, and would make two runs of one."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RouteBatchConfig:
