@@ -28,14 +28,15 @@ SIGMAS = 1.645
 """Of a normal distribution 90 % lie within so many standard deviations."""
 OUTPUT_ERROR = 0.03
 """Of a model's expected output tokens, in one direction for all of a backlog. Cross-validated they
-were off by 0.03 by source and model (root of the mean square), half of it chance; this, with the
-next two, lets intervals hold for nine in ten backlogs of one kind of query (`bench_forecast`)."""
+were off by 0.03 by source and model (root of the mean square), chance included. With this and the
+next two, intervals hold for nine in ten backlogs that are of one kind of query (`bench_forecast`),
+and for nearly all that are of many kinds, whose errors cancel."""
 INPUT_ERROR = 0.4
 """Likewise of input tokens, for all models at once: what is counted beside the prompt's text
 (templates, each vendor's tokenizer) was between 0.42 less and 0.67 more, by source."""
-GRADE_ERROR = 0.01
+GRADE_ERROR = 0.015
 """Of a model's mean grade, in one direction; and as much again of all models at once, since they
-err about the same kinds of queries."""
+err about the same kinds of queries. By source and model it was 0.018, chance included."""
 ASKED_TWICE = 0.01
 """Share of the cost that failed calls, repeats and detours may come to; none is expected."""
 SPILL_ERROR = 0.02

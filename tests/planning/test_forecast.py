@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import orjson
@@ -243,14 +243,15 @@ def test_the_intervals_hold_on_the_demo_and_are_narrow_enough_to_be_of_use() -> 
     known = demo()
 
     whole = figures(coverage(drawn(known, 12, seed=7), budgets=(0.15, 0.4, None)))
-    one_kind = figures(coverage(of_one_kind(known, 2, seed=7, rows=120), budgets=(0.15, 0.4, None)))
+    kinds = (of_one_kind(known, 3, seed=seed, rows=120) for seed in range(4))
+    one_kind = figures(coverage(chain.from_iterable(kinds), budgets=(0.15, None)))
 
     assert whole["plans"] >= 80
     assert whole["cost_held"] >= 0.85
     assert whole["grade_held"] >= 0.85
     assert whole["cost_width"] < 0.2
-    assert whole["grade_width"] < 0.06
-    assert one_kind["plans"] >= 40
+    assert whole["grade_width"] < 0.07
+    assert one_kind["plans"] >= 100
     assert one_kind["cost_held"] >= 0.85
     assert one_kind["grade_held"] >= 0.85
     assert one_kind["cost_held"] + one_kind["grade_held"] < 2  # wider ones would hold always
