@@ -125,8 +125,9 @@ class Dual:
             return use.sum(axis=1), (use**2).sum(axis=1)
 
         total, squares = (np.sum(part, axis=0) for part in zip(*self.each(work), strict=True))
-        mean = total / self.backlog.rows
-        return mean, np.sqrt(np.maximum(squares / self.backlog.rows - mean**2, 0.0))
+        rows = max(1, self.backlog.rows)
+        mean = total / rows
+        return mean, np.sqrt(np.maximum(squares / rows - mean**2, 0.0))
 
 
 def _as_is(chunk: Columns) -> Columns:

@@ -19,6 +19,7 @@ LEVEL = 0.3
 """Where between the bounds the next point shall be, from the lower one."""
 MAX_PLANES = 160
 INTERIOR_STEPS = 60
+DIVERGED = 1e20
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,8 @@ def quadratic_program(
         stationary = quadratic @ point + linear + rows.T @ weight
         primal = rows @ point + slack - sides
         middle = float(slack @ weight) / len(sides)
+        if middle > DIVERGED * scale:  # by rounding, no point is inside: the last one is nearly
+            break
         if max(np.abs(stationary).max(), np.abs(primal).max(), middle) < 1e-13 * scale:
             break
         matrix = quadratic + (rows.T * (weight / slack)) @ rows

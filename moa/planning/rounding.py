@@ -27,6 +27,8 @@ ONE_BY_ONE_ROWS = 64
 """After an option that is best had to be refused; then all that are left are tried at once."""
 ROUNDING = 1e-12
 """Of a limit: what sums in double precision may be off by."""
+FURTHEST = 4.0
+"""How far a price may be moved, in units of itself."""
 SIGMAS = 3.0
 """By how many standard deviations a sample may mislead about the rest."""
 
@@ -42,9 +44,10 @@ class Begun:
     sums: Floats | None = None
     """Quantities of the chosen options; without, worth and counts are those of the rest."""
     natural: Floats | None = None
-    """What the same queries would have used at the prices as they are; `used` without."""
+    """What the same queries would have used at the prices as they are, signed; their share of the
+    mean without."""
     least: Floats | None = None
-    """What they would have used at least; their share of the mean without."""
+    """What they would have used at least, signed; likewise."""
     now: Floats | None = None
     """Prices in force."""
     over: int = 0
@@ -93,7 +96,7 @@ class Pass:
         self._used = self._sign * start.used
         zero = np.zeros((QUANTITIES, self._terms.models * self._terms.lanes))
         self._sums = zero if start.sums is None else start.sums.copy()
-        self._natural = self._used.copy() if start.natural is None else start.natural.copy()
+        self._natural = start.rows * prices.use if start.natural is None else start.natural.copy()
         self._least = start.rows * prices.least if start.least is None else start.least.copy()
         self._now = prices.usd.copy() if start.now is None else start.now.copy()
         self.over = start.over
@@ -173,7 +176,7 @@ class Pass:
             left * prices.curvature * np.outer(reach, scale),
             gap * scale,
             point,
-            np.maximum(0.5 * point, 0.02),
+            np.maximum(FURTHEST * point, 0.1),
         )
         self._now = prices.usd + step * reach
 

@@ -83,7 +83,7 @@ class Search:
     def sample(self, rows: int, seed: int) -> Search:
         """So many of its queries, with limits in proportion; the whole if there are no more."""
         dual, ranges = self.dual, self.ranges
-        share = min(1.0, rows / dual.backlog.rows)
+        share = min(1.0, rows / max(1, dual.backlog.rows))
         if share == 1.0:
             return Search(Dual.of_few(dual.terms, dual.backlog), ranges, self.kept)
         chosen = np.random.default_rng(seed).choice(dual.backlog.rows, rows, replace=False)

@@ -123,7 +123,7 @@ class Columns:
     def of(cls, block: Backlog, start: int, stop: int, floor: float | None, first: int) -> Columns:
         """The block's queries from `start` to `stop`."""
         rows = slice(start, stop)
-        cost = _doubles(block.cost_usd[rows].reshape(stop - start, -1))
+        cost = _doubles(block.cost_usd[rows].reshape(stop - start, block.shape[0] * block.shape[1]))
         grade = _doubles(block.grade[rows])
         barred: Bools | None = np.isinf(cost)
         if barred is not None and barred.any():
@@ -272,7 +272,7 @@ def over_chunks(
         stop = min(start + chunk_rows, backlog.rows)
         return work(Columns.of(backlog, start, stop, floor, first=start))
 
-    starts = range(0, backlog.rows, chunk_rows)
+    starts = range(0, max(1, backlog.rows), chunk_rows)
     if len(starts) < 2:
         return [one(start) for start in starts]
     with ThreadPoolExecutor(threads()) as pool:
