@@ -70,6 +70,13 @@ class Totals:
         ):
             sums += np.bincount(option, values, sums.size).reshape(sums.shape)
 
+    def scaled(self, factor: float) -> Totals:
+        """Of a backlog `factor` times as large, of whose queries these are a fair sample."""
+        made = Totals(*self.queries.shape)
+        for name, sums in vars(self).items():
+            setattr(made, name, sums * factor)
+        return made
+
 
 def _taken(values: NDArray[Any] | None, rows: NDArray[np.intp], model: NDArray[np.intp]) -> Floats:
     if values is None:
