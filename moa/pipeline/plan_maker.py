@@ -23,7 +23,7 @@ from moa.plan_config import PlanConfig
 from moa.planning.capacities import BUDGET, Committed, Learnt, Situation, capacities, lanes_in_time
 from moa.planning.capacity import Backlog, Capacity, Objective, with_limits
 from moa.planning.planner import Infeasible, Pass, Prices, find_prices
-from moa.reports.plan_page import plan_document
+from moa.reports.plan_document import plan_document
 from moa.stages import bury
 from moa.storage.run_folder import PartName, RunFolder, pieces_in
 
@@ -31,6 +31,8 @@ MOST_ROWS = 5_000_000
 """Queries that prices are found from; of more, whole parts at even distances stand for all."""
 MOST_ROWS_AGAIN = 500_000
 """Likewise, when what is left is planned again in the middle of a run."""
+SURPLUS = 1.02
+"""A sample may have fewer queries a part than the rest."""
 
 log = structlog.get_logger()
 
@@ -108,7 +110,7 @@ class PlanMaker:
         share = _rows(parts[::every]) / max(1, _rows(parts))
         blocks = [self._block(part, lanes, now.learnt) for part in parts[::every]]
         sample = together([block.backlog for block in blocks])
-        rows = round(sample.rows / share)
+        rows = sample.rows if every == 1 else round(sample.rows / share * SURPLUS)
         situation = self._situation(rows, sample, now)
         limits = capacities(self._job.models, lanes, self._plan, situation)
         wanted = objective(self._job.config.policy, self._plan)

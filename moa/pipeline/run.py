@@ -160,10 +160,18 @@ def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
             + ("not needed, calls are replayed" if config.replay else "credentials found"),
             f"backlog       {len(job.partitions):,} partitions, "
             + (f"{sum(rows):,} rows" if len(rows) == len(job.partitions) else "rows not counted"),
+            *_told_of_plan(job),
             f"run folder    {job.run_folder}",
             "Everything is in order; nothing was called and nothing written.",
         ]
     )
+
+
+def _told_of_plan(job: Job) -> list[str]:
+    if job.config.plan is None:
+        return []
+    until = "" if job.deadline is None else f", until {job.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    return [f"plan          lanes {', '.join(job.config.plan.lanes)}{until}; --plan-only makes it"]
 
 
 @contextmanager

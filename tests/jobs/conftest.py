@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -90,11 +90,11 @@ class JobUnderTest:
     starts: list[Start] = field(default_factory=list)
     said: str = ""
 
-    def start(self, *overrides: str, **environ: str) -> Start:
+    def start(self, *overrides: str, flags: Sequence[str] = (), **environ: str) -> Start:
         """Start it; `overrides` as for `--set`."""
         sets = [flag for one in overrides for flag in ("--set", one)]
         process = subprocess.Popen(
-            [sys.executable, "jobs/route_batch.py", "--config", str(self.config), *sets],
+            [sys.executable, "jobs/route_batch.py", "--config", str(self.config), *sets, *flags],
             cwd=ROOT,
             env={**os.environ, **KEYS, **RAY, **environ},
             stdout=subprocess.PIPE,
