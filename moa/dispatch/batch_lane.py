@@ -8,30 +8,58 @@ twice. While a batch is out none of its queries is in memory.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import count
 from typing import Any
 
 import structlog
 
-from moa.dispatch.batch_fetch import BatchFetch, BatchPiece, Fetched, Load
-from moa.dispatch.batch_file import BatchFile, BatchNames, cut, halves, request_of, share
+from moa.dispatch.batch_end import BatchEnd
+from moa.dispatch.batch_fetch import BatchFetch, BatchPiece, Load, call_of
+from moa.dispatch.batch_file import BatchFile, BatchNames, cut, halves, share
 from moa.dispatch.batch_queue import BatchQueue
+from moa.dispatch.batch_submit import BatchSubmit, Lost, Submitted
 from moa.dispatch.batch_watch import BatchWatch
 from moa.dispatch.budget import Budget
-from moa.dispatch.dispatcher import Dispatcher
+from moa.dispatch.dispatcher import LIVE, Dispatcher
 from moa.dispatch.journal import History, Journal, SentBatch
 from moa.dispatch.outcome import Assignment, Settled
+from moa.dispatch.retry import reason_of
 from moa.dispatch.settings import BatchSettings
-from moa.errors import ProviderError, QuotaSpent, TransientError
+from moa.errors import AccountRefused, ProviderError, QuotaSpent
 from moa.prices import PriceTable
 from moa.providers.batch import BatchProvider, BatchStatus
 
+LANE_FAILED = "lane_failed"
+MOST_BATCHES = 3
+"""Of a query that may not go live: it is given up when so many have not answered it."""
+MOST_REFUSALS = 1440
+"""Of a batch for which its vendor has no room: with the longest waits, a day."""
+_FATAL = {"ContextExceeded": "context_exceeded", "InvalidRequest": "invalid_request"}
+"""Of a request in a batch: it would fail again in the next."""
+
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """What one batch came to."""
+
+    spent_usd: Decimal
+    left: tuple[int, ...] = ()
+    """Rows without an outcome, unless the lane drains."""
+    settled: Sequence[Settled] = ()
+    again: bool = False
+    """They go into another batch: there was no room for this one, or it did not begin."""
+    too_large: bool = False
+    """For what was there, be it room or money."""
+    wait: bool = False
+    """Until there is room."""
+    retry_after_s: float | None = None
+    reason: str | None = None
+    """Why those which may not go live are given up at once."""
+    detail: str = ""
 
 
 class BatchLane:
@@ -57,14 +85,15 @@ class BatchLane:
     ) -> None:
         self._providers = providers
         self._prices = prices
-        self._settings = settings
         self._names = names
         self._dispatcher = dispatcher
         self._budget = budget
         self._queue = BatchQueue(settings.queue_tokens)
         self._draining = asyncio.Event()
         self._watch = BatchWatch(settings, self._draining, dispatcher.waiting)
-        self._fetch = BatchFetch(prices, names, dispatcher.count, self._watch)
+        self._submit = BatchSubmit(names, self._watch)
+        fetch = BatchFetch(prices, names, dispatcher.count, self._watch)
+        self._end = BatchEnd(self._watch, fetch)
 
     @property
     def rows_out(self) -> int:
@@ -77,227 +106,260 @@ class BatchLane:
         """See every query of a piece through to its outcome; in no particular order.
 
         What `history` settles is not asked again, and batches that it knows are not submitted
-        again. Fewer come back when the lane drains.
+        again. Fewer come back when the lane drains. Whatever is raised, the lane and the dispatcher
+        have drained before.
 
         Raises:
             KeyRefused, OSError: as `Dispatcher.answer`.
         """
         piece = BatchPiece(self._providers[provider], load, journal, history)
         known = [(o, history.letters.get(row)) for row, o in history.outcomes.items()]
-        for outcome, letter in known:
-            self._dispatcher.count(outcome, letter)
-        taken = {row for batch in history.batches.values() for row in batch.rows}
-        taken.update(history.outcomes)
-        left = [one for one in await load(None) if one.row not in taken]
-        # What was tried already, in a batch or live, is not put into another batch.
-        tried = [one for one in left if history.attempts[one.row] or history.unknown[one.row]]
-        new = {one.row for one in left}.difference(one.row for one in tried)
+        for settled in known:
+            self._dispatcher.count(*settled)
+        batches = list(history.batches.values())
+        for batch in batches:
+            if batch.surely and batch.ids:
+                self._watch.claim(batch.ids[0])
+        taken = {row for batch in batches for row in batch.rows}.union(history.outcomes)
+        new: list[Assignment] = []
+        tried: list[Assignment] = []
+        for one in await load(None):
+            if one.row not in taken:
+                # What was tried already, in a batch or live, is not put into another batch.
+                begun = history.attempts.get(one.row) or history.unknown[one.row]
+                (tried if begun else new).append(one)
+        work = [self._go_on(batch, piece) for batch in batches]
+        work += self._in_batches(new, piece)
+        work.append(self._elsewhere(tried, piece))
+        del new, tried
+        return [*known, *await self._all(work)]
+
+    async def drain(self) -> None:
+        """Submit nothing new, and leave to the next start what is out with the vendors."""
+        self._draining.set()
+        self._queue.close()
+
+    async def close(self) -> None:
+        """Drain, and close the connections."""
+        await self.drain()
+        await self._submit.wait()
+        for provider in self._providers.values():
+            await provider.close()
+
+    async def _all(self, work: Iterable[Coroutine[Any, Any, list[Settled]]]) -> list[Settled]:
+        """Of a piece; when one of it fails, the others leave what is out to the next start. None of
+        it goes on when this returns: the journal will be closed.
+        """
+        tasks = [asyncio.ensure_future(one) for one in work]
+        if not tasks:
+            return []
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            if any(_has_failed(task) for task in tasks):
+                await self.drain()
+                await self._dispatcher.drain()
+            await asyncio.wait(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        settled: list[Settled] = []
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+            settled += end
+        return settled
+
+    def _in_batches(
+        self, assignments: Sequence[Assignment], piece: BatchPiece
+    ) -> list[Coroutine[Any, Any, list[Settled]]]:
+        """Queries, each in a batch; those that no batch can hold, elsewhere."""
         files, unfit = cut(
-            (one for one in left if one.row in new),
+            assignments,
             piece.provider,
             self._prices,
             self._names,
             most_tokens=self._queue.most_tokens,
         )
-        del left
-        work = [
-            *(self._go_on(batch, piece) for batch in history.batches.values()),
-            *(self._see_through(file, piece) for file in files),
-            self._live([*tried, *unfit], piece),
-        ]
-        return [*known, *(one for end in await self._all(work) for one in end)]
+        work = [self._see_through(file, piece) for file in files]
+        if unfit:
+            work.append(self._elsewhere(unfit, piece, LANE_FAILED, "no batch can hold it"))
+        return work
 
-    async def _all(self, work: Sequence[Coroutine[Any, Any, list[Settled]]]) -> list[list[Settled]]:
-        """Of a piece; when one of it fails, the others leave what is out to the next start."""
-        tasks = [asyncio.ensure_future(one) for one in work]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        if any(task.done() and task.exception() for task in tasks):
-            await self.drain()
-        return list(await asyncio.gather(*tasks))
-
-    async def drain(self) -> None:
-        """Submit nothing new, and leave to the next start what is out with the vendors."""
-        self._draining.set()
-        await self._queue.close()
-
-    async def close(self) -> None:
-        """Drain, and close the connections."""
-        await self.drain()
-        for provider in self._providers.values():
-            await provider.close()
+    async def _see_through(
+        self, file: BatchFile, piece: BatchPiece, refusals: int = 0
+    ) -> list[Settled]:
+        """Of one batch, and of what it leaves."""
+        with self._watch.unanswered(file):
+            end = await self._buy(file, piece)
+        return [*end.settled, *await self._rest(end, file, piece, refusals)]
 
     async def _go_on(self, sent: SentBatch, piece: BatchPiece) -> list[Settled]:
         """With a batch of an earlier start, which has its share of the money already."""
-        model = (await piece.load(sent.rows[:1]))[0].choices[0].model
+        rows = tuple(row for row in sent.rows if row not in piece.history.outcomes)
+        if not rows:  # all that is missing is that it was said
+            await piece.journal.fetched(sent.reference)
+            return []
+        model = (await piece.load(rows[:1]))[0].choices[0].model
         whole = BatchFile(
             model, sent.rows, sent.expected_usd, sent.input_tokens, sent.output_tokens
         )
-        rows = tuple(row for row in sent.rows if row not in piece.history.outcomes)
         file = share(whole, rows)
-        if not sent.ids:
-            found = await self._find(sent, piece)
-            if found is None:
-                return []
-            if not found.ids:
-                await piece.journal.fetched(sent.reference)
-                self._budget.settle(file.expected_usd, Decimal(0))
-                return await self._see_through(file, piece)
-            sent = found
-            await piece.journal.submitted(sent)
-        sent = replace(sent, rows=rows, expected_usd=file.expected_usd)
-        self._queue.hold(whole)
-        try:
-            settled, left = await self._follow(sent, file, piece)
-        finally:
-            await self._queue.release(whole)
-        return [*settled, *await self._rest(left, file, piece)]
+        with self._watch.unanswered(file):
+            end = await self._resume(sent, whole, file, piece)
+        return [*end.settled, *await self._rest(end, file, piece, 0)]
 
-    async def _see_through(self, file: BatchFile, piece: BatchPiece) -> list[Settled]:
-        """Of one batch."""
+    async def _buy(self, file: BatchFile, piece: BatchPiece) -> _End:
         if self._watch.is_late(file):
-            return await self._live(await piece.load(file.rows), piece)
+            return _late(file)
         if not await self._budget.reserve(file.expected_usd):
-            if len(file.rows) == 1:
-                return await self._live(await piece.load(file.rows), piece)
-            parts = [await self._see_through(half, piece) for half in halves(file)]
-            return [one for part in parts for one in part]
-        sent = None
-        settled: list[Settled] = []
-        left = _NOTHING
-        if await self._queue.take(file):
-            try:
-                sent = await self._submit(file, piece)
-                if sent is not None:
-                    settled, left = await self._follow(sent, file, piece)
-            finally:
-                await self._queue.release(file)
-        if sent is None:
-            self._budget.settle(file.expected_usd, Decimal(0))
-            left = _Left(file.rows, live=True)
-        return [*settled, *await self._rest(left, file, piece)]
-
-    async def _rest(self, left: _Left, file: BatchFile, piece: BatchPiece) -> list[Settled]:
-        """Of a batch that has ended: live, or in other batches where there was no room for it."""
-        if not left.rows or self._draining.is_set():
-            return []
-        if left.live:
-            return await self._live(await piece.load(left.rows), piece)
-        file = share(file, left.rows)
-        files = halves(file) if left.too_large and len(file.rows) > 1 else (file,)
-        parts = await asyncio.gather(*(self._see_through(one, piece) for one in files))
-        return [one for part in parts for one in part]
-
-    async def _submit(self, file: BatchFile, piece: BatchPiece) -> SentBatch | None:
-        """`None`: it was not to be, and its queries go live; or the lane drains."""
-        for attempt in count(1):
-            if self._draining.is_set():
-                return None
-            sent = SentBatch(
-                self._names.reference(secrets.token_hex(6)),
-                file.model.id,
-                file.rows,
-                file.expected_usd,
-                file.input_tokens,
-                file.output_tokens,
-                datetime.now(UTC),
-            )
-            lines = [
-                piece.provider.line(self._names.custom_id(one.partition, one.row), request_of(one))
-                for one in await piece.load(file.rows)
-            ]
-            await piece.journal.submitting(sent)
-            try:
-                begun = await piece.provider.submit(file.model, lines, reference=sent.reference)
-                sent = replace(sent, ids=(begun,))
-            except ProviderError as error:
-                found = await self._find(sent, piece) if error.maybe_billed else sent
-                if found is None:
-                    return None
-                if not found.ids:
-                    await piece.journal.fetched(sent.reference)
-                    if await self._watch.try_again(file, error, attempt):
-                        continue
-                    log.warning(
-                        "batch.not_submitted", model=file.model.id, queries=len(file.rows),
-                        error=str(error),
-                    )  # fmt: skip
-                    return None
-                sent = found
-            await piece.journal.submitted(sent)
-            log.info("batch.submitted", batch=sent.ids[0], model=sent.model, queries=len(sent.rows))
-            return sent
-        raise AssertionError("count never ends")
-
-    async def _find(self, sent: SentBatch, piece: BatchPiece) -> SentBatch | None:
-        """With the ids that it may have, where it is not known whether it began; `None` when the
-        lane drains before its vendor has said.
-        """
-        for attempt in count(1):
-            try:
-                found = await piece.provider.find(
-                    sent.reference, since=sent.submitted_at, requests=len(sent.rows)
-                )
-            except TransientError as error:
-                if not await self._watch.pause(attempt, error.retry_after_s):
-                    return None
+            detail = "the run's budget does not cover this call"
+            several = len(file.rows) > 1
+            return _End(
+                Decimal(0), file.rows, again=several, too_large=several, reason="budget_spent",
+                detail=detail,
+            )  # fmt: skip
+        spent_usd = file.expected_usd  # should it end in a way that does not say
+        try:
+            if not await self._queue.take(file, lambda: self._watch.time_left_s(file)):
+                end = _late(file)
             else:
-                ids = (status.id for status in found if not self._watch.knows(status.id))
-                return replace(sent, ids=tuple(ids), surely=piece.provider.keeps_references)
-        raise AssertionError("count never ends")
+                try:
+                    end = await self._follow(await self._submit(file, piece), file, piece)
+                finally:
+                    self._queue.release(file)
+            spent_usd = end.spent_usd
+            return end
+        finally:
+            self._budget.settle(file.expected_usd, spent_usd)
 
-    async def _follow(
-        self, sent: SentBatch, file: BatchFile, piece: BatchPiece
-    ) -> tuple[list[Settled], _Left]:
-        """Until it has been fetched: what it has settled, and what it has left."""
-        status, fetched = await self._first_of_this_run(sent, file, piece)
-        if status is None or fetched is None:  # the lane drains: the next start goes on
-            return [], _NOTHING
-        settled = fetched.settled
-        spent_usd = sum((outcome.cost_usd for outcome, _ in settled), Decimal(0))
-        self._budget.settle(sent.expected_usd, spent_usd + fetched.risked_usd)
+    async def _resume(
+        self, sent: SentBatch, whole: BatchFile, file: BatchFile, piece: BatchPiece
+    ) -> _End:
+        self._queue.hold(whole)
+        spent_usd = file.expected_usd
+        try:
+            found: Submitted = sent
+            if not sent.ids:
+                found = await self._submit.find(sent, whole, piece)
+            if found is None:
+                await piece.journal.fetched(sent.reference)
+                end = _End(Decimal(0), file.rows, again=True)
+            else:
+                end = await self._follow(found, file, piece)
+            spent_usd = end.spent_usd
+            return end
+        finally:
+            self._queue.release(whole)
+            self._budget.settle(file.expected_usd, spent_usd)
+
+    async def _follow(self, submitted: Submitted, file: BatchFile, piece: BatchPiece) -> _End:
+        """Until it has been fetched."""
+        if submitted is None:
+            return _End(Decimal(0))
+        if isinstance(submitted, ProviderError):
+            log.warning(
+                "batch.not_submitted", model=file.model.id, queries=len(file.rows),
+                error=str(submitted),
+            )  # fmt: skip
+            return self._refused(submitted, file)
+        with self._watch.out(file):
+            ended = await self._end(submitted, file, piece)
+        if ended is None:  # the lane drains: the next start goes on
+            return _End(file.expected_usd)
+        status, fetched = ended
+        sent = submitted.sent if isinstance(submitted, Lost) else submitted
         await piece.journal.fetched(sent.reference)
-        if fetched.of_this_run:
+        if not fetched.is_ours:
+            return _End(Decimal(0), file.rows, again=True)
+        if fetched.is_whole:
             await self._forget(status, piece.provider)
-        done = {outcome.row for outcome, _ in settled}
-        rows = tuple(row for row in sent.rows if row not in done)
+        done = {outcome.row for outcome, _ in fetched.settled}
+        left = tuple(row for row in file.rows if row not in done)
         log.info(
             "batch.fetched", batch=status.id, model=sent.model, end=status.end, answered=len(done),
-            left=len(rows),
+            left=len(left),
         )  # fmt: skip
-        if not isinstance(status.error, QuotaSpent) or self._watch.is_late(file):
-            return settled, _Left(rows, live=True)
-        too_large = self._queue.is_alone(file)
-        await self._watch.pause(1 if too_large else _FULL, status.error.retry_after_s)
-        return settled, _Left(rows, live=False, too_large=too_large)
+        if isinstance(status.error, QuotaSpent) and not done:
+            return self._refused(status.error, file)
+        return _End(fetched.spent_usd, left, fetched.settled)
 
-    async def _first_of_this_run(
-        self, sent: SentBatch, file: BatchFile, piece: BatchPiece
-    ) -> tuple[BatchStatus | None, Fetched | None]:
-        """How a batch has ended and what of it was fetched. Where its vendor keeps no name of ours
-        there may be several that it could be, and only their results tell.
+    def _refused(self, error: ProviderError, file: BatchFile) -> _End:
+        """None of it was asked."""
+        nothing_usd, detail = Decimal(0), str(error)
+        if isinstance(error, QuotaSpent):
+            alone = self._queue.is_alone(file)
+            return _End(
+                nothing_usd, file.rows, again=True, too_large=alone, wait=not alone,
+                retry_after_s=error.retry_after_s, reason=LANE_FAILED, detail=detail,
+            )  # fmt: skip
+        reason = reason_of(error) if isinstance(error, AccountRefused) else LANE_FAILED
+        return _End(nothing_usd, file.rows, reason=reason, detail=detail)
+
+    async def _rest(
+        self, end: _End, file: BatchFile, piece: BatchPiece, refusals: int
+    ) -> list[Settled]:
+        """Of what a batch has left: in other batches where it was not asked, else elsewhere."""
+        if not end.left or self._draining.is_set():
+            return []
+        rest = share(file, end.left)
+        if not end.again or refusals == MOST_REFUSALS or self._watch.is_late(rest):
+            return await self._elsewhere(await piece.load(rest.rows), piece, end.reason, end.detail)
+        files = halves(rest) if end.too_large and len(rest.rows) > 1 else (rest,)
+        if end.wait or (end.too_large and len(files) == 1):
+            with self._watch.unanswered(rest):
+                if not await self._watch.pause(refusals + 1, rest, end.retry_after_s):
+                    return []
+        return await self._all([self._see_through(one, piece, refusals + 1) for one in files])
+
+    async def _elsewhere(
+        self,
+        assignments: Sequence[Assignment],
+        piece: BatchPiece,
+        reason: str | None = None,
+        detail: str = "",
+    ) -> list[Settled]:
+        """Queries that no batch has answered: live, or where they may not, in another batch.
+
+        Args:
+            assignments: without an outcome.
+            piece: theirs.
+            reason: why a query that may not go live is given up at once; `None`: it need not be.
+            detail: the same in words.
         """
-        status, fetched = None, None
-        for batch_id in sent.ids:
-            status = await self._watch.until_ended(
-                batch_id, file, piece.provider, surely=sent.surely
-            )
-            if status is None:
-                return None, None
-            fetched = await self._fetch(status, sent, piece)
-            if fetched is None or fetched.of_this_run:
-                break
-        return status, fetched
+        if self._draining.is_set():
+            return []
+        settled: list[Settled] = []
+        live: list[Assignment] = []
+        again: list[Assignment] = []
+        for one in assignments:
+            if one.may_live:
+                live.append(one)
+            elif why := _why_given_up(one, piece, reason, detail):
+                settled.append(self._give_up(one, piece, *why))
+            else:
+                again.append(one)
+        work = self._in_batches(again, piece)
+        if live:
+            work.append(self._live(live, piece))
+        return [*settled, *await self._all(work)]
+
+    def _give_up(
+        self, assignment: Assignment, piece: BatchPiece, reason: str, detail: str
+    ) -> Settled:
+        outcome, letter = call_of(assignment, piece).letter(reason, detail)
+        piece.journal.dead(outcome, letter)
+        self._dispatcher.count(outcome, letter)
+        return outcome, letter
 
     async def _live(self, assignments: Sequence[Assignment], piece: BatchPiece) -> list[Settled]:
         """By the dispatcher, as if they had never been meant for a batch."""
-        if not assignments or self._draining.is_set():
-            return []
-        history = History()
+        known, history = piece.history, History()
         for row in (one.row for one in assignments):
-            history.attempts[row] = piece.history.attempts[row]
-            history.unknown[row] = piece.history.unknown[row]
-            history.risked_usd[row] = piece.history.risked_usd[row]
-        live = [replace(one, lane="live") for one in assignments]
+            history.attempts[row] = known.attempts.get(row, [])
+            history.unknown[row] = known.unknown[row]
+            history.risked_usd[row] = known.risked_usd.get(row, Decimal(0))
+        live = [replace(one, lane=LIVE) for one in assignments]
         return await self._dispatcher.answer(live, piece.journal, history)
 
     async def _forget(self, status: BatchStatus, provider: BatchProvider) -> None:
@@ -307,17 +369,25 @@ class BatchLane:
             log.info("batch.files_left", batch=status.id, error=str(error))
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What a batch has not answered."""
-
-    rows: tuple[int, ...]
-    live: bool
-    """Or in another batch: there was no room for this one."""
-    too_large: bool = False
-    """For its vendor's queue, though nothing else was in it."""
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
-_NOTHING = _Left((), live=True)
-_FULL = 10
-"""As the number of a try: the longest wait."""
+def _late(file: BatchFile) -> _End:
+    return _End(
+        Decimal(0), file.rows, reason=LANE_FAILED, detail="no time is left to wait for a batch"
+    )
+
+
+def _why_given_up(
+    assignment: Assignment, piece: BatchPiece, reason: str | None, detail: str
+) -> tuple[str, str] | None:
+    """Why a query that may not go live goes into no other batch."""
+    attempts = piece.history.attempts.get(assignment.row, [])
+    if reason is not None:
+        return reason, detail
+    if attempts and attempts[-1].error in _FATAL:
+        return _FATAL[attempts[-1].error], attempts[-1].detail
+    if len(attempts) >= MOST_BATCHES:
+        return LANE_FAILED, f"{len(attempts)} batches have not answered it: {attempts[-1].detail}"
+    return None

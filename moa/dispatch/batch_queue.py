@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from moa.dispatch.batch_file import BatchFile
 
@@ -18,43 +19,53 @@ class BatchQueue:
 
     def __init__(self, most_tokens: Mapping[str, float]) -> None:
         self.most_tokens = dict(most_tokens)
-        self._held: Counter[str] = Counter()
-        self._files: Counter[str] = Counter()
-        self._freed = asyncio.Condition()
+        self._held: defaultdict[str, list[BatchFile]] = defaultdict(list)
+        self._changed = asyncio.Event()
         self._closed = False
 
-    async def take(self, file: BatchFile) -> bool:
-        """Wait until there is room for a batch, and hold it; false when the queue is closed."""
-        async with self._freed:
-            await self._freed.wait_for(lambda: self._closed or self._has_room(file))
-            if self._closed:
-                return False
-            self.hold(file)
-            return True
+    async def take(self, file: BatchFile, time_left_s: Callable[[], float]) -> bool:
+        """Wait until there is room for a batch, and hold it; false when the queue is closed, or
+        when no time is left.
+
+        Args:
+            file: the batch.
+            time_left_s: what can still be waited; asked again whenever it is over, as it may grow.
+        """
+        while not self._closed and (left_s := time_left_s()) > 0:
+            if self._has_room(file):
+                self.hold(file)
+                return True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._changed.wait()
+        return False
 
     def hold(self, file: BatchFile) -> None:
         """For a batch that is out already, whether there is room or not."""
-        self._held[file.model.id] += round(file.input_tokens)
-        self._files[file.model.id] += 1
+        self._held[file.model.id].append(file)
 
-    async def release(self, file: BatchFile) -> None:
+    def release(self, file: BatchFile) -> None:
         """A batch has ended, or was not submitted."""
-        async with self._freed:
-            self._held[file.model.id] -= round(file.input_tokens)
-            self._files[file.model.id] -= 1
-            self._freed.notify_all()
+        held = self._held[file.model.id]
+        del held[next(place for place, one in enumerate(held) if one is file)]
+        self._wake()
 
     def is_alone(self, file: BatchFile) -> bool:
         """Whether no other batch of its model is held."""
-        return self._files[file.model.id] <= 1
+        return all(one is file for one in self._held[file.model.id])
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Nothing more is let in; whoever waits is told so."""
-        async with self._freed:
-            self._closed = True
-            self._freed.notify_all()
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _has_room(self, file: BatchFile) -> bool:
         most = self.most_tokens.get(file.model.id)
         held = self._held[file.model.id]
-        return most is None or not self._files[file.model.id] or held + file.input_tokens <= most
+        if most is None or not held:
+            return True
+        return sum(one.input_tokens for one in held) + file.input_tokens <= most

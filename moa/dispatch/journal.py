@@ -83,11 +83,14 @@ class Journal:
         await self._sink.commit()
 
     def failed(
-        self, row: int, attempt: Attempt, risked_usd: Decimal, *, in_batch: bool = False
+        self, row: int, attempt: Attempt, risked_usd: Decimal, *, batch: str | None = None
     ) -> None:
-        """The call came back without a completion; it may have cost so much."""
+        """The call came back without a completion; it may have cost so much. Of a batch's request,
+        with the batch's reference: it counts once the batch is fetched, as until then a restart
+        reads all of it again.
+        """
         line = {"e": "failed", "row": row, "attempt": attempt, "usd": risked_usd}
-        self._sink.append(_line({**line, "in_batch": True} if in_batch else line))
+        self._sink.append(_line(line if batch is None else {**line, "batch": batch}))
 
     async def submitting(self, batch: SentBatch) -> None:
         """A batch is about to be submitted; it may once this returns."""
@@ -130,48 +133,73 @@ def recover(journals: Iterable[bytes]) -> History:
     """
     history = History()
     for journal in journals:
-        out: dict[int, Decimal] = {}  # a query has one call out at a time
+        replay = _Replay(history)
         for line in journal.split(b"\n")[:-1]:
             try:
                 document = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue
-            _replay(document, history, out)
-        for row, usd in out.items():
-            history.risked_usd[row] += usd
+            replay.take(document)
+        replay.end()
     return history
 
 
-def _replay(line: dict[str, Any], history: History, out: dict[int, Decimal]) -> None:
-    match line["e"]:
-        case "sent":
-            history.unknown[line["row"]] += 1
-            out[line["row"]] = Decimal(line["usd"])
-        case "submitting":
-            batch = _batch(line["batch"])
-            history.batches[batch.reference] = batch
-        case "submitted":
-            known = history.batches[line["reference"]]
-            history.batches[known.reference] = replace(
-                known, ids=tuple(line["ids"]), surely=line["surely"]
-            )
-        case "fetched":
-            history.batches.pop(line["reference"], None)
-        case "failed":
-            row = line["row"]
-            history.unknown[row] -= not line.get("in_batch", False)
-            history.attempts[row].append(_attempt(line["attempt"]))
-            history.risked_usd[row] += Decimal(line["usd"])
-            out.pop(row, None)
-        case "answered":
-            outcome = Outcome.from_journal(line["outcome"])
-            history.unknown[outcome.row] -= outcome.lane != BATCH
-            out.pop(outcome.row, None)
-            history.outcomes[outcome.row] = outcome
-        case "dead":
-            outcome = Outcome.from_journal(line["outcome"])
-            history.outcomes[outcome.row] = outcome
-            history.letters[outcome.row] = _letter(line["letter"])
+class _Replay:
+    """One journal's lines, and what of them says nothing before another line comes."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._out: dict[int, Decimal] = {}  # a query has one call out at a time
+        self._of_batches: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def take(self, line: dict[str, Any]) -> None:
+        history = self._history
+        match line["e"]:
+            case "sent":
+                history.unknown[line["row"]] += 1
+                self._out[line["row"]] = Decimal(line["usd"])
+            case "failed" if "batch" in line:
+                self._of_batches[line["batch"]].append(line)
+            case "failed":
+                history.unknown[line["row"]] -= 1
+                self._out.pop(line["row"], None)
+                self._failed(line)
+            case "answered":
+                outcome = Outcome.from_journal(line["outcome"])
+                history.outcomes[outcome.row] = outcome
+                if outcome.lane != BATCH:
+                    history.unknown[outcome.row] -= 1
+                    self._out.pop(outcome.row, None)
+            case "dead":
+                outcome = Outcome.from_journal(line["outcome"])
+                history.outcomes[outcome.row] = outcome
+                history.letters[outcome.row] = _letter(line["letter"])
+            case _:
+                self._take_of_batch(line)
+
+    def _take_of_batch(self, line: dict[str, Any]) -> None:
+        batches = self._history.batches
+        match line["e"]:
+            case "submitting":
+                batch = _batch(line["batch"])
+                batches[batch.reference] = batch
+            case "submitted":
+                known = batches[line["reference"]]
+                ids = tuple(line["ids"])
+                batches[known.reference] = replace(known, ids=ids, surely=line["surely"])
+            case "fetched":
+                batches.pop(line["reference"], None)
+                for failed in self._of_batches.pop(line["reference"], ()):
+                    self._failed(failed)
+
+    def _failed(self, line: dict[str, Any]) -> None:
+        self._history.attempts[line["row"]].append(_attempt(line["attempt"]))
+        self._history.risked_usd[line["row"]] += Decimal(line["usd"])
+
+    def end(self) -> None:
+        """What was out when the journal broke off may be billed."""
+        for row, usd in self._out.items():
+            self._history.risked_usd[row] += usd
 
 
 def _batch(document: dict[str, Any]) -> SentBatch:

@@ -22,6 +22,7 @@ DEAD_LETTER = "dead_letter"
 REASONS = (
     *DEFECTS, NOBODY_CAN, "context_exceeded", "invalid_request", "account_refused", "rate_limited",
     "vendor_failed", "budget_spent", "query_budget_spent", "fate_unknown",
+    "lane_failed",
 )  # fmt: skip
 """Of dead letters, all that there are; see ARCHITECTURE.md."""
 
@@ -52,6 +53,13 @@ class Assignment:
     tags: list[str]
     followers: list[dict[str, Any]]
     """As `moa.schema.FOLLOWERS` has them."""
+    allowed_lanes: list[str] | None = None
+    """In which it may be bought; `None`: in all."""
+
+    @property
+    def may_live(self) -> bool:
+        """Whether it may be bought live."""
+        return self.allowed_lanes is None or "live" in self.allowed_lanes
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ _DECIDED = [
     "row", "provider", "model", "lane", "rule", "fallbacks", "expected_grade", "expected_cost_usd",
 ]  # fmt: skip
 _ASKED = [
-    "query_id", "partition", "row", "request", "allowed_models", "tags", "followers",
-    "max_output_tokens", "expected_input_tokens", "expected_output_tokens",
+    "query_id", "partition", "row", "request", "allowed_models", "allowed_lanes", "tags",
+    "followers", "max_output_tokens", "expected_input_tokens", "expected_output_tokens",
 ]  # fmt: skip
 
 
@@ -203,6 +203,7 @@ def _assignment(
         allowed_models=query["allowed_models"],
         tags=query["tags"],
         followers=query["followers"],
+        allowed_lanes=query["allowed_lanes"],
     )
 
 

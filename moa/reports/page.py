@@ -11,6 +11,7 @@ from moa.reports import charts
 from moa.reports.cost_report import CostReport
 from moa.reports.drawing import colour
 from moa.reports.inputs import PolicyFacts
+from moa.reports.plan_verdict import plan_sentences
 from moa.reports.verdict import astray, criterion, verdict, which_queries
 from moa.reports.wording import (
     MINUS,
@@ -45,6 +46,7 @@ REMEDIES = {
     "budget_spent": "raise dispatch.budget_usd, then redrive",
     "query_budget_spent": "raise dispatch.max_usd_per_query, then redrive",
     "fate_unknown": "redrive, at the price of perhaps paying a call twice",
+    "lane_failed": "answer it in another run, with more time, or allow it to be bought live",
 }
 """What helps, by reason of a dead letter."""
 
@@ -60,11 +62,16 @@ def render_html(report: CostReport, *, title: str) -> str:
             best=report.best,
             verdict=_unbroken(verdict(report)),
             astray=_unbroken(astray(report)),
-            criterion=criterion(report.policy),
+            plan=report.planned,
+            plan_sentences=_unbroken(plan_sentences(report)),
+            criterion=report.planned.aim if report.planned else criterion(report.policy),
             which_queries=which_queries(report),
             figures=charts.figures(report),
             tint=lambda model: colour(report.pool, model),
             rules=rules(report.policy),
+            money=money,
+            duration=duration,
+            three_digits="{:.3f}".format,
             tags=by_prefix(report.tags),
             routes=by_rule(report.routes),
             remedies=REMEDIES,
@@ -118,6 +125,7 @@ def rules(policy: PolicyFacts) -> dict[str, str]:
         "only_one_can": "Only one model can take the query",
         "novel": f"Too unlike the training data to judge (novelty above {policy.max_novelty:g}): "
         "the default model",
+        "planned": "Planned: best for all queries together, within budget, limits and deadline",
         "redrive": "A dead letter, sent again to the model that the redrive named",
         "nobody_can": "No model can take the query",
         "defective": "The row of the backlog is no request",
