@@ -98,6 +98,16 @@ class Dual:
         parts = self.each(lambda chunk: _ranges(chunk, self.terms))
         return Ranges(*(np.sum(part, axis=0) for part in zip(*parts, strict=True)))
 
+    def least(self, use: Floats) -> tuple[float, float]:
+        """The sum over all queries of the least value of a form of shape (6, K), and of squares."""
+
+        def work(chunk: Columns) -> tuple[float, float]:
+            most = chunk.worths(-use, 0.0).max(axis=0)[chunk.open]
+            return -float(most.sum()), float((most**2).sum())
+
+        total, squares = (sum(part) for part in zip(*self.each(work), strict=True))
+        return total, squares
+
     def curvature(self, prices: Floats, jitter: float, scale: Floats) -> Floats:
         """How use falls with prices: the matrix of second derivatives, shape (R, R).
 

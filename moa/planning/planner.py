@@ -99,11 +99,7 @@ def plan(
     prices = find_prices(backlog, capacities, objective, seed=seed)
     if isinstance(prices, Infeasible):
         return prices
-    for headroom in HEADROOMS:
-        queries = Pass(prices, capacities, objective, rows=backlog.rows, headroom=headroom)
-        choice = queries.take(backlog)
-        if not queries.over:
-            break
+    queries, choice = _passed(prices, backlog, capacities, objective)
     return Plan(
         choice=choice,
         prices=prices,
@@ -114,3 +110,19 @@ def plan(
         over=queries.over,
         seconds=time.perf_counter() - began,
     )
+
+
+def _passed(
+    prices: Prices, backlog: Backlog, capacities: Sequence[Capacity], objective: Objective
+) -> tuple[Pass, Choice]:
+    """The first pass in which all queries fit, or that in which most do."""
+    found: tuple[Pass, Choice] | None = None
+    for headroom in HEADROOMS:
+        queries = Pass(prices, capacities, objective, rows=backlog.rows, headroom=headroom)
+        choice = queries.take(backlog)
+        if found is None or queries.over < found[0].over:
+            found = queries, choice
+        if not queries.over:
+            break
+    assert found is not None
+    return found

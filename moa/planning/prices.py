@@ -43,6 +43,11 @@ class Prices:
     least: Floats
     """Mean of what a query uses at least, signed, shape (R,)."""
     least_deviation: Floats
+    joint: Floats
+    """Weights of capacities; see `completion`."""
+    joint_least: float
+    """Mean of what a query uses at least of their weighted sum."""
+    joint_deviation: float
     curvature: Floats
     """By how much a query's mean use falls when prices rise, shape (R, R)."""
     reach: Floats
@@ -92,6 +97,8 @@ def _told(found: Found, is_open: int, seconds: float) -> Prices:
     ranges = search.ranges
     least = ranges.least / max(rows, 1)
     squares = ranges.squares / max(rows, 1)
+    joint_use = search.dual.terms.joint_use(found.joint)
+    joint, joint_squares = search.dual.least(joint_use) if found.joint.any() else (0.0, 0.0)
     _, deviation = sample.dual.use_moments(found.prices, found.jitter)
     ones = np.ones(len(found.prices))
     return Prices(
@@ -106,6 +113,9 @@ def _told(found: Found, is_open: int, seconds: float) -> Prices:
         use_deviation=deviation,
         least=least,
         least_deviation=np.sqrt(np.maximum(squares - least**2, 0.0)),
+        joint=found.joint,
+        joint_least=joint / max(rows, 1),
+        joint_deviation=max(joint_squares / max(rows, 1) - (joint / max(rows, 1)) ** 2, 0.0) ** 0.5,
         curvature=sample.dual.curvature(found.prices, found.jitter, ones)
         / max(sample.dual.backlog.rows, 1),
         reach=search.ranges.usd / search.ranges.use,

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moa.planning.capacity import NO_OPTION, Backlog, Bools, Capacity, Choice, Floats, Objective
-from moa.planning.dual import least_uses, option_uses, uses
+from moa.planning.capacity import Backlog, Capacity, Choice, Floats, Objective
+from moa.planning.dual import uses
+from moa.planning.guard import Guard, Seen, running
 from moa.planning.prices import Prices
 from moa.planning.search import newton_step
 from moa.planning.valuation import GRADE, QUANTITIES, QUERIES, USD, Columns, Terms, best
@@ -23,14 +24,8 @@ STEERINGS = 512
 """How often prices are looked at again, at most."""
 FEWEST_ROWS, MOST_ROWS = 32, 8192
 """Between two looks."""
-ONE_BY_ONE_ROWS = 64
-"""After an option that is best had to be refused; then all that are left are tried at once."""
-ROUNDING = 1e-12
-"""Of a limit: what sums in double precision may be off by."""
 FURTHEST = 4.0
 """How far a price may be moved, in units of itself."""
-SIGMAS = 3.0
-"""By how many standard deviations a sample may mislead about the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ class Begun:
     """What the same queries would have used at the prices as they are, signed; their share of the
     mean without."""
     least: Floats | None = None
-    """What they would have used at least, signed; likewise."""
+    """What they would have used at least, signed, and of what is joint; likewise."""
     now: Floats | None = None
     """Prices in force."""
     over: int = 0
@@ -82,25 +77,21 @@ class Pass:
         """
         self._prices = prices
         self._terms = Terms.of(prices.shape, capacities, objective, prices.open_share * rows)
-        self._sign = np.ones(self._terms.count)
-        self._sign[: len(capacities)] = [-1.0 if c.at_least else 1.0 for c in capacities]
-        self._sign[len(capacities) :] = -1.0
         self._all = rows
         self._headroom = headroom
         self._exact = rows == prices.rows
-        self._limit = self._terms.limit + ROUNDING * np.abs(self._terms.limit)
         self._period = int(np.clip(rows // STEERINGS, FEWEST_ROWS, MOST_ROWS))
-        self._unit = np.maximum(np.abs(self._terms.limit), 1e-9)
+        sign = np.ones(self._terms.count)
+        sign[: len(capacities)] = [-1.0 if c.at_least else 1.0 for c in capacities]
+        sign[len(capacities) :] = -1.0
         start = begun or Begun(0, np.zeros(self._terms.count))
         self._rows = start.rows
-        self._used = self._sign * start.used
+        self._guard = Guard(prices, self._terms, sign, rows)
+        self._guard.begin(start.rows, start.used, start.least, start.over)
         zero = np.zeros((QUANTITIES, self._terms.models * self._terms.lanes))
         self._sums = zero if start.sums is None else start.sums.copy()
         self._natural = start.rows * prices.use if start.natural is None else start.natural.copy()
-        self._least = start.rows * prices.least if start.least is None else start.least.copy()
         self._now = prices.usd.copy() if start.now is None else start.now.copy()
-        self.over = start.over
-        """Queries of which even the least using option exceeded a maximum."""
 
     @property
     def begun(self) -> Begun:
@@ -110,7 +101,7 @@ class Pass:
             self.used,
             self._sums.copy(),
             self._natural.copy(),
-            self._least.copy(),
+            self._guard.least.copy(),
             self._now.copy(),
             self.over,
         )
@@ -123,7 +114,12 @@ class Pass:
     @property
     def used(self) -> Floats:
         """Of each capacity so far, in the order of `Prices.names`."""
-        return np.asarray(self._sign * self._used)
+        return self._guard.used
+
+    @property
+    def over(self) -> int:
+        """Queries of which every option exceeded a maximum: they got the one that does least."""
+        return self._guard.over
 
     @property
     def worth(self) -> float:
@@ -166,7 +162,7 @@ class Pass:
         left, prices = self._all - self._rows, self._prices
         few = (np.abs(prices.use) + prices.use_deviation) * (prices.usd > 0)
         aim = self._terms.limit - self._headroom * few
-        gap = aim - self._used - self._expected(left)
+        gap = aim - self._guard.signed - self._expected()
         # Less than a query's use is no reason: prices that are right would be spoilt.
         gap = np.sign(gap) * np.maximum(np.abs(gap) - few, 0.0)
         reach = prices.reach
@@ -180,123 +176,28 @@ class Pass:
         )
         self._now = prices.usd + step * reach
 
-    def _expected(self, left: int) -> Floats:
+    def _expected(self) -> Floats:
         """What the rest would use at the prices as they are, signed."""
         prices = self._prices
         if self._exact:
             return np.asarray(self._all * prices.use - self._natural)
-        return self._rest_of(prices.use, prices.use_deviation, self._natural, left)[0]
-
-    def _rest_of(
-        self, mean: Floats, deviation: Floats, seen: Floats, left: int
-    ) -> tuple[Floats, Floats]:
-        """What a sample says of the rest: a sum, and its standard deviation.
-
-        Either the rest is like what came so far and the sample, or, where these two differ by more
-        than chance, it is what makes up for it.
-        """
-        sample, done = self._prices.rows, self._rows
-        makes_up = self._all * mean - seen
-        like = left * (sample * mean + seen) / (sample + done)
-        apart = deviation * (self._all / sample**0.5 + self._all**0.5)
-        other = np.abs(makes_up - like) > SIGMAS * apart
-        close = deviation * (left**0.5 + left / sample**0.5)
-        # Nothing makes up with the other sign.
-        makes_up = np.where(mean < 0, np.minimum(makes_up, 0.0), np.maximum(makes_up, 0.0))
-        return np.where(other, makes_up, like), np.where(other, apart, close)
+        done = Seen(self._rows, self._all, prices.rows)
+        return done.rest(prices.use, prices.use_deviation, self._natural)[0]
 
     def _settle(self, piece: Columns) -> Choice:
         """Choose for a piece between two steerings."""
         worths = piece.worths(self._terms.reduced(self._now), self._prices.jitter)
-        choice = first_best(worths, piece)
-        done = 0
-        rest = self._rest(piece)
-        while done < piece.rows:
-            done = self._accept(piece, worths, choice, rest, done)
-            if done < piece.rows:
-                stop = min(piece.rows, done + ONE_BY_ONE_ROWS)
-                self._one_by_one(piece, worths, choice, rest, done, stop)
-                done = stop
+        choice = self._guard.admit(piece, worths, first_best(worths, piece), self._rows)
         self._sums += piece.sums(choice)
         self._count_natural(piece)
         self._rows += piece.rows
         return choice
-
-    def _rest(self, piece: Columns) -> Floats:
-        """What the queries after each of the piece will use at least, signed, shape (R, n)."""
-        prices = self._prices
-        if self._exact:
-            seen = running(self._least, least_uses(piece, self._terms))
-            self._least = seen[:, -1]
-            return np.asarray(self._all * prices.least[:, None] - seen)
-        left = self._all - self._rows
-        total, apart = self._rest_of(prices.least, prices.least_deviation, self._least, left)
-        self._least = running(self._least, least_uses(piece, self._terms))[:, -1]
-        after = (left - 1.0 - np.arange(piece.rows)) / left
-        return np.asarray(total[:, None] * after + SIGMAS * apart[:, None] * np.sqrt(after))
-
-    def _accept(
-        self, piece: Columns, worths: Floats, choice: Choice, rest: Floats, done: int
-    ) -> int:
-        """Take the best options as far as they fit; gives the first query whose does not."""
-        used = running(self._used, uses(piece, self._terms, choice)[:, done:])
-        fits = self._fit(used, rest[:, done:])
-        count = len(fits) if fits.all() else int(fits.argmin())
-        if count:
-            self._used = used[:, count - 1].copy()
-        return done + count
-
-    def _fit(self, used: Floats, rest: Floats) -> Bools:
-        """Whether no maximum is exceeded and enough is left, by use and rest of shape (R, n)."""
-        limit = self._limit[:, None]
-        kept = (used + rest <= limit) & ((used <= limit) | (self._sign < 0)[:, None])
-        return np.asarray(kept.all(axis=0))
-
-    def _one_by_one(
-        self,
-        piece: Columns,
-        worths: Floats,
-        choice: Choice,
-        rest: Floats,
-        start: int,
-        stop: int,
-    ) -> None:
-        """Choose the best options that fit, of which the best might not."""
-        used = option_uses(piece, self._terms, slice(start, stop))
-        for row in range(start, stop):
-            if choice[row] == NO_OPTION:
-                continue
-            after = self._used[:, None] + used[:, :, row - start]
-            option = self._fitting(worths[:, row], piece.cost[:, row], after, rest[:, row])
-            choice[row] = option
-            self._used = after[:, option]
-
-    def _fitting(self, worths: Floats, cost: Floats, after: Floats, rest: Floats) -> int:
-        """The best option that fits; else the one that leaves most; else the least excess."""
-        barred = np.isneginf(worths)
-        limit, unit = self._limit[:, None], self._unit[:, None]
-        maximum = (self._sign > 0)[:, None]
-        excess = (np.maximum(after - limit, 0.0) * maximum / unit).sum(axis=0)
-        short = (np.maximum(after + rest[:, None] - limit, 0.0) / unit).sum(axis=0)
-        excess[barred] = short[barred] = np.inf
-        if excess.min() > 0:
-            self.over += 1
-            short = excess
-        else:
-            short[excess > 0] = np.inf
-        order = np.lexsort((cost, -worths, short))
-        return int(order[0])
 
     def _count_natural(self, piece: Columns) -> None:
         base = self._prices.usd
         worths = piece.worths(self._terms.reduced(base), self._prices.jitter)
         use = uses(piece, self._terms, best(worths))
         self._natural = running(self._natural, use)[:, -1].copy()
-
-
-def running(before: Floats, use: Floats) -> Floats:
-    """Sums so far, shape (R, n): added one after the other, so that cuts change no rounding."""
-    return np.asarray(np.cumsum(np.hstack([before[:, None], use]), axis=1)[:, 1:])
 
 
 def first_best(worths: Floats, piece: Columns) -> Choice:

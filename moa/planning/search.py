@@ -51,6 +51,8 @@ class Found(NamedTuple):
     jitter: float
     at: At
     """With the jitter."""
+    joint: Floats
+    """See `completion`."""
     bound: float
     """Without."""
 
@@ -226,7 +228,7 @@ def search_prices(backlog: Backlog, terms: Terms, seed: int) -> Found | None:
     point = np.zeros(terms.count)
     at = search.at(point)
     if (at.use <= terms.limit).all():
-        return Found(search, search.sample(FEW_ROWS, seed), point, 0.0, at, at.value)
+        return Found(search, search.sample(FEW_ROWS, seed), point, 0.0, at, point, at.value)
     few = search.sample(FEW_ROWS, seed)
     begun = few.bundle(point)
     if begun is None and few.dual.backlog.rows == backlog.rows:
@@ -262,4 +264,32 @@ def _refine(search: Search, few: Search, point: Floats, seed: int) -> Found | No
     bound = search.at(point).value
     if rows <= FEW_ROWS:
         bound = min(bound, begun.value)
-    return Found(search, sample, point * search.reach, jitter, at, bound)
+    joint = completion(few, point * few.reach)
+    return Found(search, sample, point * search.reach, jitter, at, joint, bound)
+
+
+def completion(search: Search, prices: Floats) -> Floats:
+    """Weights of capacities, of which the dearest has 1: what is left of the weighted sum of all
+    limits must be enough for the least weighted use of the queries that are left.
+
+    They are the prices of the other capacities where as little of the dearest is used as can be:
+    the cheapest options may be full. Zeros where nothing binds.
+    """
+    terms, ranges = search.dual.terms, search.ranges
+    nothing = np.zeros(terms.count)
+    if not prices.any():
+        return nothing
+    dearest = int((prices * np.abs(terms.limit)).argmax())
+    others = search.kept & (np.arange(terms.count) != dearest)
+    spare = replace(
+        search,
+        dual=replace(search.dual, terms=replace(terms, worth=-terms.use[dearest])),
+        ranges=ranges._replace(worst_usd=-ranges.most[dearest], best_usd=-ranges.least[dearest]),
+        kept=others,
+    )
+    point = spare.bundle(nothing) if others.any() else nothing
+    if point is None:
+        return nothing
+    weights = np.where(point < NOTHING, 0.0, point * spare.reach)
+    weights[dearest] = 1.0
+    return weights

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import sched_getaffinity
 from typing import TypeVar
 
@@ -94,9 +94,23 @@ class Terms:
         """How many capacities."""
         return len(self.limit)
 
+    def with_joint(self, weights: Floats) -> Terms:
+        """With a capacity more: the weighted sum of all."""
+        if not weights.any():
+            return self
+        return replace(
+            self,
+            use=np.concatenate([self.use, self.joint_use(weights)[None]]),
+            limit=np.append(self.limit, weights @ self.limit),
+        )
+
+    def joint_use(self, weights: Floats) -> Floats:
+        """Of the weighted sum of all capacities, shape (6, K)."""
+        return np.asarray(np.tensordot(weights, self.use, axes=1))
+
     def reduced(self, prices: Floats) -> Floats:
         """Worth less what is used at these prices, per quantity and option, shape (6, K)."""
-        return np.asarray(self.worth - np.tensordot(prices, self.use, axes=1))
+        return self.worth - self.joint_use(prices)
 
     def used(self, sums: Floats) -> Floats:
         """Of each capacity, shape (R,), by sums of shape (6, K)."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moa.planning.capacity import with_limits
 from moa.planning.planner import Backlog, Begun, Capacity, Objective, Pass, Prices, find_prices
-from tests.planning.planner_problems import backlog, every, model, usual
+from tests.planning.planner_problems import backlog, every, highs, model, usual
 
 FIVE_CENTS = Objective(0.05)
 ROWS = 3_000
@@ -140,6 +140,24 @@ def test_a_budget_that_is_nearly_the_least_is_kept_to_the_last_query() -> None:
 
     assert tight.over == 0
     assert least <= tight.used[0] <= limits[0].limit
+
+
+def test_a_budget_is_kept_where_the_cheapest_options_are_full_before_the_end() -> None:
+    rows = 5_000
+    queries = backlog(rows, seed=6, barred=0.0)
+    full = [
+        Capacity("cheapest", "queries", model(0), 0.4 * rows),
+        Capacity("next", "queries", model(1), 0.3 * rows),
+    ]
+    least = highs(queries, full, Objective(0.0)).worth
+    assert least is not None
+    limits = [Capacity("budget", "usd", every(), -least * 1.01), *full]
+
+    tight = Pass(prices_of(queries, limits), limits, FIVE_CENTS, rows=rows, headroom=4.0)
+    tight.take(queries)
+
+    assert tight.over == 0
+    assert tight.used[0] <= limits[0].limit
 
 
 def test_queries_that_exceed_a_limit_whatever_they_get_are_counted() -> None:
