@@ -29,6 +29,7 @@ from moa.reports.inputs import (
     RunFacts,
 )
 from moa.reports.matched import LIMIT, ExpectedSample, Matched, OutcomeSample, match
+from moa.reports.planned import Planned, planned
 from moa.reports.tally import (
     DeadLetterTally,
     DecisionTally,
@@ -171,6 +172,8 @@ class CostReport:
     policy: PolicyFacts
     router: RouterFacts
     run: RunFacts
+    planned: Planned | None
+    """Forecast and fact of a run that was planned."""
 
     @property
     def pauses(self) -> tuple[int, ...]:
@@ -270,6 +273,13 @@ def _report(
         policy=inputs.policy,
         router=inputs.router,
         run=inputs.run,
+        planned=planned(
+            inputs.plans,
+            outcomes.spend,
+            decisions.lanes,
+            ended_at=outcomes.last_at,
+            grade=None if compared.grade is None else compared.grade.value,
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 
 from moa.reports.cost_report import CostReport, Reason
+from moa.reports.plan_verdict import plan_sentences
 from moa.reports.verdict import astray, verdict
 from moa.reports.wording import amounts, cents, counted, money, queries
 from moa.schema import COST_REPORT
@@ -71,6 +72,7 @@ def summary_lines(report: CostReport) -> list[str]:
             f"  {one.model or 'no answer':30} {queries(one.sums.queries):>18} {usd:>14}"
             for one, usd in zip(report.spend, bill, strict=True)
         ),
+        *plan_sentences(report),
         *([" ".join(sentences)] if (sentences := astray(report)) else []),
         *(f"dead letters: {one.queries:,} {one.reason}{_example(one)}" for one in report.reasons),
         *verdict(report),

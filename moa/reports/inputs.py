@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -120,3 +120,5 @@ class ReportInputs:
     router: RouterFacts
     run: RunFacts
     forecast: ForecastFacts
+    plans: tuple[Mapping[str, Any], ...] = ()
+    """As `plan_document` gives them, the first one first; none of a run that was not planned."""

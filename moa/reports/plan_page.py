@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -38,10 +38,7 @@ from moa.reports.plan_words import (
 )
 from moa.reports.wording import amounts, cents, duration, moment, money, queries
 
-IN_BRACKETS = (
-    "In brackets: what nine of ten backlogs stay within, of kinds of queries that the router was "
-    "taught."
-)
+WITHIN = "what nine of ten backlogs stay within, of kinds of queries that the router was taught."
 __all__ = ["plan_document", "plan_page", "plan_text"]
 
 
@@ -56,7 +53,7 @@ def plan_text(document: Plan) -> list[str]:
         f"         the router's machine has cost {cents(told.router_usd)} besides",
         f"  grade  {_interval(told.grade, '{:.3f}'.format)}",
         f"  end    {ends(document)}{_deadline(document)}",
-        f"  {IN_BRACKETS}",
+        f"  In brackets: {WITHIN}",
         *_rows(told),
         *_bounds(document),
         best_by(document),
@@ -72,15 +69,15 @@ def plan_page(document: Plan) -> str:
     page = made.get_template("plan.html.j2").render(
         plan=document,
         told=told,
-        usd=amounts([Decimal(str(row.cost_usd)) for row in told.rows]),
-        budgets=amounts([Decimal(str(point["usd"])) for point in document["frontier"]]),
+        usd=amounts(_usd([*(row.cost_usd for row in told.rows), told.cost_usd.expected])),
+        budgets=amounts(_usd([point["usd"] for point in document["frontier"]])),
         steps=[steps_of(point["right_answers_per_usd"]) for point in document["frontier"]],
         created_at=datetime.fromisoformat(document["created_at"]),
         ends_at=ends_at(document),
         deadline=_deadline(document),
         aim=aim(document),
         best_by=best_by(document),
-        in_brackets=IN_BRACKETS,
+        within=WITHIN,
         binding=binding(document),
         buys=what_more_buys(document),
         figure_of_frontier=both(partial(_figure, document)),
@@ -92,6 +89,10 @@ def plan_page(document: Plan) -> str:
 def _interval(one: Interval, form: Callable[[float], str]) -> str:
     """`$2.34 ($2.10 to $2.60)`."""
     return f"{form(one.expected)} ({form(one.low)} to {form(one.high)})"
+
+
+def _usd(column: Iterable[float]) -> list[Decimal]:
+    return [Decimal(str(usd)) for usd in column]
 
 
 def _made(document: Plan) -> str:
@@ -107,7 +108,7 @@ def _deadline(document: Plan) -> str:
 
 
 def _rows(told: Forecast) -> list[str]:
-    usd = amounts([Decimal(str(row.cost_usd)) for row in told.rows])
+    usd = amounts(_usd([row.cost_usd for row in told.rows]))
     head = (
         f"  {'model':30} {'lane':6} {'queries':>12} {'input tokens':>15} {'output tokens':>15}"
         f" {'USD':>14}  live calls take"
@@ -152,7 +153,7 @@ def _budgets(document: Plan) -> list[str]:
     points = document["frontier"]
     if len(points) < 2:
         return []
-    usd = amounts([Decimal(str(point["usd"])) for point in points])
+    usd = amounts(_usd([point["usd"] for point in points]))
     return [
         "what other budgets would buy, within the same limits:",
         f"  {'USD':>14} {'mean grade':>10}  one more dollar buys",
@@ -178,12 +179,19 @@ def _figure(document: Plan, wide: bool) -> Figure | None:
     if logarithmic:
         axes.set_xscale("log")
     axes.margins(x=0.08, y=0.12)
+    lines = []
     if document["usd"] is not None and document["usd"] <= 1.5 * max(*x, ours):
         axes.axvline(document["usd"], ls="--", color=INK, lw=1)
+        lines = [(document["usd"], *axes.get_ylim())]
     if logarithmic:
         money_axis(axes, MOST_TICKS[wide])
     axes.set_xlabel(f"USD for the calls of the whole backlog{', logarithmic' * logarithmic}")
     axes.set_ylabel("expected mean grade")
     label = Label("this plan", ours, told.grade.expected, OURS, bold=True)
-    place(figure, axes, [label], size=9)
+    place(figure, axes, [label], size=9, bars=[*lines, *_line(x, y)])
     return figure
+
+
+def _line(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float, float]]:
+    """What of a curve a name should not hide, as bars."""
+    return [(at, low, high) for at, low, high in zip(x[1:], y[:-1], y[1:], strict=True)]

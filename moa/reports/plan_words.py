@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from math import floor, log10
 from typing import Any
 
@@ -11,7 +12,7 @@ from moa.planning.capacities import BUDGET, HOUR_S
 from moa.planning.capacity import TARGET_GRADE
 from moa.planning.pace import DAY_S, MINUTE_S
 from moa.planning.policy import BELOW_FLOOR_USD
-from moa.reports.wording import duration, moment, money, share
+from moa.reports.wording import duration, moment, money, price, share
 
 Plan = Mapping[str, Any]
 """As `plan_document` gives it."""
@@ -45,7 +46,7 @@ def aim(plan: Plan) -> str:
         return "Wanted: the least cost; the other aims cannot be reached any more."
     return (
         "Wanted: the most worth, less its cost, where a right instead of a wrong answer is worth "
-        f"{money(objective['usd_per_grade'])} (policy.willingness_to_pay)."
+        f"{price(Decimal(str(objective['usd_per_grade'])))} (policy.willingness_to_pay)."
     )
 
 
@@ -105,11 +106,13 @@ def _counts_answers(plan: Plan) -> bool:
     return bool(plan["objective"]["usd_weight"] == 0)
 
 
-def _value(plan: Plan, worth: float) -> str:
-    """What worth buys, in words that follow "would buy"."""
+def _would(plan: Plan, worth: float) -> str:
+    """What becomes of more worth."""
     if _counts_answers(plan):
-        return f"{_number(worth)} more right answers"
-    return f"{money(round(worth, 9))} of worth"
+        return f"would buy {_number(worth)} more right answers"
+    if plan["objective"]["usd_per_grade"]:
+        return f"would be worth {money(round(worth, 9))}"
+    return f"would save {money(round(worth, 9))}"
 
 
 def _number(value: float) -> str:
@@ -124,7 +127,7 @@ def _sentence(plan: Plan, one: Mapping[str, Any]) -> str:
         usd = one["price"] * one["limit"] / max(plan["objective"]["target_grade"], 1e-9) / 100
         return f"One point more of mean grade would cost {money(usd)}."
     what, units = _step(plan, one)
-    return f"{what} would buy {_value(plan, one['price'] * units)}."
+    return f"{what} {_would(plan, one['price'] * units)}."
 
 
 def _more_money(plan: Plan, worth: float) -> str:
@@ -183,4 +186,4 @@ def _more_time(plan: Plan) -> Iterator[str]:
         what, seconds = ("One more hour", HOUR_S)
         if plan["seconds"] < 2 * HOUR_S:
             what, seconds = ("One more minute", MINUTE_S)
-        yield f"{what} until the deadline would buy {_value(plan, per_s * seconds)}."
+        yield f"{what} until the deadline {_would(plan, per_s * seconds)}."

@@ -125,6 +125,7 @@ def _inputs(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> 
         router=_router_facts(run, first, config),
         run=_run_facts(merged, first),
         forecast=ForecastFacts(_expected_usd(merged.decided, config.pool)),
+        plans=tuple(run.plans()),
     )
 
 

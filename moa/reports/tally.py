@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -98,8 +99,15 @@ class OutcomeTally:
     finished: dict[tuple[int, int], tuple[int, Decimal]] = field(default_factory=dict)
     """Number of the start, time since it in steps of `step_ms` → queries answered or refused, USD
     spent."""
+    last_ms: int | None = None
+    """When the last of them was, in ms since the epoch."""
     step_ms: int = 1
     """Doubled whenever there are more than `_MOST_STEPS` of them."""
+
+    @property
+    def last_at(self) -> datetime | None:
+        """When the last query had its outcome."""
+        return None if self.last_ms is None else datetime.fromtimestamp(self.last_ms / 1000, UTC)
 
     def add(self, table: pa.Table) -> None:
         """Count every row of one table of `OUTCOMES`."""
@@ -164,6 +172,8 @@ class OutcomeTally:
     def _add_moments(self, table: pa.Table) -> None:
         done = table.filter(pc.is_valid(table["finished_at"]))
         at_ms = pc.cast(done["finished_at"], pa.int64()).to_numpy() // 1000
+        if len(at_ms):
+            self.last_ms = max(int(at_ms.max()), self.last_ms or 0)
         begins_ms = np.array(self.begins_ms)
         start = np.maximum(np.searchsorted(begins_ms, at_ms, side="right") - 1, 0)
         stamped = pa.table(
@@ -193,14 +203,17 @@ class DecisionTally:
 
     routes: Counter[tuple[str | None, str]] = field(default_factory=Counter)
     """(model, rule) → queries."""
+    lanes: Counter[SpendKey] = field(default_factory=Counter)
+    """(model, lane) → queries."""
     novelty: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros(NOVELTY_BINS, dtype=np.int64)
     )
 
     def add(self, table: pa.Table) -> None:
         """Count every row of one table of `ROUTING_DECISIONS`."""
-        for row in _sums(table, ["model", "rule"], [("query_id", "count")]):
+        for row in _sums(table, ["model", "rule", "lane"], [("query_id", "count")]):
             self.routes[row["model"], row["rule"]] += row["query_id_count"]
+            self.lanes[row["model"], row["lane"]] += row["query_id_count"]
         decided = table.filter(pc.is_valid(table["model"]))
         novelty = decided["novelty"].to_numpy().astype(np.float64)
         inside = np.clip(novelty[np.isfinite(novelty)], 0, 1)

@@ -87,6 +87,7 @@ def report_of(
     replay: Replay | None = None,
     limit: int = LIMIT,
     starts: Sequence[tuple[datetime, datetime]] = (),
+    plans: Sequence[dict[str, Any]] = (),
 ) -> CostReport:
     def tables(rows: list[dict[str, Any]], schema: pa.Schema) -> list[pa.Table]:
         parts = [rows[n : n + batch] for n in range(0, len(rows), batch)]
@@ -118,6 +119,7 @@ def report_of(
                 NOON, NOON, 60.0, "c" * 64, "abc", (("ray", "2.60"),), starts=tuple(starts)
             ),
             forecast=ForecastFacts(Decimal("0.5")),
+            plans=tuple(plans),
         ),
         limit=limit,
     )
