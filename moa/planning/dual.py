@@ -20,6 +20,7 @@ CLOSE_SHARE = 0.05
 """Of the queries, those whose two best options differ least tell how use answers to prices."""
 CLOSE_ROWS = 200
 """At least as many."""
+SLIGHT = 1e-9
 
 
 class Ranges(NamedTuple):
@@ -121,7 +122,9 @@ class Dual:
         if not count:
             return np.zeros((len(prices), len(prices)))
         close = min(count, max(CLOSE_ROWS, int(count * CLOSE_SHARE))) - 1
-        width = max(float(np.partition(margins, close)[close]), 1e-300)
+        # Where many are exactly alike, and no jitter tells them apart, use jumps: nearly.
+        narrowest = max(SLIGHT * float(margins.mean()), SLIGHT**2)
+        width = max(float(np.partition(margins, close)[close]), narrowest)
         change = np.concatenate([part[1][:, part[0] <= width] for part in parts], axis=1)
         change *= scale[:, None]
         return np.asarray(change @ change.T / (2 * width))

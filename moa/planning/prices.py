@@ -18,6 +18,9 @@ from moa.planning.remedies import Infeasible, infeasible
 from moa.planning.search import Found, search_prices
 from moa.planning.valuation import Terms, open_rows
 
+UNMOVED = 1e-9
+"""Of a capacity's use: options that differ by less use the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prices:
@@ -50,8 +53,11 @@ class Prices:
     joint_deviation: float
     curvature: Floats
     """By how much a query's mean use falls when prices rise, shape (R, R)."""
+    width: float
+    """USD of worth, mean, between a query's best and worst options; above 0."""
     reach: Floats
-    """The price at which a capacity costs as much as worth is wide, shape (R,)."""
+    """The price at which a capacity costs as much as worth is wide, shape (R,); 0 where every
+    option uses the same."""
     iterations: int
     """Evaluations of all queries that were given, or of as many as were used."""
     seconds: float
@@ -100,6 +106,7 @@ def _told(found: Found, is_open: int, seconds: float) -> Prices:
     joint_use = search.dual.terms.joint_use(found.joint)
     joint, joint_squares = search.dual.least(joint_use) if found.joint.any() else (0.0, 0.0)
     _, deviation = sample.dual.use_moments(found.prices, found.jitter)
+    movable = ranges.most - ranges.least > UNMOVED * (np.abs(ranges.most) + np.abs(ranges.least))
     ones = np.ones(len(found.prices))
     return Prices(
         shape=search.dual.backlog.shape,
@@ -118,7 +125,8 @@ def _told(found: Found, is_open: int, seconds: float) -> Prices:
         joint_deviation=max(joint_squares / max(rows, 1) - (joint / max(rows, 1)) ** 2, 0.0) ** 0.5,
         curvature=sample.dual.curvature(found.prices, found.jitter, ones)
         / max(sample.dual.backlog.rows, 1),
-        reach=search.ranges.usd / search.ranges.use,
+        width=ranges.usd / max(rows, 1),
+        reach=np.where(movable, ranges.usd / ranges.use, 0.0),
         iterations=search.evaluations,
         seconds=seconds,
     )

@@ -165,16 +165,18 @@ class Pass:
         gap = aim - self._guard.signed - self._expected()
         # Less than a query's use is no reason: prices that are right would be spoilt.
         gap = np.sign(gap) * np.maximum(np.abs(gap) - few, 0.0)
-        reach = prices.reach
-        point = prices.usd / reach
-        scale = reach / (left * float(reach @ np.abs(prices.use)) + 1e-300)
+        moved = np.flatnonzero(prices.reach)
+        reach = prices.reach[moved]
+        point = prices.usd[moved] / reach
+        scale = reach / (left * prices.width)
         step = newton_step(
-            left * prices.curvature * np.outer(reach, scale),
-            gap * scale,
+            left * prices.curvature[np.ix_(moved, moved)] * np.outer(reach, scale),
+            gap[moved] * scale,
             point,
             np.maximum(FURTHEST * point, 0.1),
         )
-        self._now = prices.usd + step * reach
+        self._now = prices.usd.copy()
+        self._now[moved] += step * reach
 
     def _expected(self) -> Floats:
         """What the rest would use at the prices as they are, signed."""

@@ -25,8 +25,8 @@ def prices_of(queries: Backlog, capacities: list[Capacity]) -> Prices:
 PRICES = prices_of(QUERIES, usual(ROWS))
 
 
-def begin(begun: Begun | None = None) -> Pass:
-    return Pass(PRICES, usual(ROWS), FIVE_CENTS, rows=ROWS, begun=begun)
+def begin(begun: Begun | None = None, headroom: float = 1.0) -> Pass:
+    return Pass(PRICES, usual(ROWS), FIVE_CENTS, rows=ROWS, begun=begun, headroom=headroom)
 
 
 WHOLE = begin().take(QUERIES).tolist()
@@ -63,9 +63,9 @@ def test_a_pass_that_goes_on_in_the_middle_decides_as_the_first_would_have(stop:
 def test_a_pass_that_knows_only_what_was_used_keeps_the_limits() -> None:
     first = begin()
     first.take(QUERIES.take(slice(0, 1_000)))
-    wasted = first.used * np.array([1.2, 1, 1, 1, 1])  # the bill was greater than expected
+    wasted = first.used * np.array([1.25, 1, 1, 1, 1])  # the bill was greater than expected
 
-    second = begin(Begun(1_000, wasted))
+    second = begin(Begun(1_000, wasted), headroom=4.0)
     second.take(QUERIES.take(slice(1_000, ROWS)))
 
     budget = usual(ROWS)[0].limit
