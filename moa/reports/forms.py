@@ -8,7 +8,7 @@ from decimal import Decimal
 import orjson
 import pyarrow as pa
 
-from moa.reports.cost_report import CostReport, Reason
+from moa.reports.cost_report import CostReport, Reason, Spend
 from moa.reports.plan_verdict import plan_sentences
 from moa.reports.verdict import astray, verdict
 from moa.reports.wording import amounts, cents, counted, money, queries
@@ -69,7 +69,7 @@ def summary_lines(report: CostReport) -> list[str]:
         f"spent {money(report.cost_usd)}{' at list prices' if report.replayed else ''} (forecast "
         f"{_forecast(report)}), and {cents(report.router_cost_usd)} for the router's machine",
         *(
-            f"  {one.model or 'no answer':30} {queries(one.sums.queries):>18} {usd:>14}"
+            f"  {_bought(report, one):30} {queries(one.sums.queries):>18} {usd:>14}"
             for one, usd in zip(report.spend, bill, strict=True)
         ),
         *plan_sentences(report),
@@ -80,6 +80,12 @@ def summary_lines(report: CostReport) -> list[str]:
     ]
 
 
+def _bought(report: CostReport, one: Spend) -> str:
+    """The model, with the lane where there is more than one."""
+    several = len({spend.lane for spend in report.spend if spend.model}) > 1
+    return f"{one.model or 'no answer'}{f' {one.lane}' * (several and one.lane is not None)}"
+
+
 def _example(reason: Reason) -> str:
     """The detail of one dead letter: others of the same reason may have other details."""
     if not reason.detail:
@@ -88,6 +94,8 @@ def _example(reason: Reason) -> str:
 
 
 def _forecast(report: CostReport) -> str:
+    if report.planned is not None:  # what decisions expect is at the live lane's prices
+        return money(report.planned.cost_usd.expected)
     whole = money(report.forecast.cost_usd)
     if not report.dead_letters:
         return whole

@@ -11,7 +11,7 @@ from moa.reports import charts
 from moa.reports.cost_report import CostReport
 from moa.reports.drawing import colour
 from moa.reports.inputs import PolicyFacts
-from moa.reports.plan_verdict import plan_sentences
+from moa.reports.plan_verdict import plan_notes
 from moa.reports.verdict import astray, criterion, verdict, which_queries
 from moa.reports.wording import (
     MINUS,
@@ -63,7 +63,7 @@ def render_html(report: CostReport, *, title: str) -> str:
             verdict=_unbroken(verdict(report)),
             astray=_unbroken(astray(report)),
             plan=report.planned,
-            plan_sentences=_unbroken(plan_sentences(report)),
+            plan_notes=plan_notes(report),
             criterion=report.planned.aim if report.planned else criterion(report.policy),
             which_queries=which_queries(report),
             figures=charts.figures(report),

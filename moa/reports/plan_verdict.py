@@ -18,14 +18,22 @@ def plan_sentences(report: CostReport) -> list[str]:
     if one is None:
         return []
     so_far = report.ended < report.backlog
+    held = " so far" if so_far else _held(one.cost_usd, "more", "less")
     return [
         f"The plan was expected to cost {_told(one.cost_usd, money)}, and its calls have cost "
-        f"{money(one.cost_usd.fact)}{' so far' if so_far else _held(one.cost_usd, 'more', 'less')}."
-        f"{_limit(one)}",
+        f"{money(one.cost_usd.fact)}{held}.",
         *([] if so_far else [_end(one), *_grade(one)]),
-        *_batches(one),
-        *_replans(one),
+        *plan_notes(report),
     ]
+
+
+def plan_notes(report: CostReport) -> list[str]:
+    """What a table of forecast and fact does not say; nothing without a plan."""
+    one = report.planned
+    if one is None:
+        return []
+    late = [] if report.ended < report.backlog else [*_deadline(one)]
+    return [*_limit(one), *late, *_batches(one), *_replans(one)]
 
 
 def _told(one: Against, form: Callable[[float], str]) -> str:
@@ -38,23 +46,24 @@ def _held(one: Against, above: str, below: str) -> str:
     return f", {above if one.fact > one.high else below} than the interval holds"
 
 
-def _limit(one: Planned) -> str:
-    if one.limit_usd is None:
-        return ""
-    over = one.cost_usd.fact - one.limit_usd
-    kept = "was kept" if over <= 0 else f"was exceeded by {money(over)}"
-    return f" The budget of {money(one.limit_usd)} {kept}."
+def _limit(one: Planned) -> Iterator[str]:
+    if one.limit_usd is not None:
+        over = one.cost_usd.fact - one.limit_usd
+        kept = "was kept" if over <= 0 else f"was exceeded by {money(over)}"
+        yield f"The limit of {money(one.limit_usd)} on the calls {kept}."
+
+
+def _deadline(one: Planned) -> Iterator[str]:
+    if one.finish_by is not None:
+        kept = "before" if one.in_time else "after"
+        yield f"The last answer was there {kept} the deadline, {moment(one.finish_by)}."
 
 
 def _end(one: Planned) -> str:
-    told = (
+    return (
         f"It was expected to end after {_told(one.seconds, duration)}, and ended after "
-        f"{duration(one.seconds.fact)}{_held(one.seconds, 'later', 'earlier')}"
+        f"{duration(one.seconds.fact)}{_held(one.seconds, 'later', 'earlier')}."
     )
-    if one.finish_by is None:
-        return f"{told}."
-    kept = "before" if one.in_time else "after"
-    return f"{told}: {kept} its deadline, {moment(one.finish_by)}."
 
 
 def _grade(one: Planned) -> Iterator[str]:

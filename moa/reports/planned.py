@@ -103,7 +103,8 @@ def planned(
     """
     if not plans:
         return None
-    first = plans[0]
+    number = first_plan(plans)
+    first = plans[number]
     told = Forecast.from_document(first["forecast"])
     made_at = datetime.fromisoformat(first["created_at"])
     finish_by = None if first["finish_by"] is None else datetime.fromisoformat(first["finish_by"])
@@ -125,8 +126,16 @@ def planned(
         to_batches=to_batches,
         by_batches=by_batches,
         left_for_live=max(0, to_batches - by_batches),
-        replans=tuple(_replan(plan) for plan in plans[1:]),
+        replans=tuple(_replan(plan) for plan in plans[number + 1 :]),
     )
+
+
+def first_plan(plans: Sequence[Mapping[str, Any]]) -> int:
+    """Number of the plan that the run began by: the last one of the whole backlog. Plans that were
+    only looked at come before it; a start that went on with fewer queries made those after.
+    """
+    whole = [(plan["queries"], n) for n, plan in enumerate(plans) if not plan["again"]]
+    return max(whole, default=(0, 0))[1]
 
 
 def asked(one: Sums) -> int:

@@ -80,7 +80,7 @@ def test_a_fact_outside_of_its_interval_is_called_so() -> None:
     assert not report.planned.seconds.within
     text = " ".join(summary_lines(report))
     assert "ended after 109.0 s, earlier than the interval holds" in text
-    assert "The budget of $0.1000 was exceeded by" in text
+    assert "The limit of $0.1000 on the calls was exceeded by" in text
     assert '<span class="bad">no</span>' in render_html(report, title="t")
 
 
@@ -92,7 +92,9 @@ def test_an_end_after_the_deadline_is_called_late() -> None:
 
     assert report.planned is not None
     assert report.planned.in_time is False
-    assert any("after its deadline, 2026-11-24 12:00 UTC" in one for one in summary_lines(report))
+    assert any(
+        "there after the deadline, 2026-11-24 12:00 UTC" in one for one in summary_lines(report)
+    )
 
 
 def test_replans_are_counted_and_say_why() -> None:
@@ -130,3 +132,14 @@ def test_equal_queries_that_share_an_answer_count_once() -> None:
     assert report.planned is not None
     done = {(row.model, row.lane): row.done for row in report.planned.rows}
     assert done["v/dear", "live"] == 10
+
+
+def test_a_plan_that_was_only_looked_at_is_not_what_the_run_began_by() -> None:
+    looked_at = plan() | {"created_at": (NOON - timedelta(hours=9)).isoformat()}
+    went_on = plan() | {"queries": 40}
+
+    report = planned([looked_at, plan(), went_on])
+
+    assert report.planned is not None
+    assert report.planned.made_at == NOON - timedelta(seconds=60)
+    assert [one.queries for one in report.planned.replans] == [40]
