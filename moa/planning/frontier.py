@@ -70,27 +70,17 @@ def frontier(
 
 
 def _plans(backlog: Backlog, others: Sequence[Capacity], budgets: int, seed: int) -> Iterator[Plan]:
-    # A budget that cannot bind: steering needs a limit that something uses.
-    room = _budget(backlog, 1 + _dearest_usd(backlog))
-    cheapest = plan(backlog, [room, *others], CHEAPEST, seed=seed)
-    best = plan(backlog, [room, *others], BEST, seed=seed)
+    cheapest = plan(backlog, others, CHEAPEST, seed=seed)
+    best = plan(backlog, others, BEST, seed=seed)
     if not isinstance(cheapest, Plan) or not isinstance(best, Plan):
         return
     yield cheapest
     for usd in _between(cheapest.cost_usd, best.cost_usd, budgets):
-        found = plan(backlog, [_budget(backlog, usd), *others], BEST, seed=seed)
+        budget = Capacity(BUDGET, "usd", np.ones(backlog.shape, np.bool_), usd)
+        found = plan(backlog, [budget, *others], BEST, seed=seed)
         if isinstance(found, Plan):
             yield found
     yield best
-
-
-def _budget(backlog: Backlog, usd: float) -> Capacity:
-    return Capacity(BUDGET, "usd", np.ones(backlog.shape, np.bool_), usd)
-
-
-def _dearest_usd(backlog: Backlog) -> float:
-    cost = np.where(np.isfinite(backlog.cost_usd), backlog.cost_usd, 0.0)
-    return float(cost.max(axis=(1, 2)).sum())
 
 
 def _between(least: float, most: float, budgets: int) -> list[float]:

@@ -126,10 +126,12 @@ def _limits(
 ) -> list[dict[str, Any]]:
     """Each limit with what is used of it, and its price: worth of one more unit, of one less of
     what is at least."""
-    limits = [(one.measure, one.limit, one.at_least, one.per_time) for one in capacities]
+    limits: list[tuple[str, float, bool, bool]] = [
+        (one.measure, one.limit, one.at_least, one.per_time) for one in capacities
+    ]
     if TARGET_GRADE in prices.names and objective.target_grade is not None:
         target = objective.target_grade * prices.open_share * chosen.rows * whole
-        limits.append(("grade", target, True, False))  # type: ignore[arg-type]
+        limits.append(("grade", target, True, False))
     worth = abs(prices.bound) * whole
     rows = zip(prices.names, limits, prices.usd.tolist(), chosen.used.tolist(), strict=True)
     return [

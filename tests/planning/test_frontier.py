@@ -60,12 +60,16 @@ def test_its_points_are_what_a_plan_at_that_budget_gets() -> None:
 def test_the_plans_own_budget_does_not_bound_it_and_other_limits_do() -> None:
     queries = backlog(300)
     few = Capacity("v/cheap max share", "queries", np.array([[False] * 2, [True] * 2]), 30.0)
+    none = Capacity("v/dear max share", "queries", np.array([[True] * 2, [False] * 2]), 30.0)
 
     free, budgeted, limited = of(queries), of(queries, everything(0.001)), of(queries, few)
+    cheap = of(queries, none)
 
     assert budgeted == free
     assert limited[-1].grade < free[-1].grade
     assert limited[0].usd > free[0].usd
+    assert cheap[0].usd == pytest.approx(free[0].usd)
+    assert cheap[-1].grade < free[-1].grade
 
 
 def test_a_sample_tells_the_money_of_the_whole() -> None:
