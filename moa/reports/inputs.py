@@ -14,8 +14,9 @@ from moa.reports.detours import Expected
 
 Tables = Callable[[], Iterator[pa.Table]]
 """Opens a stream of tables; called again, it starts anew."""
-PriceOf = Callable[[str, int, int], Decimal]
-"""`cost_usd(model_id, input_tokens, output_tokens)` at the run's prices, live lane."""
+PriceOf = Callable[[str, str, int, int], Decimal]
+"""`cost_usd(model_id, lane, input_tokens, output_tokens)` at the run's prices; of a lane that the
+model is not sold in, what a live call costs."""
 Replay = Literal["recorded", "made_up"]
 """`made_up`: prompts that were never recorded got invented answers."""
 

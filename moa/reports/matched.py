@@ -27,6 +27,9 @@ PICO = 12
 """Money in arrays is whole numbers of 1e-12 USD, as fine as `moa.schema.USD`."""
 
 Keys = NDArray[np.uint64]
+LIVE = "live"
+_MANY = 1000
+"""Tokens; of so few that no longer prompt's price counts."""
 _COLUMNS = ["query_id", "status", "model", "lane", "input_tokens", "output_tokens", "cost_usd"]
 
 
@@ -154,7 +157,8 @@ def match(
     """Put the sampled outcomes beside expectations and grades.
 
     Of a model's cost on a query, the best knowledge is taken: what we were billed, else the
-    price of the recorded tokens, else the router's expectation. A query that a model was not
+    price of the recorded tokens, else the router's expectation; in the lane in which the query was
+    bought, as half the price of a batch is no merit of the choice of models. A query that a model was not
     allowed to take, or could not, says nothing of it, though it be recorded; and the grade that an
     answer got when it was recorded is not that of a refusal.
     """
@@ -164,14 +168,17 @@ def match(
     grade_sum = np.zeros(shape)
     grades = np.zeros(shape, np.int64)
     priced = np.isfinite(expected.cost_usd) & (expected.cost_usd >= 0)
-    cost[priced] = np.round(expected.cost_usd[priced] * 10**PICO).astype(np.int64)
     prices = _Prices(cost_usd)
+    lanes = [lane or LIVE for lane in rows.column("lane").to_pylist()] if len(rows) else []
+    in_lane = expected.cost_usd * prices.of_live(pool, lanes)
+    cost[priced] = np.round(in_lane[priced] * 10**PICO).astype(np.int64)
     for query, column, row in _graded_cells(graded, rows, pool):
         if row["grade"] is not None:
             grade_sum[query, column] += row["grade"]
             grades[query, column] += 1
         if row["input_tokens"] is not None and row["output_tokens"] is not None:
-            cost[query, column] = prices(row["model"], row["input_tokens"], row["output_tokens"])
+            tokens = row["input_tokens"], row["output_tokens"]
+            cost[query, column] = prices(row["model"], lanes[query], *tokens)
             recorded[query, column] = True
     answered_by = _columns_of(rows, pool)
     can = expected.can.copy()
@@ -182,9 +189,7 @@ def match(
         can[query, column] = True
         if row["status"] == "refused":
             grades[query, column] = 0
-        live = row["lane"] in (None, "live")
-        tokens = row["input_tokens"], row["output_tokens"]
-        cost[query, column] = pico(row["cost_usd"]) if live else prices(row["model"], *tokens)
+        cost[query, column] = pico(row["cost_usd"])
         recorded[query, column] = True
     with np.errstate(invalid="ignore"):
         grade = grade_sum / np.where(grades, grades, np.nan)
@@ -221,8 +226,21 @@ class _Prices:
     def __init__(self, cost_usd: PriceOf) -> None:
         self._cost_usd = cost_usd
 
-    def __call__(self, model: str, input_tokens: int, output_tokens: int) -> int:
-        return pico(self._cost_usd(model, input_tokens, output_tokens))
+    def __call__(self, model: str, lane: str, input_tokens: int, output_tokens: int) -> int:
+        return pico(self._cost_usd(model, lane, input_tokens, output_tokens))
+
+    def of_live(self, pool: Sequence[str], lanes: Sequence[str]) -> NDArray[np.float64]:
+        """What a model's call costs in each query's lane, to what it costs live; (n, m)."""
+        shares = {
+            lane: [
+                float(self._cost_usd(model, lane, _MANY, _MANY))
+                / (float(self._cost_usd(model, LIVE, _MANY, _MANY)) or 1.0)
+                for model in pool
+            ]
+            for lane in set(lanes)
+        }
+        found = [shares[lane] for lane in lanes]
+        return np.array(found, np.float64).reshape(len(lanes), len(pool))
 
 
 def _graded_cells(

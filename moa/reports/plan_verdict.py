@@ -22,7 +22,7 @@ def plan_sentences(report: CostReport) -> list[str]:
     return [
         f"The plan was expected to cost {_told(one.cost_usd, money)}, and its calls have cost "
         f"{money(one.cost_usd.fact)}{held}.",
-        *([] if so_far else [_end(one), *_grade(one)]),
+        *([] if so_far else [_end(one, replayed=report.replayed), *_grade(one)]),
         *plan_notes(report),
     ]
 
@@ -59,10 +59,12 @@ def _deadline(one: Planned) -> Iterator[str]:
         yield f"The last answer was there {kept} the deadline, {moment(one.finish_by)}."
 
 
-def _end(one: Planned) -> str:
+def _end(one: Planned, *, replayed: bool) -> str:
+    # How long vendors take is what was expected; a server on localhost takes what it takes.
+    held = ", replayed" if replayed else _held(one.seconds, "later", "earlier")
     return (
         f"It was expected to end after {_told(one.seconds, duration)}, and ended after "
-        f"{duration(one.seconds.fact)}{_held(one.seconds, 'later', 'earlier')}."
+        f"{duration(one.seconds.fact)}{held}."
     )
 
 

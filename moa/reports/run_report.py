@@ -113,8 +113,11 @@ def _inputs(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> 
         expected=lambda outcomes: merged.decisions_on(outcomes, EXPECTED),
         dead_letters=merged.dead_letters,
         graded=_graded(config.report.graded_outcomes, config.pool, merged.decided),
-        cost_usd=lambda model, tokens_in, tokens_out: prices.cost_usd(
-            model, "live", input_tokens=tokens_in, output_tokens=tokens_out
+        cost_usd=lambda model, lane, tokens_in, tokens_out: prices.cost_usd(
+            model,
+            lane if prices.has(model, lane) else "live",
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
         ),
         prices=PriceFacts(prices.version, prices.as_of.isoformat(), prices.sources),
         policy=PolicyFacts(

@@ -9,6 +9,7 @@ import pytest
 from moa.planning.capacities import Learnt
 from moa.reports.cost_report import CostReport
 from moa.reports.forms import summary_lines, to_json
+from moa.reports.inputs import Replay
 from moa.reports.page import render_html
 from tests.reports.plans import BY_GRADE, NOON, document
 from tests.reports.test_cost_report import decision, grade, outcome, report_of
@@ -22,7 +23,9 @@ def plan(*, again: bool = False, learnt: dict[str, Learnt] | None = None) -> dic
     return {**found, "created_at": (NOON - timedelta(seconds=60)).isoformat()}
 
 
-def planned(plans: list[dict[str, Any]], *, backlog: int | None = None) -> CostReport:
+def planned(
+    plans: list[dict[str, Any]], *, backlog: int | None = None, replay: Replay | None = None
+) -> CostReport:
     """200 queries of 300 decided on for batches, of which 30 were bought live in the end."""
     outcomes = []
     for n in range(300):
@@ -31,7 +34,9 @@ def planned(plans: list[dict[str, Any]], *, backlog: int | None = None) -> CostR
     decisions = [decision(row) | {"lane": "batch" if n < 200 else "live", "rule": "planned"}
                  for n, row in enumerate(outcomes)]  # fmt: skip
     graded = [grade(n, m, (n % 4 > 0) * 1.0) for n in range(300) for m in ("v/dear", "v/cheap")]
-    return report_of(outcomes, decisions=decisions, graded=graded, plans=plans, backlog=backlog)
+    return report_of(
+        outcomes, decisions=decisions, graded=graded, plans=plans, backlog=backlog, replay=replay
+    )
 
 
 def test_nothing_of_a_plan_is_said_of_a_run_without_one() -> None:
@@ -143,3 +148,10 @@ def test_a_plan_that_was_only_looked_at_is_not_what_the_run_began_by() -> None:
     assert report.planned is not None
     assert report.planned.made_at == NOON - timedelta(seconds=60)
     assert [one.queries for one in report.planned.replans] == [40]
+
+
+def test_replayed_answers_are_not_held_against_the_time_that_vendors_take() -> None:
+    report = planned([plan()], replay="recorded")
+
+    assert any("ended after 109.0 s, replayed." in one for one in summary_lines(report))
+    assert ">replayed</td>" in render_html(report, title="t")
