@@ -2,8 +2,9 @@
 
 An interval holds what is known to vary: single answers, what the router has wrong of a whole
 backlog, what is asked twice, how fast vendors answer. It does not hold a kind of query that the
-router was never taught: of that, costs and grades can be off by any factor, and only the policy's
-`max_novelty` keeps it away.
+router was never taught: of sources that were left out of training, costs came out 58 % less to
+196 % more, mean grades 0.40 less to 0.27 more, and hardly an interval held (`bench_forecast`). The
+policy's `max_novelty` keeps such queries away; no interval can.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ SIGMAS = 1.645
 OUTPUT_ERROR = 0.03
 """Of a model's expected output tokens, in one direction for all of a backlog. Cross-validated they
 were off by 0.03 by source and model (root of the mean square), chance included. With this and the
-next two, intervals hold for nine in ten backlogs that are of one kind of query (`bench_forecast`),
-and for nearly all that are of many kinds, whose errors cancel."""
+next two, intervals hold for nine in ten backlogs that are of one kind of query, and for nearly all
+that are of many kinds, whose errors cancel (`bench_forecast`)."""
 INPUT_ERROR = 0.4
 """Likewise of input tokens, for all models at once: what is counted beside the prompt's text
 (templates, each vendor's tokenizer) was between 0.42 less and 0.67 more, by source."""

@@ -6,8 +6,9 @@ Each backlog is drawn with replacement from recorded queries, planned under seve
 budgets, and its bill and mean grade are those that were recorded of the chosen models.
 
 - `demo`: the demo's queries, by the embedded router, which was not fitted on them;
+- `demo, one kind`: likewise, 120 queries of one source a backlog;
 - `held out`: training queries, by routers that were fitted on other folds, mostly of one source;
-- `one kind`: likewise, 250 queries of one source a backlog: what a customer's backlog is like;
+- `one kind`: of these, 250 queries of one source a backlog: what a customer's backlog is like;
 - `left out`: one source, by a router that was taught all others. An interval cannot know it.
 """
 
@@ -17,6 +18,7 @@ import argparse
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -256,6 +258,8 @@ def main() -> None:
     importlib.import_module("threadpoolctl").threadpool_limits(1)
     known = demo()
     told = {"demo": coverage(drawn(known, count, seed=1))}
+    kinds = (of_one_kind(known, 3, seed=seed, rows=120) for seed in range(max(1, count // 8)))
+    told["demo, one kind"] = coverage(chain.from_iterable(kinds))
     given = Recordings.load()
     unseen = held_out(given, known.models)
     told["held out"] = coverage(drawn(unseen, count, seed=2))
