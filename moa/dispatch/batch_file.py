@@ -45,9 +45,9 @@ class BatchNames:
 
     def row(self, custom_id: str, partition: int) -> int | None:
         """The row that a request is of; `None` of a request that is not this run's."""
-        run, _, place = custom_id.partition("-")
-        found, _, row = place.partition("-")
-        return int(row) if run == self._run and found == str(partition) and row.isdigit() else None
+        row = custom_id.rpartition("-")[2]
+        is_ours = row.isdecimal() and custom_id == self.custom_id(partition, int(row))
+        return int(row) if is_ours else None
 
 
 def request_of(assignment: Assignment) -> Request:

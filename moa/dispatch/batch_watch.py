@@ -118,11 +118,12 @@ class BatchWatch:
             elif status is not None:
                 failures += 1
             gone = gone + 1 if isinstance(status, InvalidRequest) else 0
-            lost = self.is_lost(file) or gone == SURELY_GONE or self.is_silent(heard_s)
-            if status is not None and lost:
-                return self._given_up(batch_id, file, status)
-            if surely and not cancelled and self.is_late(file):
+            asks = surely and not cancelled and status is not None and self.is_late(file)
+            if asks:  # and it is looked at once more, however late it is
                 cancelled = await self._cancel(batch_id, file, provider)
+            lost = self.is_lost(file) or gone == SURELY_GONE or self.is_silent(heard_s)
+            if status is not None and lost and not (asks and cancelled):
+                return self._given_up(batch_id, file, status)
             wait_s = self._look_in_s(self._now() - begun_s, failures)
             if not await self._sleep(self._settings.first_look_s if cancelled else wait_s, file):
                 return None
