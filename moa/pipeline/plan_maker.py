@@ -31,6 +31,8 @@ MOST_ROWS = 5_000_000
 """Queries that prices are found from; of more, whole parts at even distances stand for all."""
 MOST_ROWS_AGAIN = 500_000
 """Likewise, when what is left is planned again in the middle of a run."""
+AGAIN_HEADROOM = 4.0
+"""See `Pass`: in the middle of a run the limits are tight, and what is left is few."""
 SURPLUS = 1.02
 """A sample may have fewer queries a part than the rest."""
 
@@ -124,7 +126,8 @@ class PlanMaker:
             finish_by=self._job.deadline, router_usd=now.router_usd, again=now.again,
         )  # fmt: skip
         number = self._run.write_plan(document)
-        queries = Pass(prices, problem.limits, problem.wanted, rows=rows)
+        headroom = AGAIN_HEADROOM if now.again else 1.0
+        queries = Pass(prices, problem.limits, problem.wanted, rows=rows, headroom=headroom)
         return MadePlan(number, document, lanes, now.learnt, queries)
 
     def decide(self, part: PartName, plan: MadePlan, router_s: float = 0.0) -> list[PieceRows]:

@@ -8,7 +8,7 @@ backlog and the seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -158,9 +158,9 @@ def match(
 
     Of a model's cost on a query, the best knowledge is taken: what we were billed, else the
     price of the recorded tokens, else the router's expectation; in the lane in which the query was
-    bought, as half the price of a batch is no merit of the choice of models. A query that a model was not
-    allowed to take, or could not, says nothing of it, though it be recorded; and the grade that an
-    answer got when it was recorded is not that of a refusal.
+    bought, as half the price of a batch is no merit of the choice of models. A query that a model
+    was not allowed to take, or could not, says nothing of it, though it be recorded; and the grade
+    that an answer got when it was recorded is not that of a refusal.
     """
     shape = (len(rows), len(pool))
     cost = np.zeros(shape, np.int64)

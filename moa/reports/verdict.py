@@ -65,6 +65,8 @@ def _cost(report: CostReport, best: Comparison) -> str:
         return f"{best.model} would have cost nothing {where}."
     what = cheaper(best.net_saving.value)
     than = "as" if what.endswith("as dear") else "than"
+    if any(one.lane not in (None, "live") for one in report.spend):
+        where += ", bought in the same lanes"
     return f"{what} {than} {best.model} {where} ({cheaper_bounds(best.net_saving)})."
 
 

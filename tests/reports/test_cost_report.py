@@ -111,7 +111,9 @@ def report_of(
             expected=expected,
             dead_letters=lambda: iter(tables(letters or [], DEAD_LETTERS)),
             graded=pa.Table.from_pylist(graded, schema=GRADED_OUTCOMES) if graded else None,
-            cost_usd=price,
+            cost_usd=lambda model, lane, tokens_in, tokens_out: (
+                price(model, tokens_in, tokens_out) * (Decimal("0.5") if lane == "batch" else 1)
+            ),
             policy=policy,
             prices=PriceFacts("p", "2026-11-24", ("a list",)),
             router=RouterFacts("r", 3.6, 1.2, Decimal(1), pool[0], "it was"),
@@ -272,6 +274,22 @@ def test_every_run_has_a_page(queries: int) -> None:
     ]
     lines = [line for line in summary_lines(report) if line.startswith("dead letters: ")]
     assert lines == [f"dead letters: {one}503</b>" for one in said]
+
+
+def test_single_models_are_priced_in_the_lane_in_which_each_query_was_bought() -> None:
+    usd = cost_usd("v/cheap", 100, 100) / 2
+    batched = [outcome(n, "v/cheap", lane="batch", cost_usd=usd) for n in range(200)]
+    graded = [grade(n, m, 1.0) for n in range(100) for m in POOL]
+
+    report = report_of(batched, graded=graded)
+
+    dear, same = report.comparison("v/dear"), report.comparison("v/cheap")
+    assert dear is not None
+    assert same is not None
+    recorded_usd, expected_usd = cost_usd("v/dear", 100, 100) / 2, Decimal("1e-3")
+    assert dear.cost_usd == 100 * recorded_usd + 100 * expected_usd
+    assert same.cost_usd == report.cost_usd
+    assert "bought in the same lanes" in " ".join(summary_lines(report))
 
 
 def test_a_grade_counts_where_the_model_could_take_the_query_and_has_a_price() -> None:
