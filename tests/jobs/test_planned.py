@@ -181,3 +181,35 @@ def test_a_job_that_is_killed_while_batches_are_out_submits_none_again(
     assert_answered_once(job)
     assert job.server.batches_summary()["same_queries_max"] == 1
     assert len(job.server.batches()) >= submitted
+
+
+@pytest.mark.slow
+def test_a_planned_job_that_is_killed_among_live_calls_plans_the_rest_and_keeps_its_budget(
+    tmp_path: Path,
+) -> None:
+    with job_in(tmp_path, rows=600, part_rows=10) as job:
+        plan_only(job, "plan.lanes=['live']")
+        expected_usd = plans(job)[0]["forecast"]["cost_usd"]["expected"]
+        job.server.set_script({"latency": {"median_s": 0.2}})
+        budget_usd = round(expected_usd * 0.9, 4)
+        sets = (
+            "plan.lanes=['live']", f"dispatch.budget_usd={budget_usd}", "plan.replan_every_s=1",
+            "dispatch.max_in_flight=8",
+        )  # fmt: skip
+        for after in (80, 200):
+            killed = job.start(*sets)
+            wait_until(lambda after=after: len(job.server.ledger()) >= after)
+            killed.kill(family=True)
+
+        job.run(*sets)
+
+        found = outcomes(job)
+        calls = Counter(entry["query_id"] for entry in job.server.ledger())
+        unknown = dict(
+            zip(found["query_id"].to_pylist(), found["unknown_calls"].to_pylist(), strict=True)
+        )
+        assert found.num_rows == len(unknown) == 600
+        assert all(calls[name] <= 1 + listed for name, listed in unknown.items())
+        assert sum(unknown.values()) <= 2 * 3 * 8
+        assert usd(found) <= Decimal(str(budget_usd))
+        assert set(found["status"].to_pylist()) == {"answered"}
