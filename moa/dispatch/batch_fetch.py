@@ -91,8 +91,12 @@ class BatchFetch:
         unread = await self._read_all(reading)
         if unread is False:
             return None
-        if fetched.is_ours:
-            self._leave(reading, None if unread is True else unread)
+        why = status.error if unread is True else unread
+        lost = why is not None and (why is unread or why.maybe_billed)
+        fetched.is_whole = not lost
+        if fetched.is_ours and not isinstance(status.error, QuotaSpent):
+            for call in calls.values():
+                reading.fail(call, _unanswered(status, why, lost=lost))
         return fetched
 
     async def _read_all(self, reading: _Reading) -> ProviderError | bool:
@@ -154,22 +158,15 @@ class BatchFetch:
         reading.fetched.settled.append((outcome, None))
         reading.fetched.spent_usd += cost_usd
 
-    def _leave(self, reading: _Reading, unread: ProviderError | None) -> None:
-        """What it has not answered: it was not asked, or what became of it cannot be read."""
-        status, why = reading.status, unread or reading.status.error
-        lost = unread is not None or (why is not None and why.maybe_billed)
-        reading.fetched.is_whole = not lost
-        if isinstance(status.error, QuotaSpent):  # all of it waits for room
-            return
-        said = "" if why is None else f": {why}"
-        ended = "is lost" if lost else f"ended without this request ({status.end})"
-        error = TransientError(
-            f"batch {status.id} {ended}{said}",
-            code="batch_lost" if lost else "batch_unanswered",
-            maybe_billed=lost,
-        )
-        for call in reading.calls.values():
-            reading.fail(call, error)
+
+def _unanswered(status: BatchStatus, why: ProviderError | None, *, lost: bool) -> TransientError:
+    """Of a request that was not asked, or of which nobody can read what became."""
+    ended = "is lost" if lost else f"ended without this request ({status.end})"
+    return TransientError(
+        f"batch {status.id} {ended}{'' if why is None else f': {why}'}",
+        code="batch_lost" if lost else "batch_unanswered",
+        maybe_billed=lost,
+    )
 
 
 def call_of(assignment: Assignment, piece: BatchPiece) -> Call:

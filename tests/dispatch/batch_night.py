@@ -27,7 +27,7 @@ from moa.providers.accounts import open_batches, open_provider
 from moa.providers.batch import BatchProvider
 from moa.replay.process import ReplayServer
 from moa.request import ChatRequest
-from moa.storage.journal_files import FileSink, read_when_closed
+from moa.storage.journal_files import FileSink
 
 CATALOG = load_catalog("jobs/configs/demo_catalog.toml")
 VERTEX = Account(
@@ -196,7 +196,7 @@ class Night:
     def history(self) -> History:
         """What all starts so far have left."""
         paths = sorted(self.folder.glob(f"{self.name}.*.jsonl"))
-        return recover(read_when_closed(path) for path in paths)
+        return recover(path.read_bytes() for path in paths)
 
     @asynccontextmanager
     async def start(
