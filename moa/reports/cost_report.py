@@ -273,13 +273,17 @@ def _report(
         policy=inputs.policy,
         router=inputs.router,
         run=inputs.run,
-        planned=planned(
-            inputs.plans,
-            outcomes.spend,
-            decisions.lanes,
-            ended_at=outcomes.last_at,
-            grade=None if compared.grade is None else compared.grade.value,
-        ),
+        planned=_planned(inputs, outcomes, decisions, compared),
+    )
+
+
+def _planned(
+    inputs: ReportInputs, outcomes: OutcomeTally, decisions: DecisionTally, compared: Compared
+) -> Planned | None:
+    """The plan beside what came of it."""
+    grade = None if compared.grade is None else compared.grade.value
+    return planned(
+        inputs.plans, outcomes.spend, decisions.lanes, ended_at=outcomes.last_at, grade=grade
     )
 
 

@@ -75,12 +75,8 @@ def plan_document(
     whole = 1 / share if share else 1.0
     limits = with_limits(capacities, share)
     chosen = Pass(prices, limits, objective, rows=sample.rows)
-    totals = Totals(*sample.shape)
     per_token = _usd_per_output_token(job_models, lanes, table)
-    for start in range(0, sample.rows, BLOCK_ROWS):
-        rows = slice(start, start + BLOCK_ROWS)
-        block = sample.take(rows)
-        totals.add(block, chosen.take(block), most_output_tokens[rows], per_token)
+    totals = _totals(sample, chosen, most_output_tokens, per_token)
     told = forecast(
         totals.scaled(whole), job_models, lanes, situation, config, router_usd=router_usd
     )
@@ -102,6 +98,18 @@ def plan_document(
         "learnt": {name: asdict(one) for name, one in situation.learnt.items()},
         "again": again,
     }
+
+
+def _totals(
+    sample: Backlog, chosen: Pass, most_output_tokens: NDArray[np.floating[Any]], per_token: Floats
+) -> Totals:
+    """What the plan gives to each option, of the sample."""
+    totals = Totals(*sample.shape)
+    for start in range(0, sample.rows, BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        block = sample.take(rows)
+        totals.add(block, chosen.take(block), most_output_tokens[rows], per_token)
+    return totals
 
 
 def _usd_per_output_token(
