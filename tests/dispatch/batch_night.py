@@ -89,35 +89,42 @@ class Killed(Exception):
 
 @dataclass
 class Deaths:
-    """Where a sink's process dies: before or after a line that tells of this event."""
+    """Where a sink's process dies: before or after a line that tells of this event, of any where
+    none is named.
+    """
 
     event: str = ""
     after: bool = True
     skip: int = 0
 
+    def come(self, data: bytes) -> bool:
+        """Whether this is the line."""
+        self.skip -= not self.event or f'"e":"{self.event}"'.encode() in data
+        return self.skip < 0
+
 
 class MortalSink:
     """A journal file whose process dies at a line; nothing is written from then on."""
 
-    def __init__(self, path: Path, deaths: Deaths) -> None:
+    def __init__(self, path: Path, deaths: Deaths | None) -> None:
         self._sink = FileSink(path)
         self._deaths = deaths
         self.dead = asyncio.Event()
+        self.buried = asyncio.Event()
 
     def append(self, data: bytes) -> None:
-        mine = self._deaths.event and f'"e":"{self._deaths.event}"'.encode() in data
-        if mine and not self.dead.is_set():
-            self._deaths.skip -= 1
-            if self._deaths.skip < 0:
-                if self._deaths.after:
-                    self._sink.append(data)
-                self.dead.set()
-        elif not self.dead.is_set():
-            self._sink.append(data)
+        if self.dead.is_set():
+            return
+        if self._deaths is not None and self._deaths.come(data):
+            self.dead.set()
+            if not self._deaths.after:
+                return
+        self._sink.append(data)
 
     async def commit(self) -> None:
-        if self.dead.is_set():
-            await asyncio.Event().wait()  # nobody of a dead process goes on
+        if self.dead.is_set():  # nobody of a dead process goes on
+            await self.buried.wait()
+            raise OSError("this process is dead")
 
     async def close(self) -> None:
         await self._sink.close()
@@ -158,7 +165,6 @@ class Start:
     journal: Journal
     history: History
     account: str
-    deaths: Deaths
     sink: MortalSink
     loads: list[Sequence[int] | None] = field(default_factory=list)
 
@@ -169,6 +175,17 @@ class Start:
             return [one for one in assignments if rows is None or one.row in rows]
 
         return await self.lane.answer(self.account, load, self.journal, self.history)
+
+    async def dies_before(self, answering: asyncio.Future[list[Settled]]) -> bool:
+        """Whether the process dies before the answers are there; nothing of it is left then."""
+        dying = asyncio.ensure_future(self.sink.dead.wait())
+        await asyncio.wait((dying, answering), return_when=asyncio.FIRST_COMPLETED)
+        dying.cancel()
+        if self.sink.dead.is_set():
+            answering.cancel()
+            self.sink.buried.set()
+        await asyncio.gather(answering, dying, return_exceptions=True)
+        return self.sink.dead.is_set()
 
 
 class Night:
@@ -211,7 +228,6 @@ class Night:
     ) -> AsyncIterator[Start]:
         history = self.history()
         self.starts += 1
-        deaths = deaths or Deaths()
         sink = MortalSink(self.folder / f"{self.name}.{self.starts:03}.jsonl", deaths)
         environ = {
             name: self.key for name in (self.account.api_key_env, self.account.project_env) if name
@@ -247,7 +263,6 @@ class Night:
             Journal(sink),
             history,
             self.account.name,
-            deaths,
             sink,
         )
         try:
@@ -267,16 +282,10 @@ class Night:
         deaths = at if isinstance(at, Deaths) else None
         async with self.start(settings, deaths=deaths) as start:
             answering = asyncio.ensure_future(start.answer(assignments))
-            if deaths is None:
-                assert not isinstance(at, Deaths)
+            if not isinstance(at, Deaths):
                 await until(at)
-            else:
-                dying = asyncio.ensure_future(start.sink.dead.wait())
-                await asyncio.wait((dying, answering), return_when=asyncio.FIRST_COMPLETED)
-                assert start.sink.dead.is_set(), "it ended before it could die"
-            start.sink.dead.set()
-            answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
+                start.sink.dead.set()
+            assert await start.dies_before(answering), "it ended before it could die"
 
     def bill_usd(self) -> Decimal:
         """What the server has billed, at the prices of each lane."""

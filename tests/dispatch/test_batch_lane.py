@@ -247,7 +247,6 @@ async def test_the_fewer_calls_a_minute_allows_the_earlier_a_stuck_batch_is_left
             answering = asyncio.ensure_future(start.answer(night.rows(12, 100 * number)))
             await until(lambda: night.server.batches_summary()["cancels"] == number + 1)  # noqa: B023 - awaited here
             left_s.append(time.time() - begun_s)
-            start.sink.dead.set()
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
 
