@@ -109,7 +109,8 @@ async def dispatch_piece(
     followers = await asyncio.to_thread(followers_of, piece, run)
     await asyncio.to_thread(write_settled, piece, run, settled, followers)
     await asyncio.to_thread(run.remove_journals, piece)
-    dispatcher.forget(settled)
+    used = await asyncio.to_thread(used_by, piece, run)
+    dispatcher.forget(settled)  # from here to the driver nothing is waited for
     return PieceResult(
         str(piece),
         finished=True,
@@ -117,7 +118,7 @@ async def dispatch_piece(
         dead=sum(letter is not None for _, letter in settled),
         cost_usd=sum((outcome.cost_usd for outcome, _ in settled), Decimal(0)),
         rest=dispatcher.progress(),
-        used=await asyncio.to_thread(used_by, piece, run),
+        used=used,
     )
 
 
