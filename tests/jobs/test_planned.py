@@ -108,6 +108,7 @@ def test_what_cannot_be_is_said_before_the_first_call(job: JobUnderTest) -> None
     assert job.server.ledger() == []
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_budget_though_answers_are_twice_as_long_as_expected(
     tmp_path: Path,
 ) -> None:
