@@ -24,7 +24,7 @@ from moa.dispatch.retry import RetryPolicy
 from moa.dispatch.settings import BatchSettings, DispatchSettings
 from moa.prices import PriceTable
 from moa.providers.accounts import open_batches, open_provider
-from moa.providers.batch import BatchProvider
+from moa.providers.batch import BatchLimits, BatchProvider
 from moa.replay.process import ReplayServer
 from moa.request import ChatRequest
 from moa.storage.journal_files import FileSink
@@ -332,3 +332,32 @@ def rows_of(settled: Sequence[Settled]) -> list[int]:
 
 def by_lane(settled: Sequence[Settled]) -> Mapping[str | None, int]:
     return Counter(outcome.lane for outcome, _ in settled)
+
+
+def with_limits(requests: int, size_bytes: int = 10**6) -> type:
+    class Tight:
+        """A vendor that takes less in one batch."""
+
+        limits = BatchLimits(requests, size_bytes)
+
+        def __init__(self, batches: BatchProvider) -> None:
+            self._batches = batches
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._batches, name)
+
+    return Tight
+
+
+class Gone:
+    """Somebody deletes the results before they are fetched."""
+
+    def __init__(self, batches: BatchProvider) -> None:
+        self._batches = batches
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._batches, name)
+
+    async def look(self, batch_id: str) -> object:
+        status = await self._batches.look(batch_id)
+        return replace(status, results="file-none") if status.results else status

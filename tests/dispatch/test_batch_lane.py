@@ -17,7 +17,6 @@ from moa.dispatch.batch_lane import MOST_BATCHES
 from moa.dispatch.outcome import REASONS, Settled
 from moa.errors import KeyRefused
 from moa.providers.accounts import open_batches
-from moa.providers.batch import BatchLimits, BatchProvider
 from moa.providers.provider import Request
 from moa.replay.process import ReplayServer
 from moa.replay.recordings import prompt_key
@@ -29,6 +28,7 @@ from tests.dispatch.batch_night import (
     QUICK,
     SETTINGS,
     Deaths,
+    Gone,
     Night,
     Start,
     by_lane,
@@ -36,6 +36,7 @@ from tests.dispatch.batch_night import (
     in_s,
     rows_of,
     until,
+    with_limits,
 )
 
 NEVER = {"fates": ["stuck"] * 9}
@@ -75,21 +76,6 @@ def assert_whole(night: Night, start: Start, settled: Sequence[Settled], rows: i
     summary = night.server.summary()
     assert summary["queries_billed_twice"] == 0
     assert night.history().batches == {}
-
-
-def with_limits(requests: int, size_bytes: int = 10**6) -> type:
-    class Tight:
-        """A vendor that takes less in one batch."""
-
-        limits = BatchLimits(requests, size_bytes)
-
-        def __init__(self, batches: BatchProvider) -> None:
-            self._batches = batches
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._batches, name)
-
-    return Tight
 
 
 async def test_every_query_is_answered_and_billed_once_at_the_price_of_batches(
@@ -437,19 +423,6 @@ async def test_a_batch_that_a_stranger_s_only_looks_like_is_submitted_again(
 
 
 async def test_results_that_are_gone_are_perhaps_billed_and_go_live(night: Night) -> None:
-    class Gone:
-        """Somebody deletes the file before it is fetched."""
-
-        def __init__(self, batches: BatchProvider) -> None:
-            self._batches = batches
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._batches, name)
-
-        async def look(self, batch_id: str) -> object:
-            status = await self._batches.look(batch_id)
-            return replace(status, results="file-none") if status.results else status
-
     async with night.start(wrap=Gone) as start:
         settled = await start.answer(night.rows(4))
 

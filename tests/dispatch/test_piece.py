@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,13 +14,16 @@ import pytest
 
 from moa.catalog import load_catalog
 from moa.config import PolicyConfig
+from moa.dispatch.batch_file import BatchNames
+from moa.dispatch.batch_lane import BatchLane
+from moa.dispatch.budget import Budget
 from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.journal import History, Journal
 from moa.dispatch.piece import assignments_of, dispatch_piece
 from moa.dispatch.retry import RetryPolicy
-from moa.dispatch.settings import DispatchSettings
+from moa.dispatch.settings import BatchSettings, DispatchSettings
 from moa.prices import PriceTable
-from moa.providers.accounts import open_provider
+from moa.providers.accounts import open_batches, open_provider
 from moa.replay.process import ReplayServer
 from moa.request import ChatRequest
 from moa.schema import OUTCOMES, ROUTING_DECISIONS, SCORED_QUERIES
@@ -33,8 +38,10 @@ POLICY = PolicyConfig(willingness_to_pay=Decimal("0.02"))
 TWINS = [{"query_id": f"twin{n}", "tags": [f"t{n}"], "reference": None} for n in (1, 2)]
 
 
-def write_part(run: RunFolder) -> None:
-    """Ten queries; the odd ones are another provider's, and query 14 has two followers."""
+def write_part(run: RunFolder, *, in_batches: Collection[int] = ()) -> None:
+    """Ten queries; the odd ones are another provider's, and query 14 has two followers. Those that
+    are bought in batches may not go live.
+    """
     queries, decisions = [], []
     for row in range(10, 20):
         chat = {"messages": [{"role": "user", "content": f"What is {row}?"}]}
@@ -46,11 +53,13 @@ def write_part(run: RunFolder) -> None:
                 "abilities": [], "tags": ["t"], "expected_input_tokens": [9.0],
                 "expected_output_tokens": [9.0],
                 "followers": TWINS if row == 14 else [],
+                "allowed_lanes": ["batch"] if row in in_batches else None,
             }
         )  # fmt: skip
         decisions.append(
             {
-                **place, **expected, "model": MODEL.id, "lane": "live", "rule": "best_value",
+                **place, **expected, "model": MODEL.id,
+                "lane": "batch" if row in in_batches else "live", "rule": "best_value",
                 "provider": "google" if row % 2 else "openai", "fallbacks": [],
                 "expected_cost_usd": [0.1], "expected_input_tokens": 9.0,
                 "expected_output_tokens": 9.0, "propensity": 1.0, "router_s": 0.0,
@@ -170,3 +179,132 @@ async def test_a_piece_that_was_drained_is_not_finished(
 
     assert not result.finished
     assert run.finished_pieces() == []
+
+
+Buy = Callable[[], AbstractAsyncContextManager[tuple[Dispatcher, BatchLane]]]
+BOUGHT = PieceName(PART, "openai", in_batches=True)
+SOLD = replace(MODEL, lanes=("live", "batch"))
+
+
+@pytest.fixture
+def buy(provider_server: ReplayServer) -> Buy:
+    """A process that buys in batches."""
+    provider_server.set_script({"synthetic": True, "batch": {"waits_s": 0, "takes_s": 0.1}})
+
+    @asynccontextmanager
+    async def buy() -> AsyncIterator[tuple[Dispatcher, BatchLane]]:
+        environ, url = {"OPENAI_API_KEY": "k"}, provider_server.base_url("openai")
+        live = open_provider(ACCOUNT, environ=environ, base_url=url)
+        settings = DispatchSettings(4, 5, RetryPolicy(3, 30), True, 0)
+        prices = PriceTable.build([SOLD])
+        dispatcher = Dispatcher({"openai": live}, [SOLD], prices, settings)
+        batches = open_batches(ACCOUNT, environ=environ, base_url=url)
+        lane = BatchLane(
+            {"openai": batches}, prices, BatchSettings(first_look_s=0.05), BatchNames("run"),
+            dispatcher, Budget(),
+        )  # fmt: skip
+        try:
+            yield dispatcher, lane
+        finally:
+            await lane.close()
+            await dispatcher.close()
+
+    return buy
+
+
+async def test_what_is_bought_in_batches_is_a_piece_of_its_own(
+    run: RunFolder, buy: Buy, provider_server: ReplayServer
+) -> None:
+    write_part(run, in_batches=(12, 14, 18))
+
+    async with buy() as (dispatcher, lane):
+        live = await dispatch_piece(PIECE, run, MODELS, POLICY, dispatcher, lane, rows=2)
+        bought = await dispatch_piece(BOUGHT, run, MODELS, POLICY, dispatcher, lane, rows=3)
+
+    rows = {row["query_id"]: row for row in run.read_outcomes(BOUGHT).to_pylist()}
+    assert live.finished
+    assert bought.finished
+    assert (live.queries, bought.queries, bought.dead) == (2, 3, 0)
+    assert rows.keys() == {"q12", "q14", "q18", "twin1", "twin2"}
+    assert {row["lane"] for row in rows.values()} == {"batch"}
+    assert rows["twin1"]["completion"] == rows["q14"]["completion"]
+    assert (
+        bought.cost_usd
+        == rows["q12"]["cost_usd"] + rows["q14"]["cost_usd"] + (rows["q18"]["cost_usd"])
+    )
+    assert list(run.read_journals(BOUGHT)) == []
+    assert provider_server.batches_summary()["requests"] == 3
+
+
+async def test_a_drained_piece_in_batches_goes_on_with_what_is_out(
+    run: RunFolder, buy: Buy, provider_server: ReplayServer
+) -> None:
+    write_part(run, in_batches=(12, 14, 18))
+    provider_server.set_script({"synthetic": True, "batch": {"waits_s": 0, "takes_s": 1}})
+    async with buy() as (dispatcher, lane):
+        begun = asyncio.create_task(
+            dispatch_piece(BOUGHT, run, MODELS, POLICY, dispatcher, lane, rows=3)
+        )
+        async with asyncio.timeout(5):
+            while not lane.rows_out:  # noqa: ASYNC110 - a server
+                await asyncio.sleep(0.02)
+        await lane.drain()
+        drained = await begun
+
+    async with buy() as (dispatcher, lane):
+        result = await dispatch_piece(BOUGHT, run, MODELS, POLICY, dispatcher, lane, rows=3)
+
+    assert not drained.finished
+    assert result.finished
+    assert provider_server.batches_summary()["batches"] == 1
+    assert provider_server.summary()["queries_billed_twice"] == 0
+
+
+async def test_the_lanes_that_a_query_allows_go_with_it(run: RunFolder) -> None:
+    write_part(run, in_batches=(12,))
+
+    (bought,) = assignments_of(BOUGHT, run, MODELS, POLICY)
+    (live,) = assignments_of(PIECE, run, MODELS, POLICY, rows=[14])
+
+    assert (bought.row, bought.lane, bought.may_live) == (12, "batch", False)
+    assert (live.row, live.lane, live.may_live) == (14, "live", True)
+
+
+async def test_what_may_not_go_live_is_a_dead_letter_when_its_lane_fails(
+    run: RunFolder, buy: Buy, provider_server: ReplayServer
+) -> None:
+    write_part(run, in_batches=(12, 14))
+    script = {"synthetic": True, "batch": {"waits_s": 0, "takes_s": 0, "fails_retryably": 1}}
+    provider_server.set_script(script)
+
+    async with buy() as (dispatcher, lane):
+        result = await dispatch_piece(BOUGHT, run, MODELS, POLICY, dispatcher, lane, rows=2)
+
+    letters = run.read_dead_letters(BOUGHT)
+    assert set(letters.column("reason").to_pylist()) == {"lane_failed"}
+    assert result.dead == 2
+    assert result.cost_usd == 0
+    assert provider_server.ledger() == []
+
+
+async def test_a_refused_key_stops_a_piece_in_batches_and_says_why(
+    run: RunFolder, buy: Buy, provider_server: ReplayServer
+) -> None:
+    write_part(run, in_batches=(12, 14))
+    provider_server.set_script({"synthetic": True, "batch": {"takes_s": 60}})
+    async with buy() as (dispatcher, lane):
+        begun = asyncio.create_task(
+            dispatch_piece(BOUGHT, run, MODELS, POLICY, dispatcher, lane, rows=2)
+        )
+        async with asyncio.timeout(5):
+            while not lane.rows_out:  # noqa: ASYNC110 - a server
+                await asyncio.sleep(0.02)
+        await lane.drain()
+        await begun
+    provider_server.set_script({"refused_keys": ["k"]})
+
+    async with buy() as (dispatcher, lane):
+        result = await dispatch_piece(BOUGHT, run, MODELS, POLICY, dispatcher, lane, rows=2)
+
+    assert result.refused is not None
+    assert not result.finished
