@@ -675,3 +675,82 @@ async def test_while_a_batch_is_out_its_queries_are_not_read(night: Night) -> No
 
 def test_a_key_is_held_by_every_kind() -> None:
     assert MODELS.keys() == set(KINDS)
+
+
+async def test_three_expired_batches_and_a_stuck_one_end_before_the_deadline(
+    night: Night,
+) -> None:
+    """Killed in between: what is out by then is not submitted again."""
+    fates = ["expires", "expires", "expires", "stuck"]
+    night.script(fates=fates, expires_after_s=0.3, finished_when_stuck=0.5)
+    settings = in_s(9.5)
+    queries = night.rows(8)
+    async with night.start(settings, wrap=with_limits(2)) as start:
+        answering = asyncio.ensure_future(start.answer(queries))
+        await until(lambda: start.lane.rows_out == 8)
+        start.sink.dead.set()
+        assert await start.dies_before(answering)
+
+    async with night.start(settings, wrap=with_limits(2)) as start:
+        settled = await start.answer(queries)
+
+    assert settings.deadline_s is not None
+    assert time.time() < settings.deadline_s
+    assert rows_of(settled) == list(range(8))
+    assert costs_usd(settled) == night.bill_usd()
+    assert by_lane(settled) == {"batch": 4, "live": 4}
+    assert night.server.batches_summary()["batches"] == 4
+    assert night.server.batches_summary()["same_queries_max"] == 1
+    assert night.server.summary()["queries_billed_twice"] == 0
+
+
+async def test_whoever_closes_the_lane_waits_for_a_submission_on_the_wire(night: Night) -> None:
+    night.server.set_script(
+        {
+            "synthetic": True,
+            "batch": {"takes_s": 30},
+            "sequences": {"openai": ["ok", {"kind": "ok", "latency_s": 0.5}]},
+        }
+    )
+    async with night.start() as start:
+        answering = asyncio.ensure_future(start.answer(night.rows(2)))
+        await until(lambda: night.server.batches_summary()["calls"].get("openai submit", 0) == 1)
+        await start.lane.close()
+        left = await answering
+
+    (out,) = night.history().batches.values()
+    assert left == []
+    assert out.ids == (night.server.batches()[0]["id"],)
+
+
+async def test_a_submission_of_which_nobody_can_say_whether_it_began_may_be_billed(
+    anthropic: Night,
+) -> None:
+    steps = ["reset", {"status": 403}]
+    anthropic.server.set_script(
+        {"synthetic": True, "batch": QUICK, "sequences": {"anthropic": steps}}
+    )
+    async with anthropic.start() as start:
+        settled = await start.answer(anthropic.rows(3))
+
+    history = anthropic.history()
+    risked_usd = sum(history.risked_usd.values())
+    assert by_lane(settled) == {"live": 3}
+    assert all(outcome.lost_answers == 1 for outcome, _ in settled)
+    assert risked_usd > 0
+    assert start.money.charged_usd == costs_usd(settled) + risked_usd == history.spent_usd
+    assert history.batches == {}
+
+
+async def test_a_vendor_that_is_down_when_batches_are_submitted_is_asked_again(
+    any_night: Night,
+) -> None:
+    wire = any_night.account.wire
+    down = [{"status": 503}, {"status": 500}, {"status": 429, "retry_after_s": 0.1}]
+    any_night.server.set_script({"synthetic": True, "batch": QUICK, "sequences": {wire: down}})
+    async with any_night.start() as start:
+        settled = await start.answer(any_night.rows(3))
+
+        assert_whole(any_night, start, settled, 3)
+    assert by_lane(settled) == {"batch": 3}
+    assert any_night.server.batches_summary()["batches"] == 1
