@@ -23,6 +23,8 @@ from moa.dispatch.quota import NOTHING, Amount
 from moa.errors import ProviderError
 from moa.providers.provider import Completion
 
+LIVE = "live"
+
 
 @dataclass(slots=True, eq=False)
 class Call:
@@ -70,11 +72,28 @@ class Call:
         """Calls that failed and may be billed all the same."""
         return sum(attempt.maybe_billed for attempt in self.attempts)
 
+    @property
+    def next_place(self) -> int | None:
+        """Of the next choice that may be bought; `None` when there is none."""
+        places = range(self.place + 1, len(self.assignment.choices))
+        return next((place for place in places if self._lane_at(place) is not None), None)
+
     def next_model(self) -> None:
-        """Go on to its next choice."""
-        self.place += 1
+        """Go on to its next choice, which there is."""
+        place = self.next_place
+        assert place is not None
+        self.place = place
         self.tries = self.refused = self.timeouts = 0
-        self.lane = self.assignment.lane
+        self.lane = self._lane_at(place) or LIVE
+
+    def _lane_at(self, place: int) -> str | None:
+        """How a choice is bought: in the assignment's lane where its model is sold so, else live;
+        `None` where that is forbidden.
+        """
+        lane = self.assignment.lane
+        if lane in self.assignment.choices[place].model.lanes:
+            return lane
+        return LIVE if self.assignment.may_live else None
 
     def failed(self, error: ProviderError) -> Attempt:
         """Keep what one call ended with."""

@@ -32,7 +32,7 @@ def outage_of(line: Line, model: str) -> Outage | None:
 
 def has_fallback(call: Call, settings: DispatchSettings) -> bool:
     """Whether another model may be asked."""
-    return settings.fallback and call.place + 1 < len(call.assignment.choices)
+    return settings.fallback and call.next_place is not None
 
 
 def waits(call: Call, out_s: float, settings: DispatchSettings) -> bool:
@@ -43,10 +43,10 @@ def waits(call: Call, out_s: float, settings: DispatchSettings) -> bool:
     """
     if out_s > settings.retry.give_up_after_s:
         return False
-    if not has_fallback(call, settings):
+    place = call.next_place
+    if place is None or not settings.fallback:
         return True
     if settings.waiting_usd_per_hour is None:
         return False
-    here, there = call.assignment.choices[call.place : call.place + 2]
-    loss_usd = here.worth_usd - there.worth_usd
+    loss_usd = call.choice.worth_usd - call.assignment.choices[place].worth_usd
     return float(settings.waiting_usd_per_hour) * out_s / 3600 < loss_usd

@@ -13,6 +13,7 @@ from random import Random
 
 from moa.catalog import Model
 from moa.dispatch.budget import Budget
+from moa.dispatch.call import LIVE as LIVE
 from moa.dispatch.call import Call
 from moa.dispatch.detour import has_fallback, outage_of, waits
 from moa.dispatch.journal import History, Journal
@@ -33,8 +34,6 @@ from moa.errors import (
 from moa.prices import PriceTable
 from moa.providers.provider import Answer, Provider, Request
 from moa.request import ChatRequest
-
-LIVE = "live"
 
 
 class Dispatcher:
@@ -277,13 +276,14 @@ class Dispatcher:
 
     async def _complete(self, request: Request, call: Call, line: Line) -> Answer:
         """The answer, or what is known of a call that was cut because it has hung."""
+        provider, timeout_s = line.account.provider, self._settings.total_timeout_s
+        if call.lane != LIVE:  # it may take minutes: what is known of live answers says nothing
+            return await provider.complete(request, timeout_s=timeout_s)
         likely = call.choice._replace(output_tokens=call.taken.output_tokens)
         cut = line.watch.begin(likely, call.timeouts)
         try:
             async with cut:
-                return await line.account.provider.complete(
-                    request, timeout_s=self._settings.total_timeout_s
-                )
+                return await provider.complete(request, timeout_s=timeout_s)
         except TimeoutError:
             call.timeouts += 1
             raise TransientError(
@@ -312,7 +312,7 @@ class Dispatcher:
 
     def _failed(self, call: Call, line: Line, error: ProviderError, sent_at: float) -> None:
         self._tell_line(call, line, error, sent_at)
-        if isinstance(error, LaneUnavailable) and call.lane != LIVE:
+        if isinstance(error, LaneUnavailable) and call.lane != LIVE and call.assignment.may_live:
             call.lane = LIVE
             self._put(call, first=True)
             return

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 
 from moa.dispatch.breaker import Breaker
-from moa.dispatch.call import Call
+from moa.dispatch.call import LIVE, Call
 from moa.dispatch.estimate import TokenEstimate
 from moa.dispatch.lease import RENEW_S, Lease
 from moa.dispatch.patience import Latencies, Watch
@@ -174,9 +174,13 @@ class Line:
         self._lease.used(sent_at, call.taken, used)
         self._lease.hear(answer.limits)
         self.estimate.learn(call.choice, usage)
-        slowness = self._latencies.learn(
-            usage.output_tokens, self._clock() - sent_at, expected_tokens=call.taken.output_tokens
-        )
+        slowness = 1.0
+        if call.lane == LIVE:  # others wait until there is room, which says nothing of the line
+            slowness = self._latencies.learn(
+                usage.output_tokens,
+                self._clock() - sent_at,
+                expected_tokens=call.taken.output_tokens,
+            )
         self._window.congestion.answered(slowness)
 
     def heed(self, error: ProviderError, call: Call, sent_at: float) -> None:

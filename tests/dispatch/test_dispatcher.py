@@ -91,7 +91,7 @@ class Open(Protocol):
         settings: DispatchSettings = SETTINGS,
         budget: Budget | None = None,
         owners: Mapping[str, Owner] | None = None,
-        lanes: Sequence[Lane] = ("live",),
+        lanes: Sequence[Lane] | None = ("live",),
         clock: Callable[[], float] = time.monotonic,
     ) -> AbstractAsyncContextManager[Night]: ...
 
@@ -106,7 +106,7 @@ def open_night(provider_server: ReplayServer, tmp_path: Path) -> Open:
         settings: DispatchSettings = SETTINGS,
         budget: Budget | None = None,
         owners: Mapping[str, Owner] | None = None,
-        lanes: Sequence[Lane] = ("live",),
+        lanes: Sequence[Lane] | None = ("live",),
         clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Night]:
         providers = {}
@@ -598,6 +598,61 @@ async def test_without_capacity_in_flex_the_live_lane_is_used(
 
     assert (outcome.status, outcome.lane, outcome.attempts) == ("answered", "live", 2)
     assert [call["status"] for call in provider_server.ledger()] == [429, 200]
+
+
+def sold_in_flex(model: Model) -> Model:
+    half = Rates(Decimal("0.075"), Decimal("0.3"), Decimal("0.075"), Decimal("0.075"))
+    agreed = (AgreedPrice("flex", (half,), "the vendor's page"),)
+    return replace(model, lanes=("live", "flex"), prices=agreed)
+
+
+async def test_a_flex_query_goes_on_live_to_a_model_that_is_not_sold_in_flex(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    outage = {"provider": "openai", "to_s": 60, "step": {"status": 503}}
+    provider_server.set_script({**SYNTHETIC, "outages": [outage]})
+    mini = sold_in_flex(MINI)
+    only_flex = replace(
+        assignment(2, mini, HAIKU), lane="flex", allowed_lanes=["flex"]
+    )  # which no other model is sold in
+    asked = [replace(assignment(1, mini, HAIKU), lane="flex"), only_flex]
+    hasty = replace(SETTINGS, retry=RetryPolicy(2, 5))
+
+    async with open_night(mini, HAIKU, lanes=None, settings=hasty) as night:
+        (one, _), (other, _) = await night.answer(asked)
+
+    assert (one.status, one.model, one.lane) == ("answered", HAIKU.id, "live")
+    assert (other.status, other.reason) == ("dead_letter", "vendor_failed")
+
+
+async def test_a_query_that_may_only_be_bought_in_flex_never_goes_live(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script({**SYNTHETIC, "flex_unavailable": 1.0})
+    model = sold_in_flex(MINI)
+    asked = replace(assignment(1, model), lane="flex", allowed_lanes=["flex"])
+    hasty = replace(SETTINGS, retry=RetryPolicy(2, 5))
+
+    async with open_night(model, lanes=None, settings=hasty) as night:
+        ((outcome, _),) = await night.answer([asked])
+
+    assert (outcome.status, outcome.reason) == ("dead_letter", "rate_limited")
+    assert {call["status"] for call in provider_server.ledger()} == {429}
+
+
+async def test_flex_calls_are_not_cut_for_taking_longer_than_live_ones(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(
+        {**SYNTHETIC, "sequences": {"openai": [*["ok"] * 150, {"latency_s": 4}]}}
+    )
+    model = sold_in_flex(MINI)
+
+    async with open_night(model, lanes=None) as night:
+        await night.answer([assignment(n, model) for n in range(150)])
+        ((slow, _),) = await night.answer([replace(assignment(150, model), lane="flex")])
+
+    assert (slow.status, slow.lane, slow.attempts) == ("answered", "flex", 1)
 
 
 async def test_a_call_that_hangs_is_cut_when_it_is_known_how_long_answers_take(
