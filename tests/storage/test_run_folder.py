@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -29,12 +30,15 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
 @given(
     st.builds(PartName, *[st.integers(0, 10**9)] * 3),
     st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True),
+    st.booleans(),
 )
-def test_a_name_says_what_it_names(part: PartName, provider: str) -> None:
-    piece = PieceName(part, provider)
+def test_a_name_says_what_it_names(part: PartName, provider: str, in_batches: bool) -> None:
+    piece, other = PieceName(part, provider, in_batches), PieceName(part, provider, not in_batches)
 
     assert PartName.parse(str(part)) == part
     assert PieceName.parse(str(piece)) == piece
+    assert str(piece) == f"{part}.{piece.queue}"
+    assert piece.queue != other.queue
 
 
 def test_a_later_start_is_given_the_facts_of_the_first(run: RunFolder) -> None:
@@ -206,9 +210,62 @@ def test_a_redrive_that_is_forgotten_can_begin_anew(run: RunFolder) -> None:
 def test_what_was_decided_and_has_no_outcomes_is_open(run: RunFolder) -> None:
     parts = [PartName(0, 0, 10), PartName(0, 10, 20)]
     for part in parts:
-        run.write_decisions(part, pa.table({"provider": ["openai", "google"], "lane": ["live", "live"]}))
+        run.write_decisions(
+            part, pa.table({"provider": ["openai", "google"], "lane": ["live", "live"]})
+        )
     run.write_outcomes(PieceName(parts[0], "google"), pa.table({"n": [1]}))
 
     assert [str(piece) for piece in run.open_pieces()] == [
         f"{parts[0]}.openai", f"{parts[1]}.google", f"{parts[1]}.openai",
     ]  # fmt: skip
+
+
+def test_what_is_scored_waits_for_its_decisions(run: RunFolder) -> None:
+    parts = [PartName(0, 0, 10), PartName(0, 10, 20), PartName(1, 0, 5)]
+    for part in parts[::-1]:
+        run.write_queries(part, pa.table({"n": [part.end_row]}))
+
+    run.write_decisions(parts[1], pa.table({"provider": ["openai"]}))
+
+    assert run.scored_parts() == parts
+    assert run.decided_parts() == parts[1:2]
+    assert run.read_queries(parts[2]).to_pydict() == {"n": [5]}
+
+
+def test_plans_are_kept_in_the_order_in_which_they_were_made(run: RunFolder) -> None:
+    assert run.plans() == []
+
+    numbers = [run.write_plan({"price": np.float64(n), "counts": np.arange(2)}) for n in range(11)]
+
+    assert numbers == list(range(11))
+    assert [plan["price"] for plan in run.plans()] == list(range(11))
+    assert run.plans()[0]["counts"] == [0, 1]
+
+
+async def test_a_piece_is_begun_when_it_has_a_journal_or_outcomes(run: RunFolder) -> None:
+    part, other = PartName(0, 0, 10), PartName(0, 10, 20)
+    live, batch = PieceName(part, "openai"), PieceName(part, "openai", in_batches=True)
+    finished = PieceName(other, "google")
+    assert run.begun_pieces() == set()
+
+    run.write_outcomes(finished, pa.table({"n": [1]}))
+    sink = run.open_journal(batch)
+    sink.append(b"{}\n")
+    await sink.commit()
+    await sink.close()
+
+    assert run.begun_pieces() == {batch, finished}
+    run.remove_journals(batch)
+    assert run.begun_pieces() == {finished}
+    assert live not in run.begun_pieces()
+
+
+def test_rows_without_a_lane_are_bought_at_once(run: RunFolder) -> None:
+    part = PartName(0, 0, 10)
+    lanes = pa.array([None, "batch", "flex"], pa.string())
+    run.write_decisions(part, pa.table({"provider": ["openai"] * 3, "lane": lanes}))
+
+    assert run.pieces_of(part) == [
+        (PieceName(part, "openai"), 2),
+        (PieceName(part, "openai", in_batches=True), 1),
+    ]
