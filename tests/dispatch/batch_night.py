@@ -36,6 +36,7 @@ VERTEX = Account(
 )  # fmt: skip
 KINDS = ("openai", "anthropic", "gemini", "vertex")
 QUICK = {"waits_s": 0.02, "takes_s": 0.05}
+NEVER = {"fates": ["stuck"] * 9}
 SETTINGS = BatchSettings(first_look_s=0.05, longest_look_s=0.2)
 
 
@@ -361,3 +362,12 @@ class Gone:
     async def look(self, batch_id: str) -> object:
         status = await self._batches.look(batch_id)
         return replace(status, results="file-none") if status.results else status
+
+
+def assert_whole(night: Night, start: Start, settled: Sequence[Settled], rows: int) -> None:
+    """Every query has one outcome, and every answer was billed and paid once."""
+    assert rows_of(settled) == list(range(rows))
+    assert costs_usd(settled) == night.bill_usd() == start.money.charged_usd
+    summary = night.server.summary()
+    assert summary["queries_billed_twice"] == 0
+    assert night.history().batches == {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -13,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from moa.catalog import Limits
-from moa.dispatch.batch_lane import MOST_BATCHES
-from moa.dispatch.outcome import REASONS, Settled
 from moa.errors import KeyRefused
 from moa.providers.accounts import open_batches
 from moa.providers.provider import Request
@@ -24,13 +21,13 @@ from moa.request import ChatRequest
 from tests.dispatch.batch_night import (
     KINDS,
     MODELS,
+    NEVER,
     OTHER,
     QUICK,
     SETTINGS,
-    Deaths,
     Gone,
     Night,
-    Start,
+    assert_whole,
     by_lane,
     costs_usd,
     in_s,
@@ -38,44 +35,6 @@ from tests.dispatch.batch_night import (
     until,
     with_limits,
 )
-
-NEVER = {"fates": ["stuck"] * 9}
-
-
-@pytest.fixture
-def night(provider_server: ReplayServer, tmp_path: Path) -> Night:
-    night = Night(provider_server, tmp_path, "openai")
-    night.script()
-    return night
-
-
-@pytest.fixture
-def anthropic(provider_server: ReplayServer, tmp_path: Path) -> Night:
-    night = Night(provider_server, tmp_path, "anthropic")
-    night.script()
-    return night
-
-
-@pytest.fixture(params=KINDS)
-def any_night(
-    request: pytest.FixtureRequest,
-    provider_server: ReplayServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Night:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", provider_server.url)
-    night = Night(provider_server, tmp_path, request.param)
-    night.script()
-    return night
-
-
-def assert_whole(night: Night, start: Start, settled: Sequence[Settled], rows: int) -> None:
-    """Every query has one outcome, and every answer was billed and paid once."""
-    assert rows_of(settled) == list(range(rows))
-    assert costs_usd(settled) == night.bill_usd() == start.money.charged_usd
-    summary = night.server.summary()
-    assert summary["queries_billed_twice"] == 0
-    assert night.history().batches == {}
 
 
 async def test_every_query_is_answered_and_billed_once_at_the_price_of_batches(
@@ -391,6 +350,24 @@ async def test_a_strangers_batch_that_never_ends_does_not_keep_ours_waiting(
     assert anthropic.server.batches()[0]["cancels"] == 0
 
 
+async def test_what_may_be_a_strangers_is_not_cancelled_when_it_is_late(
+    anthropic: Night,
+) -> None:
+    anthropic.script(fates=["stuck"])
+    await strangers(anthropic, 3)
+    anthropic.server.set_script({"synthetic": True, "sequences": {"anthropic": ["reset"]}})
+    settings = in_s(9.5)
+    async with anthropic.start(settings) as start:
+        settled = await start.answer(anthropic.rows(3))
+
+    assert settings.deadline_s is not None
+    assert time.time() < settings.deadline_s
+    assert by_lane(settled) == {"live": 3}
+    assert all(outcome.lost_answers == 1 for outcome, _ in settled)
+    (theirs,) = anthropic.server.batches()
+    assert (theirs["cancels"], theirs["deleted"], theirs["state"]) == (0, False, "running")
+
+
 async def test_batches_of_equal_size_that_were_both_lost_are_told_apart(anthropic: Night) -> None:
     anthropic.script(lost_submissions=3)
     async with anthropic.start(wrap=with_limits(4)) as start:
@@ -554,97 +531,6 @@ async def test_a_start_with_a_wrong_key_drops_no_batch(night: Night) -> None:
             await start.answer(night.rows(4))
 
     assert len(night.history().batches) == 1
-
-
-BATCH_ONLY = ["batch"]
-
-
-async def test_what_may_not_go_live_is_bought_in_another_batch(night: Night) -> None:
-    night.script(fates=["expires"], expires_after_s=0.3, unfinished_when_expired=0.5)
-    async with night.start() as start:
-        settled = await start.answer(night.rows(8, lanes=BATCH_ONLY))
-
-        assert_whole(night, start, settled, 8)
-    assert night.lanes() == by_lane(settled) == {"batch": 8}
-    assert [one["requests"] for one in night.server.batches()] == [8, 4]
-
-
-async def test_only_those_that_may_go_live_do(night: Night) -> None:
-    night.script(fates=["expires"], expires_after_s=0.3, unfinished_when_expired=1)
-    queries = [*night.rows(3, lanes=BATCH_ONLY), *night.rows(3, 3, lanes=["live", "batch"])]
-    async with night.start() as start:
-        settled = await start.answer(queries)
-
-        assert_whole(night, start, settled, 6)
-    lanes = {outcome.row: outcome.lane for outcome, _ in settled}
-    assert lanes == dict.fromkeys(range(3), "batch") | dict.fromkeys(range(3, 6), "live")
-
-
-async def test_what_may_not_go_live_is_given_up_after_so_many_batches(any_night: Night) -> None:
-    any_night.script(fails_retryably=1)
-    async with any_night.start() as start:
-        settled = await start.answer(any_night.rows(3, lanes=BATCH_ONLY))
-
-    assert {outcome.reason for outcome, _ in settled} == {"lane_failed"}
-    assert {outcome.attempts for outcome, _ in settled} == {MOST_BATCHES}
-    assert any_night.server.batches_summary()["batches"] == MOST_BATCHES
-    assert any_night.lanes() == {}
-    assert start.money.charged_usd == 0
-    assert "lane_failed" in REASONS
-
-
-async def test_what_would_fail_again_and_may_not_go_live_is_given_up_as_such(
-    any_night: Night,
-) -> None:
-    any_night.script(fails_fatally=1)
-    async with any_night.start() as start:
-        settled = await start.answer(any_night.rows(3, lanes=BATCH_ONLY))
-
-    assert {outcome.reason for outcome, _ in settled} == {"invalid_request"}
-    assert all(letter is not None and letter.attempts for _, letter in settled)
-    assert any_night.server.batches_summary()["batches"] == 1
-
-
-async def test_what_may_not_go_live_is_given_up_when_time_is_up(night: Night) -> None:
-    night.script(**NEVER)
-    settings = in_s(7.5)
-    async with night.start(settings) as start:
-        settled = await start.answer(night.rows(2, lanes=BATCH_ONLY))
-
-    assert settings.deadline_s is not None
-    assert time.time() < settings.deadline_s
-    assert {outcome.reason for outcome, _ in settled} == {"lane_failed"}
-    assert night.lanes() == {}
-
-
-async def test_what_may_not_go_live_and_is_not_covered_says_so(night: Night) -> None:
-    async with night.start(limit_usd=Decimal("0.000001")) as start:
-        settled = await start.answer(night.rows(3, lanes=BATCH_ONLY))
-
-    assert {outcome.reason for outcome, _ in settled} == {"budget_spent"}
-    assert start.money.charged_usd == 0
-
-
-async def test_tries_in_batches_are_counted_over_starts(night: Night) -> None:
-    night.script(fails_retryably=1)
-    queries = night.rows(2, lanes=BATCH_ONLY)
-    await night.killed(queries, Deaths("fetched"))
-
-    async with night.start() as start:
-        settled = await start.answer(queries)
-
-    assert {outcome.reason for outcome, _ in settled} == {"lane_failed"}
-    assert night.server.batches_summary()["batches"] == MOST_BATCHES
-
-
-async def test_a_query_that_may_not_go_live_says_so_when_its_account_refuses(
-    night: Night,
-) -> None:
-    night.server.set_script({"synthetic": True, "refused_keys": [night.key]})
-    async with night.start() as start:
-        settled = await start.answer(night.rows(2, lanes=BATCH_ONLY))
-
-    assert {outcome.reason for outcome, _ in settled} == {"account_refused"}
 
 
 async def test_a_cancelled_answer_leaves_nothing_running(night: Night) -> None:
