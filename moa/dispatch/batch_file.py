@@ -63,6 +63,7 @@ def cut(
     names: BatchNames,
     *,
     most_tokens: dict[str, float],
+    most_usd: Decimal | None = None,
 ) -> tuple[list[BatchFile], list[Assignment]]:
     """Batches for queries of one provider, each within all its limits, in arrival order; and the
     queries that no batch can hold.
@@ -73,6 +74,7 @@ def cut(
         prices: with the batch lane's.
         names: of the run.
         most_tokens: catalog id → input tokens that may be in one batch.
+        most_usd: that one query may be expected to cost; `None` is without a limit.
     """
     by_model: dict[str, list[tuple[Assignment, int]]] = defaultdict(list)
     unfit: list[Assignment] = []
@@ -83,7 +85,8 @@ def cut(
         except InvalidRequest:
             size = provider.limits.bytes + 1
         too_long = one.choices[0].input_tokens > most_tokens.get(model.id, float("inf"))
-        if size > provider.limits.bytes or too_long:
+        too_dear = most_usd is not None and _expected_usd(one, prices) > most_usd
+        if size > provider.limits.bytes or too_long or too_dear:
             unfit.append(one)
         else:
             by_model[model.id].append((one, size))
@@ -131,20 +134,19 @@ def _within(
 
 
 def _file(rows: Sequence[Assignment], prices: PriceTable) -> BatchFile:
-    model = rows[0].choices[0].model
-    costs = (
-        prices.cost_usd(
-            model.id,
-            BATCH,
-            input_tokens=round(one.choices[0].input_tokens),
-            output_tokens=round(one.choices[0].output_tokens),
-        )
-        for one in rows
-    )
     return BatchFile(
-        model,
+        rows[0].choices[0].model,
         tuple(one.row for one in rows),
-        sum(costs, Decimal(0)),
+        sum((_expected_usd(one, prices) for one in rows), Decimal(0)),
         sum(one.choices[0].input_tokens for one in rows),
         sum(one.choices[0].output_tokens for one in rows),
+    )
+
+
+def _expected_usd(one: Assignment, prices: PriceTable) -> Decimal:
+    return prices.cost_usd(
+        one.choices[0].model.id,
+        BATCH,
+        input_tokens=round(one.choices[0].input_tokens),
+        output_tokens=round(one.choices[0].output_tokens),
     )

@@ -88,6 +88,7 @@ class BatchLane:
         self._names = names
         self._dispatcher = dispatcher
         self._budget = budget
+        self._most_usd = settings.max_usd_per_query
         self._queue = BatchQueue(settings.queue_tokens)
         self._draining = asyncio.Event()
         self._watch = BatchWatch(settings, self._draining, dispatcher.waiting)
@@ -180,10 +181,11 @@ class BatchLane:
             self._prices,
             self._names,
             most_tokens=self._queue.most_tokens,
+            most_usd=self._most_usd,
         )
         work = [self._see_through(file, piece) for file in files]
         if unfit:
-            work.append(self._elsewhere(unfit, piece, LANE_FAILED, "no batch can hold it"))
+            work.append(self._elsewhere(unfit, piece, LANE_FAILED, "no batch can, or may, hold it"))
         return work
 
     async def _see_through(

@@ -181,12 +181,14 @@ class BatchWatch:
         return min(MOST_CANCEL_S, CANCEL_SHARE * max(0, self._settings.deadline_s - self._begun_s))
 
     def _live_s(self, file: BatchFile) -> float:
-        """What the live lane would need for all of its model that is not answered."""
+        """What the live lane would need for all of its model that is not answered, here and with
+        the other replicas.
+        """
         files = [one for one in self._unanswered if one.model.id == file.model.id]
         if not any(one is file for one in files):
             files.append(file)
         calls = sum(len(one.rows) for one in files)
-        with_waiting = 1 + self._live_waiting(file.model.id) / calls
+        with_waiting = self._settings.replicas * (1 + self._live_waiting(file.model.id) / calls)
         return live_s(
             file.model,
             calls=calls * with_waiting,

@@ -44,6 +44,10 @@ class BatchSettings:
     """Catalog id → input tokens that this lane may have in batches at once."""
     max_in_flight: int = 256
     """Live calls out at once, of all replicas: what a late batch's queries could be bought by."""
+    replicas: int = 1
+    """That have batches out, each about as many: they would share the live lane."""
+    max_usd_per_query: Decimal | None = None
+    """See `DispatchSettings`."""
     first_look_s: float = 1.0
     longest_look_s: float = 60.0
     """Between two looks at a batch; they grow with its age."""

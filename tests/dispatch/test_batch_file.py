@@ -124,6 +124,18 @@ async def test_files_are_no_more_than_it_takes(openai: BatchProvider) -> None:
     assert [file.rows for file in whole] == [tuple(range(10))]
 
 
+async def test_what_costs_more_than_a_query_may_is_unfit(openai: BatchProvider) -> None:
+    queries = [asked(row, MINI) for row in range(3)]
+    usd = cut(queries, openai, PRICES, NAMES, most_tokens=NO_LIMIT)[0][0].expected_usd / 3
+
+    enough, _ = cut(queries, openai, PRICES, NAMES, most_tokens=NO_LIMIT, most_usd=usd)
+    too_little = cut(queries, openai, PRICES, NAMES, most_tokens=NO_LIMIT, most_usd=usd * 9 / 10)
+    await openai.close()
+
+    assert [file.rows for file in enough] == [(0, 1, 2)]
+    assert too_little == ([], queries)
+
+
 async def test_what_a_vendor_cannot_do_is_unfit(openai: BatchProvider) -> None:
     class Strict(Tight):
         def line(self, custom_id: str, request: Request) -> bytes:

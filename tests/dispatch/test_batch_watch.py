@@ -106,6 +106,15 @@ def test_what_waits_for_the_live_lane_counts(clock: FakeClock) -> None:
     assert watch.time_left_s(file(60)) == pytest.approx(free_s - 1.25 * 60, abs=1)
 
 
+def test_other_replicas_would_need_the_live_lane_too(clock: FakeClock) -> None:
+    alone, three = timed(1000, clock), timed(1000, clock)
+    three.settings = replace(three.settings, replicas=3)
+
+    left_s = [watched.watch().time_left_s(file(60)) for watched in (alone, three)]
+
+    assert left_s[0] - left_s[1] == pytest.approx(1.25 * 2 * 60, abs=1)
+
+
 def test_first_it_is_late_and_then_lost(clock: FakeClock) -> None:
     watch = timed(100, clock).watch()
     clock.advance(watch.time_left_s(file()))
