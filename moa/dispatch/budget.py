@@ -39,6 +39,10 @@ class Purse:
         self._left_usd -= granted_usd
         return granted_usd
 
+    def set_aside(self, usd: Decimal) -> None:
+        """So much is for something else than calls; what is left may fall below 0."""
+        self._left_usd -= usd
+
 
 class Budget:
     """What one dispatcher may spend.

@@ -21,7 +21,7 @@ from moa.errors import Interrupted
 from moa.pipeline.at_work import AtWork
 from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import Job
-from moa.pipeline.planned import Facts, Planned
+from moa.pipeline.planned import Facts, Money, Planned
 from moa.pipeline.replicas import Counts, Dispatch, PieceRows
 from moa.pipeline.stop import Stop
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
@@ -102,8 +102,8 @@ def plan_backlog(job: Job, stop: Stop) -> dict[str, Any]:
     with AtWork(RunFolder(job.run_folder)) as work, stop.at_once():
         scan_backlog(job)
         earlier = _Earlier.of(RunFolder(job.run_folder))
-        pieces = earlier.open_pieces
-        return Planned(job, work, earlier.left_usd(job), pieces, lambda _: False).make()
+        pieces, used = earlier.open_pieces, earlier.counts.used
+        return Planned(job, work, earlier.money(job), pieces, lambda _: False, used=used).make()
 
 
 def dispatch_decided(
@@ -202,8 +202,8 @@ class _Nightly:
         self._queries = self._run.scanned_queries()
         self._earlier = earlier
         self._decider: _Decider | Planned | None = None
-        self._left_usd = earlier.left_usd(job, spent_usd)
-        self._dispatch = Dispatch(job, left_usd=self._left_usd)
+        self._money = earlier.money(job, spent_usd)
+        self._dispatch = Dispatch(job, left_usd=self._money.free_usd)
         self._buried = 0
 
     def decides(self, decider: _Decider | Planned) -> None:
@@ -215,9 +215,11 @@ class _Nightly:
         return Planned(
             self._job,
             work,
-            self._left_usd,
+            self._money,
             self._earlier.open_pieces,
             self._dispatch.is_hungry,
+            used=self._earlier.counts.used,
+            set_aside=self._dispatch.set_aside,
             approved_usd=approved_usd,
         )
 
@@ -274,8 +276,8 @@ class _Nightly:
                 lines[model] = lines.get(model, LineProgress()).plus(line)
         return Facts(
             left_usd=None
-            if self._left_usd is None
-            else self._left_usd - self._dispatch.finished.cost_usd - open_usd,
+            if self._money.left_usd is None
+            else self._money.left_usd - self._dispatch.finished.cost_usd,
             open_usd=open_usd,
             open_share=out / (out + done) if out + done else 1.0,
             used=used.used,
@@ -338,17 +340,16 @@ class _Earlier:
     counts: Counts
     """Of the finished pieces."""
 
-    def left_usd(self, job: Job, elsewhere_usd: Decimal = Decimal(0)) -> Decimal | None:
-        """Of the budget, without what earlier starts have spent."""
+    def money(self, job: Job, elsewhere_usd: Decimal = Decimal(0)) -> Money:
+        """Of the budget; `elsewhere_usd` was spent outside this run folder."""
         budget_usd, run = job.config.dispatch.budget_usd, RunFolder(job.run_folder)
         if budget_usd is None:
-            return None
+            return Money(None, {})
+        pieces = [one.piece for one in self.open_pieces]
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            journals = pool.map(
-                lambda one: recover(run.read_journals(one.piece)).spent_usd, self.open_pieces
-            )
-            spent_usd = self.counts.cost_usd + sum(journals, elsewhere_usd)
-        return max(Decimal(0), budget_usd - spent_usd)
+            spent = pool.map(lambda one: recover(run.read_journals(one)).spent_usd, pieces)
+            open_usd = dict(zip(pieces, spent, strict=True))
+        return Money(budget_usd - self.counts.cost_usd - elsewhere_usd, open_usd)
 
     @classmethod
     def of(cls, run: RunFolder) -> _Earlier:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ AGAIN_HEADROOM = 4.0
 """See `Pass`: in the middle of a run the limits are tight, and what is left is few."""
 SURPLUS = 1.02
 """A sample may have fewer queries a part than the rest."""
+TOLD_USD = Decimal("0.0001")
+"""Step of the amounts that a refusal names."""
 
 log = structlog.get_logger()
 
@@ -49,8 +51,10 @@ class Standing:
     """What the router's machines have cost."""
     learnt: Mapping[str, Learnt] = field(default_factory=dict)
     committed: Mapping[str, Committed] = field(default_factory=dict)
+    under_way: bool = False
+    """Something was bought already: what cannot be kept is no reason to stop any more."""
     again: bool = False
-    """In the middle of the run."""
+    """In the middle of this start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +109,22 @@ class PlanMaker:
 
         Raises:
             RunError: there is no plan within budget, limits and deadline; with what would be
-                enough. In the middle of a run it then buys what is cheapest.
+                enough. A run that is under way then buys what is cheapest.
         """
-        lanes = self._lanes()
+        lanes = self._lanes(under_way=now.under_way)
         every = max(1, -(-_rows(parts) // (MOST_ROWS_AGAIN if now.again else MOST_ROWS)))
         share = _rows(parts[::every]) / max(1, _rows(parts))
-        blocks = [self._block(part, lanes, now.learnt) for part in parts[::every]]
-        sample = together([block.backlog for block in blocks])
+        blocks = (self._block(part, lanes, now.learnt) for part in parts[::every])
+        read = [(block.backlog, block.most_output_tokens) for block in blocks]  # and no more of it
+        sample = together([backlog for backlog, _ in read])
         rows = sample.rows if every == 1 else round(sample.rows / share * SURPLUS)
         situation = self._situation(rows, sample, now)
         limits = capacities(self._job.models, lanes, self._plan, situation)
         wanted = objective(self._job.config.policy, self._plan)
         problem = _Problem(sample, sample.rows / max(1, rows), limits, wanted)
-        problem, prices = self._solved(problem, situation, again=now.again)
-        most = np.concatenate([block.most_output_tokens for block in blocks])
+        most = np.concatenate([tokens for _, tokens in read])
+        del read
+        problem, prices = self._solved(problem, situation, under_way=now.under_way)
         document = plan_document(
             job_models=self._job.models, lanes=lanes, config=self._plan, situation=situation,
             sample=sample, share=problem.share, most_output_tokens=most, capacities=problem.limits,
@@ -165,9 +171,11 @@ class PlanMaker:
             part, self._run, self._deciding, lanes, learnt, decided=decided, whole=whole
         )
 
-    def _lanes(self) -> tuple[Lane, ...]:
+    def _lanes(self, *, under_way: bool) -> tuple[Lane, ...]:
         lanes = lanes_in_time(self._plan, self.seconds_left)
-        if not lanes and "live" not in self._plan.lanes:
+        if not lanes and under_way:
+            return tuple(self._plan.lanes)
+        if not lanes:
             raise RunError(
                 f"plan.lanes is {self._plan.lanes}, and none of them ends before plan.finish_by: "
                 f"batches are counted on to end within {self._plan.batch_hours:g} h "
@@ -191,15 +199,15 @@ class PlanMaker:
         )
 
     def _solved(
-        self, problem: _Problem, situation: Situation, *, again: bool
+        self, problem: _Problem, situation: Situation, *, under_way: bool
     ) -> tuple[_Problem, Prices]:
-        """With its prices: in the middle of a run that cannot keep its limits any more, those of
+        """With its prices: of a run that is under way and cannot keep its limits any more, those of
         the cheapest options within the limits that can be kept.
         """
         seed = self._job.config.run.seed
         found = problem.prices(seed)
         while isinstance(found, Infeasible):
-            if not again:
+            if not under_way:
                 raise RunError(_why_not(found, problem.share, situation))
             log.warning("plan.limits_cannot_be_kept", limits=found.names)
             kept = [one for one in problem.limits if one.name not in found.names]
@@ -220,10 +228,10 @@ def _why_not(found: Infeasible, share: float, situation: Situation) -> str:
     if found.least_usd is not None and situation.usd is not None and BUDGET in found.names:
         least_usd = found.least_usd / share
         told.append(
-            f"{situation.queries:,} queries cost ${least_usd:,.4f} at least, and "
+            f"{situation.queries:,} queries cost ${_enough(least_usd):,} at least, and "
             f"${situation.usd:,.4f} of dispatch.budget_usd are left for them, without the router: "
-            f"raise it by ${least_usd - situation.usd:,.4f} or more, or allow cheaper models or "
-            "lanes"
+            f"raise it by ${_enough(least_usd - situation.usd):,} or more, or allow cheaper models "
+            "or lanes"
         )
     if found.time_factor is not None and situation.seconds is not None:
         end = datetime.now(UTC) + timedelta(seconds=situation.seconds * found.time_factor)
@@ -234,3 +242,8 @@ def _why_not(found: Infeasible, share: float, situation: Situation) -> str:
     if len(told) == 1:
         told.append("loosen plan.shares, plan.target_grade or the limits of the catalog")
     return "; ".join(told)
+
+
+def _enough(usd: float) -> Decimal:
+    """Rounded up: a budget of what is told is enough."""
+    return Decimal(str(usd)).quantize(TOLD_USD, ROUND_UP)

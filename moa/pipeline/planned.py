@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from decimal import ROUND_UP, Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import structlog
@@ -39,13 +40,30 @@ PRIOR_CALLS = 20.0
 log = structlog.get_logger()
 
 
+class Money(NamedTuple):
+    """Of the budget, when a start begins."""
+
+    left_usd: Decimal | None
+    """Without what finished pieces have cost; `None` is without a limit."""
+    open_usd: Mapping[PieceName, Decimal]
+    """Spent by earlier starts on each piece that is not finished, with what its batches that are
+    out will cost."""
+
+    @property
+    def free_usd(self) -> Decimal | None:
+        """What may be spent by calls that are not out yet."""
+        if self.left_usd is None:
+            return None
+        return max(Decimal(0), self.left_usd - sum(self.open_usd.values(), Decimal(0)))
+
+
 class Facts(NamedTuple):
     """What the driver knows of a run that is under way."""
 
     left_usd: Decimal | None
-    """Of the budget, nothing set aside for what is out; `None` is without a limit."""
+    """Of the budget, without what finished pieces have cost; `None` is without a limit."""
     open_usd: Decimal
-    """Spent on pieces that are not finished."""
+    """Spent on pieces that are not finished, as far as this start has gone on with them."""
     open_share: float
     """Of the queries of these pieces, those without an outcome."""
     used: Mapping[str, Used]
@@ -60,9 +78,11 @@ class Planned:
     Args:
         job: with a plan in its config.
         work: told when the router is at work.
-        left_usd: of the budget, nothing set aside for the router or for what is out.
+        money: nothing set aside for the router.
         open_pieces: that earlier starts have decided on and not finished.
         hungry: whether a queue has nothing waiting.
+        used: by catalog id, of the answers of earlier starts.
+        set_aside: told what of the budget calls may not spend.
         approved_usd: what a plan may be expected to cost; `None`: whatever it does.
     """
 
@@ -70,17 +90,22 @@ class Planned:
         self,
         job: Job,
         work: AtWork,
-        left_usd: Decimal | None,
+        money: Money,
         open_pieces: list[PieceRows],
         hungry: Callable[[str], bool],
         *,
+        used: Mapping[str, Used] = MappingProxyType({}),
+        set_aside: Callable[[Decimal], None] = lambda _: None,
         approved_usd: Decimal | None = None,
     ) -> None:
         self._job = job
         self._work = work
         self._run = RunFolder(job.run_folder)
-        self._left_usd = left_usd
+        self._money = money
+        self._spent_before = dict(money.open_usd)
         self._hungry = hungry
+        self._used_before = used
+        self._set_aside = set_aside
         self._approved_usd = approved_usd
         self._maker = PlanMaker(job)
         self._news: queue.Queue[list[PieceRows] | BaseException] = queue.Queue()
@@ -88,6 +113,7 @@ class Planned:
         self._thread = threading.Thread(target=self._prepare, name="plan", daemon=True)
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan again")
         begun = self._run.begun_pieces()
+        self._under_way = any(piece.provider != NOBODY for piece in begun)
         self._held: deque[PartName] = deque(_unbegun(open_pieces, begun))
         self._open: dict[PieceName, Amounts] = {}
         self._pieces: dict[PartName, tuple[int, list[PieceRows]]] = {}
@@ -157,6 +183,7 @@ class Planned:
     def finished(self, piece: PieceName) -> None:
         """A piece has ended: nothing more is to be expected of it."""
         self._open.pop(piece, None)
+        self._spent_before.pop(piece, None)
 
     def look(self, facts: Callable[[], Facts]) -> None:
         """Plan again what is held, if it is time to."""
@@ -171,6 +198,7 @@ class Planned:
             router_usd=self._router_usd(),
             learnt=_learnt(known, self._lines_then, time.monotonic() - self._planned_at),
             committed=self._committed(known.open_share),
+            under_way=True,
             again=True,
         )
         self._planned_at = time.monotonic()
@@ -188,6 +216,7 @@ class Planned:
         """Score what is not scored, plan, and decide on all that nobody was sent of yet."""
         try:
             router_s = self._score()
+            self._set_aside(self._router_usd())
             if self._ended.is_set():
                 return
             held, parts = set(self._held), self._parts()
@@ -235,11 +264,13 @@ class Planned:
 
     def _first_plan(self, parts: list[PartName]) -> MadePlan:
         """Raises `RunError` when there is none."""
-        nothing_yet = Facts(self._left_usd, Decimal(0), 1.0, {}, {})
+        known = Facts(self._money.left_usd, Decimal(0), 1.0, self._used_before, {})
         standing = Standing(
-            usd=self._usd(nothing_yet),
+            usd=self._usd(known),
             router_usd=self._router_usd(),
+            learnt=_learnt(known, {}, 0.0),
             committed=self._committed(1.0),
+            under_way=self._under_way,
         )
         plan = self._maker.make(parts, standing)
         cost = plan.document["forecast"]["cost_usd"]
@@ -279,7 +310,7 @@ class Planned:
     def _committed(self, share: float) -> dict[str, Committed]:
         """What is out live, by model; `share` of it has no outcome yet."""
         sums: dict[str, Counter[str]] = defaultdict(Counter)
-        for piece, amounts in self._open.items():
+        for piece, amounts in list(self._open.items()):  # the driver takes out what has ended
             for model, one in amounts.by_model.items() if not piece.in_batches else ():
                 sums[model].update(one._asdict())
         return {
@@ -291,10 +322,11 @@ class Planned:
         """What is left for what is held: without the router, and without what is out."""
         if facts.left_usd is None:
             return None
-        out_usd = sum((amounts.usd for amounts in self._open.values()), Decimal(0))
+        out_usd = sum((amounts.usd for amounts in list(self._open.values())), Decimal(0))
+        before_usd = sum(list(self._spent_before.values()), Decimal(0))
         pool = _sum(facts.used)
         off = _ratio(pool.output_tokens, pool.expected_output_tokens, 1.0, pool.calls)
-        left_usd = facts.left_usd - max(Decimal(0), out_usd * Decimal(off) - facts.open_usd)
+        left_usd = facts.left_usd - max(out_usd * Decimal(off), facts.open_usd, before_usd)
         return max(Decimal(0), left_usd - self._router_usd())
 
     def _router_usd(self) -> Decimal:
@@ -352,7 +384,10 @@ def _ratio(used: float, expected: float, prior: float, calls: float) -> float:
 
 
 def _rate(now: LineProgress | None, then: LineProgress | None, seconds: float) -> float | None:
-    """Calls a second of a model that had something waiting then and now."""
+    """Calls a second of a model that had something waiting then and now; `None` too when a replica
+    has died since, and counts anew.
+    """
     if now is None or then is None or not (now.waiting and then.waiting) or seconds <= 0:
         return None
-    return max(0.0, (now.answered - then.answered) / seconds)
+    answered = now.answered - then.answered
+    return None if answered < 0 else answered / seconds

@@ -168,6 +168,8 @@ def batch_settings(job: Job) -> BatchSettings:
         deadline_s=None if job.deadline is None else job.deadline.timestamp(),
         queue_tokens={name: most / dispatch.replicas for name, most in queues if most},
         max_in_flight=dispatch.max_in_flight * dispatch.replicas,
+        replicas=dispatch.replicas,
+        max_usd_per_query=dispatch.max_usd_per_query,
     )
 
 
@@ -274,6 +276,11 @@ class Dispatch:
         """A piece has been decided."""
         self._waiting[decided.piece.queue].append(decided)
         self._hand_out()
+
+    def set_aside(self, usd: Decimal) -> None:
+        """So much of the budget is for something else than calls."""
+        if self._purse is not None:
+            self._purse.set_aside.remote(usd)
 
     def is_hungry(self, queue: str) -> bool:
         """Whether nothing of a queue waits to be handed out."""

@@ -103,3 +103,15 @@ async def test_a_dead_holder_takes_little_with_it() -> None:
 
 async def test_without_a_limit_everything_is_allowed() -> None:
     assert await Budget().reserve(Decimal("1e12"))
+
+
+async def test_what_is_set_aside_is_not_spent_on_calls() -> None:
+    purse = Purse(Decimal(1), 1)
+    (budget,) = holders(purse, 1)
+
+    purse.set_aside(Decimal("0.9"))
+
+    assert not await budget.reserve(Decimal("0.2"))
+    assert await budget.reserve(Decimal("0.1"))
+    purse.set_aside(Decimal(1))
+    assert not await budget.reserve(Decimal("0.1"))
