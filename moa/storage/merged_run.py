@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from moa.errors import RunError
 from moa.schema import DEAD_LETTERS, OUTCOMES, ROUTING_DECISIONS
-from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
+from moa.storage.run_folder import BATCH, NOBODY, PartName, PieceName, RunFolder
 
 _COUNTED = ("attempts", "unknown_calls", "lost_answers", "cost_usd")
 """Of an outcome: what every sending of its query has added to."""
@@ -53,9 +53,11 @@ class _Finished:
     def decisions(self, part: PartName) -> pa.Table:
         """The decisions of a part on queries that have their outcomes."""
         table = self.run.read_decisions(part)
-        ended = sorted(piece.provider for piece in self.pieces.get(part, ()))
+        ended = pa.array([piece.queue for piece in self.pieces.get(part, ())], pa.string())
         whose = pc.fill_null(table.column("provider"), NOBODY)
-        return table.filter(pc.is_in(whose, pa.array(ended, pa.string())))
+        in_batches = pc.fill_null(pc.equal(table.column("lane"), BATCH), False)
+        batches = pc.binary_join_element_wise(whose, BATCH, ".")
+        return table.filter(pc.is_in(pc.if_else(in_batches, batches, whose), ended))
 
 
 class MergedRun:

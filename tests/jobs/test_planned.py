@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.jobs.conftest import QUERIES, JobUnderTest, job_in
+from tests.jobs.conftest import KEYS, QUERIES, ROOT, JobUnderTest, job_in
 
 BOTH = "plan.lanes=['live','batch']"
 SOON = "plan.batch_hours=0.0001"
@@ -214,3 +217,38 @@ def test_a_planned_job_that_is_killed_among_live_calls_plans_the_rest_and_keeps_
         assert sum(unknown.values()) <= 2 * 3 * 8
         assert usd(found) <= Decimal(str(budget_usd))
         assert set(found["status"].to_pylist()) == {"answered"}
+
+
+@pytest.mark.slow
+def test_batches_that_are_out_are_listed_and_cancelled(job: JobUnderTest) -> None:
+    job.server.set_script({"batch": {"takes_s": 3600, "waits_s": 0}})
+    started = job.start(BOTH)
+    wait_until(lambda: len(job.server.batches()) >= 3)
+    out = job.server.batches()
+
+    said = listed(job)
+    assert all(one["id"] in said for one in out)
+    assert "no batch of this run" in listed(job, "--cancel", "strange", status=2)
+    listed(job, "--cancel", "all")
+    status, _, err = started.wait()
+
+    assert status == 0, err[-4000:]
+    assert_answered_once(job)
+    assert {one["end"] for one in job.server.batches()} == {"cancelled"}
+    assert "no such run" in listed(job, "--set", "run.id=another", status=2)
+
+
+def listed(job: JobUnderTest, *flags: str, status: int = 0) -> str:
+    """What `jobs/list_batches.py` says."""
+    config = ("--config", str(job.config), "--set", BOTH)
+    ended = subprocess.run(
+        [sys.executable, "jobs/list_batches.py", *config, *flags],
+        cwd=ROOT,
+        env={**os.environ, **KEYS},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == status, ended.stderr[-4000:]
+    return ended.stdout + ended.stderr

@@ -265,3 +265,20 @@ def test_starts_and_bills_are_those_of_all(tmp_path: Path) -> None:
 
     assert [start["to"] for start in merged.starts()] == ["0", "1", "2"]
     assert merged.spent_usd() == Decimal("1.75")
+
+
+def test_batches_that_have_ended_say_nothing_of_their_providers_live_calls(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    part, model = PARTS[0], POOL[0]
+    decide(run, [decision(n, model, lane="batch" if n < 3 else "live") for n in range(4)])
+    rows = [outcome(n, model, lane="batch") for n in range(3)]
+    batches = PieceName(part, "openai", in_batches=True)
+
+    run.write_outcomes(batches, pa.Table.from_pylist(rows, schema=OUTCOMES))
+    (ended,) = MergedRun(run).decided()
+    live = pa.Table.from_pylist([outcome(3, model, lane="live")], schema=OUTCOMES)
+    run.write_outcomes(PieceName(part, "openai"), live)
+    (whole,) = MergedRun(run).decided()
+
+    assert ended["query_id"].to_pylist() == ["q0", "q1", "q2"]
+    assert whole.num_rows == 4
