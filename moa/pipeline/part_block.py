@@ -68,12 +68,17 @@ def read_block(
     before = None
     if decided:
         before = run.read_decisions(part)
-        is_batch = pc.equal(before.column("lane"), BATCH)
-        out = pc.fill_null(pc.or_kleene(pc.is_null(before.column("model")), is_batch), True)
-        free = np.flatnonzero(~out.to_numpy()[expected.good])
+        free = np.flatnonzero(~is_out(before)[expected.good])
         if BATCH in lanes:
             backlog.cost_usd[:, :, list(lanes).index(BATCH)] = np.inf
     return Block(queries, expected, free, backlog.take(free), most[free], before)
+
+
+def is_out(decisions: pa.Table) -> NDArray[np.bool_]:
+    """Which rows of a decided part cannot be decided on again: they are in batches, or nobody's."""
+    in_batches = pc.equal(decisions.column("lane"), BATCH)
+    out = pc.or_kleene(pc.is_null(decisions.column("model")), in_batches)
+    return np.asarray(pc.fill_null(out, True).to_numpy())
 
 
 def together(backlogs: Sequence[Backlog]) -> Backlog:

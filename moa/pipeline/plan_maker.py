@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_UP, Decimal
+from functools import partial
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,11 @@ from moa.decisions.deciding import letters
 from moa.decisions.planned import decisions_of, objective
 from moa.errors import RunError
 from moa.pipeline.job import Job
-from moa.pipeline.part_block import Block, read_block, together
+from moa.pipeline.part_block import Block, is_out, read_block, together
 from moa.pipeline.replicas import PieceRows
 from moa.plan_config import PlanConfig
 from moa.planning.capacities import BUDGET, Committed, Learnt, Situation, capacities, lanes_in_time
-from moa.planning.capacity import Backlog, Capacity, Objective, with_limits
+from moa.planning.capacity import Backlog, Capacity, Choice, Objective, with_limits
 from moa.planning.planner import Infeasible, Pass, Prices, find_prices
 from moa.reports.plan_document import plan_document
 from moa.stages import bury
@@ -35,6 +37,8 @@ AGAIN_HEADROOM = 4.0
 """See `Pass`: in the middle of a run the limits are tight, and what is left is few."""
 SURPLUS = 1.02
 """A sample may have fewer queries a part than the rest."""
+MORE = 1.1
+"""So many more are reckoned with when it had."""
 TOLD_USD = Decimal("0.0001")
 """Step of the amounts that a refusal names."""
 
@@ -57,7 +61,7 @@ class Standing:
     """In the middle of this start."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MadePlan:
     """A plan in force."""
 
@@ -65,7 +69,19 @@ class MadePlan:
     document: dict[str, Any]
     lanes: tuple[Lane, ...]
     learnt: Mapping[str, Learnt]
+    begin: Callable[..., Pass]
+    """For so many `rows`; or for more, as one has `begun`."""
+    rows: int
+    """Queries that are expected to come."""
     queries: Pass
+
+    def take(self, block: Backlog) -> Choice:
+        """The option of each query of the next part. More may come than a sample has told of."""
+        least = self.queries.rows + block.rows
+        if least > self.rows:
+            self.rows = round(least * MORE)
+            self.queries = self.begin(rows=self.rows, begun=self.queries.begun)
+        return self.queries.take(block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +112,8 @@ class PlanMaker:
         self._run = RunFolder(job.run_folder)
         self._deciding = job.deciding
         self._decided = set(self._run.decided_parts())
+        self._free: dict[PartName, int] = {}
+        """Queries of a part that may be decided on, of those that were looked at."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -113,11 +131,10 @@ class PlanMaker:
         """
         lanes = self._lanes(under_way=now.under_way)
         every = max(1, -(-_rows(parts) // (MOST_ROWS_AGAIN if now.again else MOST_ROWS)))
-        share = _rows(parts[::every]) / max(1, _rows(parts))
         blocks = (self._block(part, lanes, now.learnt) for part in parts[::every])
         read = [(block.backlog, block.most_output_tokens) for block in blocks]  # and no more of it
         sample = together([backlog for backlog, _ in read])
-        rows = sample.rows if every == 1 else round(sample.rows / share * SURPLUS)
+        rows = self._queries_of(parts, sample.rows / max(1, _rows(parts[::every])))
         situation = self._situation(rows, sample, now)
         limits = capacities(self._job.models, lanes, self._plan, situation)
         wanted = objective(self._job.config.policy, self._plan)
@@ -133,8 +150,8 @@ class PlanMaker:
         )  # fmt: skip
         number = self._run.write_plan(document)
         headroom = AGAIN_HEADROOM if now.again else 1.0
-        queries = Pass(prices, problem.limits, problem.wanted, rows=rows, headroom=headroom)
-        return MadePlan(number, document, lanes, now.learnt, queries)
+        begin = partial(Pass, prices, problem.limits, problem.wanted, headroom=headroom)
+        return MadePlan(number, document, lanes, now.learnt, begin, rows, begin(rows=rows))
 
     def decide(self, part: PartName, plan: MadePlan, router_s: float = 0.0) -> list[PieceRows]:
         """Decide on a part by a plan, and keep the decisions; all its pieces, those that are out
@@ -142,8 +159,10 @@ class PlanMaker:
         """
         block = self._block(part, plan.lanes, plan.learnt, whole=True)
         rows = block.queries.num_rows
+        if block.before is not None:
+            router_s = sum(block.before.column("router_s").to_pylist())
         choice = np.full(block.expected.queries.num_rows, -1, np.int16)
-        choice[block.free] = plan.queries.take(block.backlog)
+        choice[block.free] = plan.take(block.backlog)
         decisions, lanes = decisions_of(choice, block.expected, self._deciding)
         table = self._deciding.table(block.queries, block.expected, decisions, lanes, router_s)
         if block.before is None:
@@ -156,6 +175,7 @@ class PlanMaker:
             table = both.take(pa.array(np.arange(rows) + np.where(anew, rows, 0)))
         self._run.write_decisions(part, table)
         self._decided.add(part)
+        self._free[part] = rows - int(is_out(table).sum())
         return [PieceRows(*one) for one in pieces_in(part, table)]
 
     def _block(
@@ -167,9 +187,19 @@ class PlanMaker:
         whole: bool = False,
     ) -> Block:
         decided = part in self._decided
-        return read_block(
+        block = read_block(
             part, self._run, self._deciding, lanes, learnt, decided=decided, whole=whole
         )
+        self._free[part] = block.backlog.rows
+        return block
+
+    def _queries_of(self, parts: Sequence[PartName], per_row: float) -> int:
+        """How many are to be decided on; of parts that were not looked at, so many a row, and a
+        few more.
+        """
+        seen = [part for part in parts if part in self._free]
+        unseen = _rows(parts) - _rows(seen)
+        return sum(self._free[part] for part in seen) + ceil(unseen * per_row * SURPLUS)
 
     def _lanes(self, *, under_way: bool) -> tuple[Lane, ...]:
         lanes = lanes_in_time(self._plan, self.seconds_left)

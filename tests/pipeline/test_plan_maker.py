@@ -399,3 +399,68 @@ def test_pieces_commit_what_their_decisions_are_expected_to_cost_and_use(both: S
         else:
             assert {name.split("/")[0] for name in one.by_model} == {piece.provider}
             assert one.usd > 0
+
+
+@pytest.fixture
+def uneven(both: ScoredRun, monkeypatch: pytest.MonkeyPatch) -> ScoredRun:
+    """Of every second part much is in batches, of the others nothing; plans look at the former."""
+    # Half a million queries are no test: the sample is made smaller instead.
+    monkeypatch.setattr(plan_maker, "MOST_ROWS_AGAIN", QUERIES // 2)
+    assert both.job.config.plan is not None
+    at_once = both.job.config.plan.model_copy(update={"lanes": ["live"]})
+    config = both.job.config.model_copy(update={"plan": at_once})
+    for job, parts in (
+        (both.job, both.parts[::2]), (replace(both.job, config=config), both.parts[1::2]),
+    ):  # fmt: skip
+        maker = PlanMaker(job)
+        plan = maker.make(parts, NOTHING_SPENT)
+        for part in parts:
+            maker.decide(part, plan)
+    return both
+
+
+def test_a_sample_that_tells_of_too_few_queries_is_borne(uneven: ScoredRun) -> None:
+    live_usd = sum(
+        float(amounts_of(piece, uneven.run, uneven.job).usd)
+        for part in uneven.parts
+        for piece, _ in uneven.run.pieces_of(part)
+        if not piece.in_batches
+    )
+    out_usd = uneven.decided_usd() - live_usd
+    maker = PlanMaker(uneven.job)
+
+    again = maker.make(uneven.parts, replace(AGAIN, usd=Decimal(str(0.9 * live_usd))))
+    announced = again.rows
+    for part in uneven.parts:
+        maker.decide(part, again)
+
+    assert again.queries.rows > announced
+    assert uneven.decisions().num_rows == QUERIES
+    assert uneven.decided_usd() - out_usd <= 0.9 * live_usd
+
+
+def test_queries_of_parts_that_were_looked_at_are_counted(uneven: ScoredRun) -> None:
+    maker = PlanMaker(uneven.job)
+    first = maker.make(uneven.parts, AGAIN)
+    for part in uneven.parts:
+        maker.decide(part, first)
+
+    again = maker.make(uneven.parts, AGAIN)
+
+    lanes = uneven.decisions()["lane"].to_pylist()
+    assert again.document["queries"] == lanes.count("live")
+    assert again.document["sampled"] < lanes.count("live") / 2
+
+
+def test_what_the_router_has_worked_stays_told_when_a_part_is_decided_again(
+    live: ScoredRun,
+) -> None:
+    maker = PlanMaker(live.job)
+    plan = maker.make(live.parts, NOTHING_SPENT)
+    for number, part in enumerate(live.parts):
+        maker.decide(part, plan, router_s=float(number))
+
+    planned(live, replace(AGAIN, learnt={LARGE: Learnt(output_tokens=9.0)}))
+
+    told = [pc.sum(live.run.read_decisions(part)["router_s"]).as_py() for part in live.parts]
+    assert told == pytest.approx(list(range(len(told))))
