@@ -48,6 +48,17 @@ class Money(NamedTuple):
     open_usd: Mapping[PieceName, Decimal]
     """Spent by earlier starts on each piece that is not finished, with what its batches that are
     out will cost."""
+    spent_usd: Decimal = Decimal(0)
+    """What finished pieces have cost."""
+
+    def at_most(self, limit_usd: Decimal | None) -> Money:
+        """The same where no more than that may be spent on calls, whatever the budget is."""
+        if limit_usd is None:
+            return self
+        left_usd = limit_usd - self.spent_usd
+        if self.left_usd is not None:
+            left_usd = min(left_usd, self.left_usd)
+        return self._replace(left_usd=left_usd)
 
     @property
     def free_usd(self) -> Decimal | None:
@@ -83,7 +94,7 @@ class Planned:
         hungry: whether a queue has nothing waiting.
         used: by catalog id, of the answers of earlier starts.
         set_aside: told what of the budget calls may not spend.
-        approved_usd: what a plan may be expected to cost; `None`: whatever it does.
+        approved_usd: what the first plan may be expected to cost; `None`: whatever it does.
     """
 
     def __init__(
@@ -206,11 +217,11 @@ class Planned:
         self._again = self._planner.submit(self._maker.make, list(self._held), standing)
 
     def close(self) -> None:
-        """Plan no more."""
+        """Plan no more; nothing of it is written later."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(CLOSE_S)
-        self._planner.shutdown(wait=False, cancel_futures=True)
+        self._planner.shutdown(cancel_futures=True)
 
     def _prepare(self) -> None:
         """Score what is not scored, plan, and decide on all that nobody was sent of yet."""
@@ -279,12 +290,13 @@ class Planned:
 
     def _approve(self, plan: MadePlan) -> None:
         """Raises `RunError` when the plan is dearer than was approved."""
-        expected_usd = Decimal(str(plan.document["forecast"]["cost_usd"]["expected"]))
+        cost = plan.document["forecast"]["cost_usd"]
+        expected_usd, most_usd = (Decimal(str(cost[name])) for name in ("expected", "high"))
         if self._approved_usd is not None and expected_usd > self._approved_usd:
             raise RunError(
-                f"the plan is expected to cost {money(expected_usd)}, and "
-                f"{money(self._approved_usd)} are approved: look at it with --plan-only, and start "
-                f"it with --approve-up-to {expected_usd.quantize(CENT, ROUND_UP)} or more"
+                f"the plan is expected to cost {money(expected_usd)}, at most {money(most_usd)} in "
+                f"nine of ten cases, and {money(self._approved_usd)} are approved: look at it with "
+                f"--plan-only, and start it with --approve-up-to {most_usd.quantize(CENT, ROUND_UP)}"
             )
 
     def _take_plan(self) -> None:

@@ -88,12 +88,17 @@ class Night:
 
 def carried_out(planned: Planned) -> list[PieceRows]:
     """What it hands out at once."""
+    pieces = begun(planned)
+    planned.close()
+    return pieces
+
+
+def begun(planned: Planned) -> list[PieceRows]:
     planned.start()
     pieces: list[PieceRows] = []
     while not planned._ready:
         pieces += planned.take()
         time.sleep(0.01)
-    planned.close()
     return pieces
 
 
@@ -237,3 +242,15 @@ def test_an_end_is_told_from_nothing_while_pieces_end(night: Callable[..., Night
     assert at_first is not None
     assert at_last is not None
     assert float(at_first) == pytest.approx(float(at_last), abs=1e-4)
+
+
+def test_a_plan_that_is_being_made_is_written_before_the_run_is_over(
+    night: Callable[..., Night],
+) -> None:
+    planned = night().planned("plan.replan_every_s=0.001")
+    begun(planned)
+
+    planned.look(lambda: Facts(None, Decimal(0), 1.0, {}, {}))
+    planned.close()
+
+    assert [plan["again"] for plan in planned._run.plans()] == [False, True]
