@@ -25,7 +25,8 @@ Approve = Annotated[
         "--approve-up-to",
         min=0,
         metavar="USD",
-        help="What the plan may be expected to cost, in place of plan.approve_usd",
+        help="What may be spent on calls, and the plan may be expected to cost, in place of "
+        "plan.approve_usd",
     ),
 ]
 Explain = Annotated[bool, explaining(describe)]

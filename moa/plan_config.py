@@ -59,8 +59,8 @@ class PlanConfig(Section):
         default=None,
         strict=False,
         ge=0,
-        description="A plan that is expected to cost more is not begun without --approve-up-to; "
-        "≥ 0; by default any is",
+        description="A plan that is expected to cost more is not begun without --approve-up-to, "
+        "and no more is spent on calls; ≥ 0; by default any is",
     )
     batch_hours: float = Field(
         default=24,

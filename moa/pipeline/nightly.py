@@ -74,7 +74,8 @@ def route_backlog(
         job: what to do, checked.
         tell: given the progress, several times a second.
         stop: by whom it can be asked to.
-        approved_usd: what a plan may be expected to cost; `None`: whatever it does.
+        approved_usd: what may be spent on calls, and a plan may be expected to cost; `None`:
+            whatever the budget allows.
 
     Raises:
         KeyRefused: a key was refused at its first call.
@@ -85,11 +86,11 @@ def route_backlog(
         with stop.at_once():
             scan_backlog(job)
             earlier = _Earlier.of(RunFolder(job.run_folder))
-            nightly = _Nightly(job, tell, stop, earlier)
+            nightly = _Nightly(job, tell, stop, earlier, approved_usd=approved_usd)
             if job.config.plan is None:
                 nightly.decides(_Decider(job, earlier.decided, work))
             else:
-                nightly.decides(nightly.planned(work, approved_usd))
+                nightly.decides(nightly.planned(work))
         nightly.see_through()
 
 
@@ -194,6 +195,7 @@ class _Nightly:
         earlier: _Earlier,
         *,
         spent_usd: Decimal = Decimal(0),
+        approved_usd: Decimal | None = None,
     ) -> None:
         self._job = job
         self._tell = tell
@@ -202,7 +204,9 @@ class _Nightly:
         self._queries = self._run.scanned_queries()
         self._earlier = earlier
         self._decider: _Decider | Planned | None = None
-        self._money = earlier.money(job, spent_usd)
+        self._approved_usd = approved_usd
+        self._budget = earlier.money(job, spent_usd, read=approved_usd is not None)
+        self._money = self._budget.at_most(approved_usd)
         self._dispatch = Dispatch(job, left_usd=self._money.free_usd)
         self._buried = 0
 
@@ -210,17 +214,17 @@ class _Nightly:
         """What is dispatched comes from there, besides what earlier starts have left open."""
         self._decider = decider
 
-    def planned(self, work: AtWork, approved_usd: Decimal | None) -> Planned:
+    def planned(self, work: AtWork) -> Planned:
         """A decider that plans the whole backlog."""
         return Planned(
             self._job,
             work,
-            self._money,
+            self._budget,
             self._earlier.open_pieces,
             self._dispatch.is_hungry,
             used=self._earlier.counts.used,
             set_aside=self._dispatch.set_aside,
-            approved_usd=approved_usd,
+            approved_usd=self._approved_usd,
         )
 
     def see_through(self) -> None:
@@ -340,16 +344,20 @@ class _Earlier:
     counts: Counts
     """Of the finished pieces."""
 
-    def money(self, job: Job, elsewhere_usd: Decimal = Decimal(0)) -> Money:
-        """Of the budget; `elsewhere_usd` was spent outside this run folder."""
+    def money(self, job: Job, elsewhere_usd: Decimal = Decimal(0), *, read: bool = False) -> Money:
+        """Of the budget; `elsewhere_usd` was spent outside this run folder. What open pieces have
+        spent is only read when there is a budget, or it is asked for.
+        """
         budget_usd, run = job.config.dispatch.budget_usd, RunFolder(job.run_folder)
-        if budget_usd is None:
-            return Money(None, {})
+        spent_usd = self.counts.cost_usd + elsewhere_usd
+        if budget_usd is None and not read:
+            return Money(None, {}, spent_usd)
         pieces = [one.piece for one in self.open_pieces]
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             spent = pool.map(lambda one: recover(run.read_journals(one)).spent_usd, pieces)
             open_usd = dict(zip(pieces, spent, strict=True))
-        return Money(budget_usd - self.counts.cost_usd - elsewhere_usd, open_usd)
+        left_usd = None if budget_usd is None else budget_usd - spent_usd
+        return Money(left_usd, open_usd, spent_usd)
 
     @classmethod
     def of(cls, run: RunFolder) -> _Earlier:

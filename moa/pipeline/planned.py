@@ -26,16 +26,15 @@ from moa.pipeline.at_work import AtWork
 from moa.pipeline.committed import Amounts, amounts_of
 from moa.pipeline.graph import score_backlog
 from moa.pipeline.job import Job
+from moa.pipeline.learnt import learnt, output_ratio
 from moa.pipeline.plan_maker import MadePlan, PlanMaker, Standing
 from moa.pipeline.replicas import PieceRows
-from moa.planning.capacities import Committed, Learnt
+from moa.planning.capacities import Committed
 from moa.reports.wording import money
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
 
 CENT = Decimal("0.01")
 CLOSE_S = 10.0
-PRIOR_CALLS = 20.0
-"""Calls that an expectation is worth before any has been answered."""
 
 log = structlog.get_logger()
 
@@ -207,7 +206,9 @@ class Planned:
         standing = Standing(
             usd=self._usd(known),
             router_usd=self._router_usd(),
-            learnt=_learnt(known, self._lines_then, time.monotonic() - self._planned_at),
+            learnt=learnt(
+                known.used, known.lines, self._lines_then, time.monotonic() - self._planned_at
+            ),
             committed=self._committed(known.open_share),
             under_way=True,
             again=True,
@@ -279,7 +280,7 @@ class Planned:
         standing = Standing(
             usd=self._usd(known),
             router_usd=self._router_usd(),
-            learnt=_learnt(known, {}, 0.0),
+            learnt=learnt(known.used, known.lines, {}, 0.0),
             committed=self._committed(1.0),
             under_way=self._under_way,
         )
@@ -296,7 +297,8 @@ class Planned:
             raise RunError(
                 f"the plan is expected to cost {money(expected_usd)}, at most {money(most_usd)} in "
                 f"nine of ten cases, and {money(self._approved_usd)} are approved: look at it with "
-                f"--plan-only, and start it with --approve-up-to {most_usd.quantize(CENT, ROUND_UP)}"
+                "--plan-only, and start it with --approve-up-to "
+                f"{most_usd.quantize(CENT, ROUND_UP)}"
             )
 
     def _take_plan(self) -> None:
@@ -336,9 +338,8 @@ class Planned:
             return None
         out_usd = sum((amounts.usd for amounts in list(self._open.values())), Decimal(0))
         before_usd = sum(list(self._spent_before.values()), Decimal(0))
-        pool = _sum(facts.used)
-        off = _ratio(pool.output_tokens, pool.expected_output_tokens, 1.0, pool.calls)
-        left_usd = facts.left_usd - max(out_usd * Decimal(off), facts.open_usd, before_usd)
+        off = Decimal(output_ratio(facts.used))
+        left_usd = facts.left_usd - max(out_usd * off, facts.open_usd, before_usd)
         return max(Decimal(0), left_usd - self._router_usd())
 
     def _router_usd(self) -> Decimal:
@@ -354,52 +355,3 @@ def _unbegun(open_pieces: list[PieceRows], begun: set[PieceName]) -> list[PartNa
     """Parts of which no live piece has been begun."""
     parts = {piece.part for piece in begun if _is_live(piece)}
     return sorted({one.piece.part for one in open_pieces} - parts)
-
-
-def _learnt(facts: Facts, then: Mapping[str, LineProgress], seconds: float) -> dict[str, Learnt]:
-    """By how much expectations were off, by model: few calls of one count for less than the pool's.
-
-    Args:
-        facts: as they are.
-        then: where models stood when the last plan was made.
-        seconds: since then.
-    """
-    pool = _sum(facts.used)
-    all_in = _ratio(pool.input_tokens, pool.expected_input_tokens, 1.0, pool.calls)
-    all_out = _ratio(pool.output_tokens, pool.expected_output_tokens, 1.0, pool.calls)
-    names = {*facts.used, *facts.lines}
-    return {
-        name: Learnt(
-            _ratio(one.input_tokens, one.expected_input_tokens, all_in, one.calls),
-            _ratio(one.output_tokens, one.expected_output_tokens, all_out, one.calls),
-            _rate(facts.lines.get(name), then.get(name), seconds),
-        )
-        for name in names
-        for one in [facts.used.get(name, Used())]
-    }
-
-
-def _sum(used: Mapping[str, Used]) -> Used:
-    """Over all models."""
-    pool = Used()
-    for one in used.values():
-        pool = pool.plus(one)
-    return pool
-
-
-def _ratio(used: float, expected: float, prior: float, calls: float) -> float:
-    """Of what was used to what was expected, drawn towards `prior` where few calls tell."""
-    if expected <= 0 or calls <= 0:
-        return prior
-    weight = PRIOR_CALLS * expected / calls
-    return (used + weight * prior) / (expected + weight)
-
-
-def _rate(now: LineProgress | None, then: LineProgress | None, seconds: float) -> float | None:
-    """Calls a second of a model that had something waiting then and now; `None` too when a replica
-    has died since, and counts anew.
-    """
-    if now is None or then is None or not (now.waiting and then.waiting) or seconds <= 0:
-        return None
-    answered = now.answered - then.answered
-    return None if answered < 0 else answered / seconds

@@ -57,7 +57,8 @@ def run_job(
     Args:
         config: of the job.
         environ: with the keys.
-        approve_usd: what its plan may be expected to cost, in place of `plan.approve_usd`.
+        approve_usd: what may be spent on calls, and its plan may be expected to cost, in place of
+            `plan.approve_usd`.
 
     Raises:
         ConfigError, ArtifactError: something that the config names is missing or wrong.

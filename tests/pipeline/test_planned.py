@@ -23,8 +23,9 @@ from moa.errors import RunError
 from moa.pipeline.at_work import AtWork
 from moa.pipeline.committed import amounts_of
 from moa.pipeline.job import Job, check_job
+from moa.pipeline.learnt import rate
 from moa.pipeline.nightly import _Earlier
-from moa.pipeline.planned import Facts, Planned, _rate
+from moa.pipeline.planned import Facts, Planned
 from moa.pipeline.replicas import PieceRows
 from moa.stages import Keep, Read, Score
 from moa.storage.run_folder import PieceName, RunFolder
@@ -213,8 +214,8 @@ def test_a_part_is_decided_again_but_not_what_is_out(night: Callable[..., Night]
 def test_a_replica_that_died_says_nothing_of_how_fast_its_model_is() -> None:
     then, now = LineProgress(500, 9), LineProgress(100, 9)
 
-    assert _rate(now, then, 10.0) is None
-    assert _rate(LineProgress(600, 9), then, 10.0) == 10.0
+    assert rate(now, then, 10.0) is None
+    assert rate(LineProgress(600, 9), then, 10.0) == 10.0
 
 
 def test_a_backlog_of_which_no_row_is_a_request_is_planned(night: Callable[..., Night]) -> None:
