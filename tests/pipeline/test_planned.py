@@ -25,7 +25,7 @@ from moa.pipeline.committed import amounts_of
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.learnt import rate
 from moa.pipeline.nightly import _Earlier
-from moa.pipeline.planned import Facts, Planned
+from moa.pipeline.planned import Facts, Money, Planned
 from moa.pipeline.replicas import PieceRows
 from moa.stages import Keep, Read, Score
 from moa.storage.run_folder import PieceName, RunFolder
@@ -255,3 +255,18 @@ def test_a_plan_that_is_being_made_is_written_before_the_run_is_over(
     planned.close()
 
     assert [plan["again"] for plan in planned._run.plans()] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("budget_usd", "approved_usd", "left_usd"), [(None, 5, 3), (9, 5, 3), (3, 5, 1), (9, None, 7)]
+)
+def test_no_more_is_spent_than_was_approved_whatever_the_budget_is(
+    budget_usd: int | None, approved_usd: int | None, left_usd: int
+) -> None:
+    spent_usd = Decimal(2)
+    left = None if budget_usd is None else budget_usd - spent_usd
+    money = Money(left, {}, spent_usd)
+
+    found = money.at_most(None if approved_usd is None else Decimal(approved_usd))
+
+    assert found.left_usd == found.free_usd == left_usd
