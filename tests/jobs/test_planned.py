@@ -227,7 +227,12 @@ def test_batches_that_are_out_are_listed_and_cancelled(job: JobUnderTest) -> Non
     out = job.server.batches()
 
     said = listed(job)
-    assert all(one["id"] in said for one in out)
+    told = {line.split()[0]: line.split()[1:5] for line in said.splitlines() if line}
+    for one in out:
+        model, queries, answered, state = told[one["id"]]
+        assert model.split("/")[0] == {"gemini": "google"}.get(one["provider"], one["provider"])
+        assert (queries, answered) == (str(one["requests"]), "0")
+        assert state in ("waiting", "running")
     assert "no batch of this run" in listed(job, "--cancel", "strange", status=2)
     listed(job, "--cancel", "all")
     status, _, err = started.wait()
