@@ -140,8 +140,8 @@ def _rates(models: Sequence[Model], mask: _Masks, now: Situation) -> Iterator[Ca
 
 
 def _at_once(models: Sequence[Model], mask: _Masks, now: Situation) -> Iterator[Capacity]:
-    """What the calls at once allow: of an account by what answers take, of a model as it was seen
-    to answer while it was kept busy.
+    """What the calls at once allow: of an account, and of a model that has a limit of its own, by
+    what answers take; of a model that was kept busy as it was seen to answer.
     """
     if now.seconds is None:
         return
@@ -154,6 +154,12 @@ def _at_once(models: Sequence[Model], mask: _Masks, now: Situation) -> Iterator[
             options = mask.of(number, lanes=_CALLS)
             name = f"{model.id} as it answers"
             yield Capacity(name, "queries", options, max(0.0, left), per_time=True)
+        most = model.limits.max_in_flight
+        if rate_per_s is None and most is not None and now.output_tokens:
+            answers = most * now.seconds * USED_OF_TIME / answer_s(now.output_tokens[number])
+            options = mask.of(number, lanes=_CALLS)
+            left = max(0.0, answers - _calls(now, model))
+            yield Capacity(f"{model.id} calls at once", "queries", options, left, per_time=True)
     for account, numbers in accounts.items():
         if not now.output_tokens:
             continue

@@ -134,6 +134,20 @@ def test_calls_at_once_are_an_accounts_by_what_its_models_take_for_an_answer() -
     assert openai.measure == "queries"
 
 
+def test_a_models_own_calls_at_once_count_until_it_was_seen_to_answer() -> None:
+    now = Situation(200, seconds=1000, output_tokens=(100, 300, 50), committed={MINI.id: OUT})
+    seen = replace(now, learnt={MINI.id: Learnt(rate_per_s=0.5)})
+
+    found, later = limits_of(now, limits=ALL), limits_of(seen, limits=ALL)
+
+    one = found[f"{MINI.id} calls at once"]
+    assert one.limit == pytest.approx(4 * 1000 * USED_OF_TIME / answer_s(100) - OUT.calls)
+    assert one.options.tolist() == [[True, True, False], [False] * 3, [False] * 3]
+    assert one.per_time
+    assert f"{MINI.id} calls at once" not in later
+    assert f"{MINI.id} as it answers" in later
+
+
 def test_a_model_that_was_kept_busy_is_counted_on_as_it_was_seen_to_answer() -> None:
     learnt = {MINI.id: Learnt(rate_per_s=0.5), LARGE.id: Learnt(output_tokens=2.0)}
     now = Situation(200, seconds=1000, learnt=learnt, committed={MINI.id: OUT})
