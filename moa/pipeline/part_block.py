@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -79,6 +80,21 @@ def is_out(decisions: pa.Table) -> NDArray[np.bool_]:
     in_batches = pc.equal(decisions.column("lane"), BATCH)
     out = pc.or_kleene(pc.is_null(decisions.column("model")), in_batches)
     return np.asarray(pc.fill_null(out, True).to_numpy())
+
+
+class Given(NamedTuple):
+    """Queries of a decided part, by catalog id."""
+
+    all: Mapping[str, int]
+    for_good: Mapping[str, int]
+    """In batches: they are not decided on again."""
+
+
+def given_in(decisions: pa.Table) -> Given:
+    """What a part's decisions give to each model."""
+    models = decisions.column("model")
+    out = models.filter(pa.array(is_out(decisions)))
+    return Given(*(Counter(names.drop_null().to_pylist()) for names in (models, out)))
 
 
 def together(backlogs: Sequence[Backlog]) -> Backlog:

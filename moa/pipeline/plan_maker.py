@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from moa.decisions.deciding import letters
 from moa.decisions.planned import decisions_of, objective
 from moa.errors import RunError
 from moa.pipeline.job import Job
-from moa.pipeline.part_block import Block, is_out, read_block, together
+from moa.pipeline.part_block import Block, Given, given_in, is_out, read_block, together
 from moa.pipeline.replicas import PieceRows
 from moa.plan_config import PlanConfig
 from moa.planning.capacities import BUDGET, Committed, Learnt, Situation, capacities, lanes_in_time
@@ -114,6 +115,8 @@ class PlanMaker:
         self._decided = set(self._run.decided_parts())
         self._free: dict[PartName, int] = {}
         """Queries of a part that may be decided on, of those that were looked at."""
+        self._given: dict[PartName, Given] = {}
+        """Of decided parts, where there are shares to be kept."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -135,7 +138,7 @@ class PlanMaker:
         read = [(block.backlog, block.most_output_tokens) for block in blocks]  # and no more of it
         sample = together([backlog for backlog, _ in read])
         rows = self._queries_of(parts, sample.rows / max(1, _rows(parts[::every])))
-        situation = self._situation(rows, sample, now)
+        situation = self._situation(rows, sample, now, self._given_besides(parts))
         limits = capacities(self._job.models, lanes, self._plan, situation)
         wanted = objective(self._job.config.policy, self._plan)
         problem = _Problem(sample, sample.rows / max(1, rows), limits, wanted)
@@ -176,6 +179,8 @@ class PlanMaker:
         self._run.write_decisions(part, table)
         self._decided.add(part)
         self._free[part] = rows - int(is_out(table).sum())
+        if self._plan.shares:
+            self._given[part] = given_in(table)
         return [PieceRows(*one) for one in pieces_in(part, table)]
 
     def _block(
@@ -214,7 +219,20 @@ class PlanMaker:
             )
         return lanes
 
-    def _situation(self, rows: int, sample: Backlog, now: Standing) -> Situation:
+    def _given_besides(self, parts: Sequence[PartName]) -> Mapping[str, float]:
+        """What each model keeps, whatever is planned for these parts; nothing without shares."""
+        planned, given = set(parts), Counter[str]()
+        for part in list(self._decided) if self._plan.shares else ():
+            if part not in self._given:
+                names = ["model", "lane"]
+                self._given[part] = given_in(self._run.read_decisions(part, columns=names))
+            one = self._given[part]
+            given.update(one.for_good if part in planned else one.all)
+        return given
+
+    def _situation(
+        self, rows: int, sample: Backlog, now: Standing, given: Mapping[str, float]
+    ) -> Situation:
         dispatch = self._job.config.dispatch
         tokens = sample.output_tokens
         assert tokens is not None
@@ -226,6 +244,7 @@ class PlanMaker:
             output_tokens=tuple(tokens.mean(axis=0).tolist()) if sample.rows else (),
             learnt=now.learnt,
             committed=now.committed,
+            given=given,
         )
 
     def _solved(

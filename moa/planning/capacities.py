@@ -58,6 +58,8 @@ class Situation:
     """By catalog id."""
     committed: Mapping[str, Committed] = field(default_factory=dict)
     """By catalog id."""
+    given: Mapping[str, float] = field(default_factory=dict)
+    """Catalog id → queries that it keeps: shares are of these and of those to be planned."""
 
 
 def lanes_in_time(config: PlanConfig, seconds: float | None) -> tuple[Lane, ...]:
@@ -82,13 +84,14 @@ def capacities(
     found += _at_once(models, mask, now)
     if now.usd is not None:
         found.insert(0, Capacity(BUDGET, "usd", mask.all(), max(0.0, now.usd)))
+    whole = now.queries + sum(now.given.values())
     for number, model in enumerate(models):
-        share = config.shares.get(model.id)
+        share, given = config.shares.get(model.id), now.given.get(model.id, 0)
         if share is not None and share.max < 1:
-            most = share.max * now.queries
+            most = max(0.0, share.max * whole - given)
             found.append(Capacity(f"{model.id} max share", "queries", mask.of(number), most))
-        if share is not None and share.min > 0:
-            least = share.min * now.queries
+        if share is not None and share.min * whole > given:
+            least = share.min * whole - given
             found.append(
                 Capacity(f"{model.id} min share", "queries", mask.of(number), least, at_least=True)
             )
@@ -159,7 +162,7 @@ def _at_once(models: Sequence[Model], mask: _Masks, now: Situation) -> Iterator[
             answers = most * now.seconds * USED_OF_TIME / answer_s(now.output_tokens[number])
             options = mask.of(number, lanes=_CALLS)
             left = max(0.0, answers - _calls(now, model))
-            yield Capacity(f"{model.id} calls at once", "queries", options, left, per_time=True)
+            yield Capacity(f"{model.id} max_in_flight", "queries", options, left, per_time=True)
     for account, numbers in accounts.items():
         if not now.output_tokens:
             continue

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from moa.pipeline import plan_maker
 from moa.pipeline.committed import amounts_of
 from moa.pipeline.part_block import read_block, together
 from moa.pipeline.plan_maker import MadePlan, PlanMaker, Standing
+from moa.plan_config import ShareConfig
 from moa.planning.capacities import Committed, Learnt
 from moa.schema import SCORED_QUERIES
 from moa.storage.run_folder import BATCH, NOBODY, PieceName
@@ -148,6 +150,47 @@ def test_shares_are_kept(tmp_path: Path) -> None:
     assert models.count(LARGE) <= 0.3 * QUERIES
 
 
+def shares_of(scored: ScoredRun, shares: dict[str, dict[str, float]]) -> ScoredRun:
+    """The same run, whose models must be given, or may be given at most, such shares."""
+    assert scored.job.config.plan is not None
+    given = {name: ShareConfig.model_validate(share) for name, share in shares.items()}
+    plan = scored.job.config.plan.model_copy(update={"shares": given})
+    config = scored.job.config.model_copy(update={"plan": plan})
+    return ScoredRun(replace(scored.job, config=config), scored.run)
+
+
+def test_shares_are_of_the_whole_run_though_only_what_is_held_is_planned(live: ScoredRun) -> None:
+    planned(live)
+    half = len(live.parts) // 2
+    kept = pa.concat_tables(live.run.read_decisions(part) for part in live.parts[:half])
+    before = kept["model"].to_pylist()
+    usual = max(set(before), key=before.count)
+    most = round(1.2 * before.count(usual)) / QUERIES
+    limited = shares_of(live, {usual: {"max": most}, FLASH: {"min": 0.2}})
+
+    maker = PlanMaker(limited.job)
+    again = maker.make(limited.parts[half:], AGAIN)
+    for part in limited.parts[half:]:
+        maker.decide(part, again)
+
+    models = limited.decisions()["model"].to_pylist()
+    assert before.count(FLASH) < models.count(FLASH)
+    assert models.count(usual) <= most * QUERIES
+    assert models.count(FLASH) >= 0.2 * QUERIES
+    told = {one["name"]: one["limit"] for one in again.document["capacities"]}
+    assert told[f"{usual} max share"] == pytest.approx(most * QUERIES - before.count(usual))
+    assert told[f"{FLASH} min share"] == pytest.approx(0.2 * QUERIES - before.count(FLASH))
+    # Another start counts what it finds, this one what it has decided.
+    last = limited.run.read_decisions(limited.parts[-1])["model"].to_pylist().count(usual)
+    for one in (maker, PlanMaker(limited.job)):
+        told = {
+            c["name"]: c["limit"]
+            for c in one.make(limited.parts[-1:], AGAIN).document["capacities"]
+        }
+        left = most * QUERIES - models.count(usual) + last
+        assert told[f"{usual} max share"] == pytest.approx(left)
+
+
 @pytest.mark.parametrize("wishes", [True, False])
 def test_a_budget_that_is_too_small_is_refused_with_one_that_is_enough(
     tmp_path: Path, wishes: bool
@@ -218,15 +261,10 @@ def test_no_lane_that_ends_in_time_is_told_with_how_long_they_take(tmp_path: Pat
 
 
 def test_shares_that_cannot_be_are_told_without_talk_of_money(both: ScoredRun) -> None:
-    config = both.job.config
-    assert config.plan is not None
-    names = both.job.pool
-    share = {name: {"max": 0.1} for name in names}
-    plan = config.plan.model_validate({"shares": share, "lanes": ["live", "batch"]})
-    job = replace(both.job, config=config.model_copy(update={"plan": plan}))
+    few = shares_of(both, {name: {"max": 0.1} for name in both.job.pool})
 
     with pytest.raises(RunError, match=r"max share.*loosen plan\.shares") as caught:
-        planned(ScoredRun(job, both.run))
+        planned(few)
 
     assert "$" not in str(caught.value)
 

@@ -140,11 +140,11 @@ def test_a_models_own_calls_at_once_count_until_it_was_seen_to_answer() -> None:
 
     found, later = limits_of(now, limits=ALL), limits_of(seen, limits=ALL)
 
-    one = found[f"{MINI.id} calls at once"]
+    one = found[f"{MINI.id} max_in_flight"]
     assert one.limit == pytest.approx(4 * 1000 * USED_OF_TIME / answer_s(100) - OUT.calls)
     assert one.options.tolist() == [[True, True, False], [False] * 3, [False] * 3]
     assert one.per_time
-    assert f"{MINI.id} calls at once" not in later
+    assert f"{MINI.id} max_in_flight" not in later
     assert f"{MINI.id} as it answers" in later
 
 
@@ -189,6 +189,20 @@ def test_shares_are_of_all_queries_in_all_lanes() -> None:
         f"{FLASH.id} max share": (0.0, False),
     }
     assert found[f"{LARGE.id} min share"].options.tolist() == [[False] * 3, [True] * 3, [False] * 3]
+
+
+def test_shares_count_what_was_given_before() -> None:
+    shares = {LARGE.id: {"min": 0.1, "max": 0.4}, MINI.id: {"min": 0.2}, FLASH.id: {"max": 0.05}}
+    config = PlanConfig.model_validate({"shares": shares})
+    given = {LARGE.id: 70, MINI.id: 80, FLASH.id: 50}
+
+    found = limits_of(Situation(100, given=given), config)
+
+    told = {name: one.limit for name, one in found.items()}
+    assert told == {f"{LARGE.id} max share": 50.0, f"{FLASH.id} max share": 0.0}
+    few = limits_of(Situation(100, given={FLASH.id: 100, LARGE.id: 15}), config)
+    assert few[f"{LARGE.id} min share"].limit == pytest.approx(6.5)
+    assert few[f"{MINI.id} min share"].limit == pytest.approx(43)
 
 
 @pytest.mark.parametrize(
