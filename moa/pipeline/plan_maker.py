@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_UP, Decimal
 from functools import partial
@@ -40,6 +40,8 @@ SURPLUS = 1.02
 """A sample may have fewer queries a part than the rest."""
 MORE = 1.1
 """So many more are reckoned with when it had."""
+LATER = 1.01
+"""To the time that would be just enough: plans keep away from where nothing can be chosen."""
 TOLD_USD = Decimal("0.0001")
 """Step of the amounts that a refusal names."""
 
@@ -251,7 +253,7 @@ class PlanMaker:
         self, problem: _Problem, situation: Situation, *, under_way: bool
     ) -> tuple[_Problem, Prices]:
         """With its prices: of a run that is under way and cannot keep its limits any more, those of
-        the cheapest options within the limits that can be kept.
+        the cheapest options within what can be kept of them.
         """
         seed = self._job.config.run.seed
         found = problem.prices(seed)
@@ -259,16 +261,28 @@ class PlanMaker:
             if not under_way:
                 raise RunError(_why_not(found, problem.share, situation))
             log.warning("plan.limits_cannot_be_kept", limits=found.names)
-            kept = [one for one in problem.limits if one.name not in found.names]
-            if len(kept) == len(problem.limits):  # it is the target grade
-                kept = []
-            problem = _Problem(problem.sample, problem.share, kept, Objective(0.0))
+            limits = _loosened(problem.limits, found)
+            problem = _Problem(problem.sample, problem.share, limits, Objective(0.0))
             found = problem.prices(seed)
         return problem, found
 
 
 def _rows(parts: Sequence[PartName]) -> int:
     return sum(part.end_row - part.first_row for part in parts)
+
+
+def _loosened(limits: Sequence[Capacity], found: Infeasible) -> list[Capacity]:
+    """What can be kept of limits that exclude each other. Where more time is enough, with that: one
+    account's rate alone may be short, and without it everything would go there.
+    """
+    if found.time_factor is not None:
+        factor = max(1.0, found.time_factor) * LATER
+        return [replace(one, limit=factor * one.limit) if one.per_time else one for one in limits]
+    names = set(found.names)
+    if any(one.per_time for one in limits if one.name in names):  # there is none left
+        names |= {one.name for one in limits if one.per_time and not one.limit}
+    kept = [one for one in limits if one.name not in names]
+    return kept if len(kept) < len(limits) else []  # else it is the target grade
 
 
 def _why_not(found: Infeasible, share: float, situation: Situation) -> str:
@@ -288,6 +302,8 @@ def _why_not(found: Infeasible, share: float, situation: Situation) -> str:
             f"at these limits they are answered by {end:%Y-%m-%d %H:%M:%S} UTC at the earliest: "
             "set plan.finish_by to that or later, or raise the limits of the catalog"
         )
+    if situation.seconds == 0:
+        told.append("plan.finish_by has passed: name a later moment")
     if len(told) == 1:
         told.append("loosen plan.shares, plan.target_grade or the limits of the catalog")
     return "; ".join(told)

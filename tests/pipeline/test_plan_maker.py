@@ -253,6 +253,34 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_earliest_end(tmp_path
     assert plan.queries.over == 0
 
 
+def test_a_deadline_that_has_passed_is_told_so_until_the_run_is_under_way(live: ScoredRun) -> None:
+    late = due(live, in_s(-5))
+
+    with pytest.raises(RunError, match=r"plan\.finish_by has passed"):
+        planned(late)
+    _, plan = planned(late, AGAIN)
+
+    assert plan.queries.rows == QUERIES
+    assert live.decided_usd() == pytest.approx(live.least_usd(("live",)), rel=1e-5)
+
+
+def test_a_run_that_is_late_goes_on_at_all_accounts_and_not_at_the_one_that_is_short(
+    live: ScoredRun,
+) -> None:
+    slow = live.limited(Limits(rpm=4))  # some queries are gpt-4o's only: it is short first
+    late = due(slow, in_s(240))
+    with pytest.raises(RunError, match="no plan keeps openai/gpt-4o rpm;"):
+        planned(late)
+
+    planned(late, AGAIN)
+
+    models = live.decisions()["model"].to_pylist()
+    counts = [models.count(name) for name in live.job.pool]
+    minutes = max(counts) / 4
+    assert minutes < 240 / 4 / len(counts) * 1.1  # none could be there much earlier
+    assert min(counts) > 0
+
+
 def test_no_lane_that_ends_in_time_is_told_with_how_long_they_take(tmp_path: Path) -> None:
     scored = due(scored_run(tmp_path, "plan.lanes=['batch']"), in_s(3600))
 
