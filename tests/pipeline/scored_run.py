@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +20,8 @@ from moa.catalog import Lane, Limits
 from moa.config import load_config
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.part_block import Block, read_block
+from moa.pipeline.plan_maker import MadePlan, PlanMaker, Standing
+from moa.plan_config import ShareConfig
 from moa.planning.capacities import Learnt
 from moa.stages import Keep, Read, Score
 from moa.storage.query_log import find_backlog
@@ -27,6 +31,10 @@ from moa.storage.scan import scan
 QUERIES = 240
 PART_ROWS = 30
 BOTH = "plan.lanes=['live','batch']"
+LARGE = "openai/gpt-4o"
+FLASH = "google/gemini-1.5-flash"
+NOTHING_SPENT = Standing(usd=None)
+AGAIN = Standing(usd=None, under_way=True, again=True)
 
 
 @dataclass(frozen=True)
@@ -165,3 +173,33 @@ def lanes_of(decisions: pa.Table) -> dict[str | None, int]:
     """Lane → how many queries it was given."""
     counts = pc.value_counts(decisions.column("lane"))
     return dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True))
+
+
+def planned(scored: ScoredRun, now: Standing = NOTHING_SPENT) -> tuple[PlanMaker, MadePlan]:
+    """All parts decided on by one plan."""
+    maker = PlanMaker(scored.job)
+    plan = maker.make(scored.parts, now)
+    for part in scored.parts:
+        maker.decide(part, plan)
+    return maker, plan
+
+
+def standing(usd: float, **facts: object) -> Standing:
+    return replace(Standing(usd=Decimal(str(usd))), **facts)  # type: ignore[arg-type]
+
+
+def shares_of(scored: ScoredRun, shares: dict[str, dict[str, float]]) -> ScoredRun:
+    """The same run, whose models must be given, or may be given at most, such shares."""
+    assert scored.job.config.plan is not None
+    given = {name: ShareConfig.model_validate(share) for name, share in shares.items()}
+    plan = scored.job.config.plan.model_copy(update={"shares": given})
+    config = scored.job.config.model_copy(update={"plan": plan})
+    return ScoredRun(replace(scored.job, config=config), scored.run)
+
+
+def due(scored: ScoredRun, at: datetime) -> ScoredRun:
+    return ScoredRun(replace(scored.job, deadline=at), scored.run)
+
+
+def in_s(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
