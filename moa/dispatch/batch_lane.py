@@ -21,7 +21,7 @@ from moa.dispatch.batch_file import BatchFile, BatchNames, cut, halves, share
 from moa.dispatch.batch_queue import BatchQueue
 from moa.dispatch.batch_submit import BatchSubmit, Lost, Submitted
 from moa.dispatch.batch_watch import BatchWatch
-from moa.dispatch.budget import Budget
+from moa.dispatch.budget import Budget, Dearness
 from moa.dispatch.dispatcher import LIVE, Dispatcher
 from moa.dispatch.journal import History, Journal, SentBatch
 from moa.dispatch.outcome import Assignment, Settled
@@ -89,6 +89,7 @@ class BatchLane:
         self._dispatcher = dispatcher
         self._budget = budget
         self._most_usd = settings.max_usd_per_query
+        self._dearness = Dearness()
         self._queue = BatchQueue(settings.queue_tokens)
         self._draining = asyncio.Event()
         self._watch = BatchWatch(settings, self._draining, dispatcher.waiting)
@@ -214,14 +215,15 @@ class BatchLane:
     async def _buy(self, file: BatchFile, piece: BatchPiece) -> _End:
         if self._watch.is_late(file):
             return _late(file)
-        if not await self._budget.reserve(file.expected_usd):
+        reserved_usd = file.expected_usd * self._dearness.factor
+        if not await self._budget.reserve(reserved_usd):
             detail = "the run's budget does not cover this call"
             several = len(file.rows) > 1
             return _End(
                 Decimal(0), file.rows, again=several, too_large=several, reason="budget_spent",
                 detail=detail,
             )  # fmt: skip
-        spent_usd = file.expected_usd  # should it end in a way that does not say
+        spent_usd = reserved_usd  # should it end in a way that does not say
         try:
             if not await self._queue.take(file, lambda: self._watch.time_left_s(file)):
                 end = _late(file)
@@ -233,7 +235,7 @@ class BatchLane:
             spent_usd = end.spent_usd
             return end
         finally:
-            self._budget.settle(file.expected_usd, spent_usd)
+            self._budget.settle(reserved_usd, spent_usd)
 
     async def _resume(
         self, sent: SentBatch, whole: BatchFile, file: BatchFile, piece: BatchPiece
@@ -284,6 +286,8 @@ class BatchLane:
         )  # fmt: skip
         if isinstance(status.error, QuotaSpent) and not done:
             return self._refused(status.error, file)
+        expected_usd = file.expected_usd * len(done) / len(file.rows)
+        self._dearness.learn(len(done), expected_usd, fetched.spent_usd)
         return _End(fetched.spent_usd, left, fetched.settled)
 
     def _refused(self, error: ProviderError, file: BatchFile) -> _End:

@@ -11,6 +11,8 @@ from moa.prices import USD_STEP
 Lease = Callable[[Decimal], Awaitable[Decimal]]
 """Asks for so much at least; gets that or more, or 0 when it is no longer there."""
 
+ANSWERS_TO_TRUST = 50
+"""After so many, what they have cost says what others will."""
 PORTION = 16
 """A lease takes one part in so many, per holder, of what is left: few leases while there is plenty,
 and at the end hardly anything lies idle with one holder while another has run out."""
@@ -84,3 +86,24 @@ class Budget:
     def settle(self, expected_usd: Decimal, actual_usd: Decimal) -> None:
         """The call that reserved `expected_usd` has cost `actual_usd` (0 when it failed)."""
         self._left_usd += expected_usd - actual_usd
+
+
+class Dearness:
+    """What answers have cost, to what was expected of them, as far as that was too little."""
+
+    def __init__(self) -> None:
+        self._answers = 0
+        self._expected_usd = self._paid_usd = Decimal(0)
+
+    @property
+    def factor(self) -> Decimal:
+        """At least 1, and 1 while few answers tell."""
+        if self._answers < ANSWERS_TO_TRUST or not self._expected_usd:
+            return Decimal(1)
+        return max(Decimal(1), self._paid_usd / self._expected_usd)
+
+    def learn(self, answers: int, expected_usd: Decimal, paid_usd: Decimal) -> None:
+        """So many answers have come."""
+        self._answers += answers
+        self._expected_usd += expected_usd
+        self._paid_usd += paid_usd

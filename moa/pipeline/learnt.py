@@ -11,6 +11,12 @@ from moa.planning.capacities import Learnt
 PRIOR_CALLS = 20.0
 """Calls that an expectation is worth before any has been answered."""
 
+CALLS_TO_TRUST = 100.0
+"""Answers after which what they have used says what the others will."""
+UNKNOWN = 3.0
+"""Before: answers were up to three times as long as expected where a kind of query was new."""
+SPARE = 1.1
+
 
 def learnt(
     used: Mapping[str, Used],
@@ -44,6 +50,17 @@ def output_ratio(used: Mapping[str, Used]) -> float:
     """Output tokens that all models have used, to what was expected of them."""
     pool = _sum(used)
     return _ratio(pool.output_tokens, pool.expected_output_tokens, 1.0, pool.calls)
+
+
+def caution(used: Mapping[str, Used]) -> float:
+    """What is reckoned to be spent on answers that have not come yet, to what is expected."""
+    pool = _sum(used)
+    if pool.calls < CALLS_TO_TRUST:
+        return UNKNOWN
+    worst = max(
+        _ratio(pool.input_tokens, pool.expected_input_tokens, 1.0, pool.calls), output_ratio(used)
+    )
+    return max(1.0, worst * SPARE)
 
 
 def rate(now: LineProgress | None, then: LineProgress | None, seconds: float) -> float | None:

@@ -19,9 +19,10 @@ from moa.dispatch.piece import PieceResult, finished_piece
 from moa.dispatch.settings import LineProgress
 from moa.errors import Interrupted
 from moa.pipeline.at_work import AtWork
+from moa.pipeline.facts import Facts, Money
 from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import Job
-from moa.pipeline.planned import Facts, Money, Planned
+from moa.pipeline.planned import Planned
 from moa.pipeline.replicas import Counts, Dispatch, PieceRows
 from moa.pipeline.stop import Stop
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder

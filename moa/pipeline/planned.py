@@ -1,7 +1,9 @@
 """The whole backlog planned: scored, decided on together, sent part by part, planned again.
 
-Batches go out at once, as they take longest. Live pieces follow in the backlog's order, only as
-fast as they are needed: what has not been sent can be planned again, by what was really used.
+Batches go out at once, as they take longest; under a budget only as many as it would cover if they
+came out three times as dear as expected, until some have ended and tell. Live pieces follow in the
+backlog's order, only as fast as they are needed: what has not been sent can be planned again, by
+what was really used.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from decimal import ROUND_UP, Decimal
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
@@ -24,62 +26,20 @@ from moa.dispatch.used import Used
 from moa.errors import RunError
 from moa.pipeline.at_work import AtWork
 from moa.pipeline.committed import Amounts, amounts_of
+from moa.pipeline.facts import Facts, Money
 from moa.pipeline.graph import score_backlog
 from moa.pipeline.job import Job
-from moa.pipeline.learnt import learnt, output_ratio
+from moa.pipeline.learnt import caution, learnt, output_ratio
 from moa.pipeline.plan_maker import MadePlan, PlanMaker, Standing
 from moa.pipeline.replicas import PieceRows
-from moa.planning.capacities import Committed
+from moa.planning.capacities import HOUR_S, Committed
 from moa.reports.wording import money
-from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
+from moa.storage.run_folder import BATCH, NOBODY, PartName, PieceName, RunFolder
 
 CENT = Decimal("0.01")
 CLOSE_S = 10.0
 
 log = structlog.get_logger()
-
-
-class Money(NamedTuple):
-    """Of the budget, when a start begins."""
-
-    left_usd: Decimal | None
-    """Without what finished pieces have cost; `None` is without a limit."""
-    open_usd: Mapping[PieceName, Decimal]
-    """Spent by earlier starts on each piece that is not finished, with what its batches that are
-    out will cost."""
-    spent_usd: Decimal = Decimal(0)
-    """What finished pieces have cost."""
-
-    def at_most(self, limit_usd: Decimal | None) -> Money:
-        """The same where no more than that may be spent on calls, whatever the budget is."""
-        if limit_usd is None:
-            return self
-        left_usd = limit_usd - self.spent_usd
-        if self.left_usd is not None:
-            left_usd = min(left_usd, self.left_usd)
-        return self._replace(left_usd=left_usd)
-
-    @property
-    def free_usd(self) -> Decimal | None:
-        """What may be spent by calls that are not out yet."""
-        if self.left_usd is None:
-            return None
-        return max(Decimal(0), self.left_usd - sum(self.open_usd.values(), Decimal(0)))
-
-
-class Facts(NamedTuple):
-    """What the driver knows of a run that is under way."""
-
-    left_usd: Decimal | None
-    """Of the budget, without what finished pieces have cost; `None` is without a limit."""
-    open_usd: Decimal
-    """Spent on pieces that are not finished, as far as this start has gone on with them."""
-    open_share: float
-    """Of the queries of these pieces, those without an outcome."""
-    used: Mapping[str, Used]
-    """By catalog id, of finished pieces."""
-    lines: Mapping[str, LineProgress]
-    """By catalog id, of all replicas."""
 
 
 class Planned:
@@ -133,6 +93,12 @@ class Planned:
         self._planned_at = time.monotonic()
         self._lines_then: Mapping[str, LineProgress] = {}
         self._ready = False
+        self._batches: deque[PieceRows] = deque()
+        """Decided, and waiting for money."""
+        self._let_out: list[PieceRows] = []
+        self._out = {one.piece for one in open_pieces if one.piece.in_batches}
+        self._live_share = 0.0
+        """USD that live calls of one part are expected to cost."""
         for one in open_pieces:
             if one.piece.part not in self._held or one.piece.in_batches:
                 self._commit(one.piece)
@@ -140,7 +106,7 @@ class Planned:
     @property
     def at_work(self) -> bool:
         """More may come."""
-        return not self._ready or bool(self._held)
+        return not self._ready or bool(self._held or self._batches or self._let_out)
 
     @property
     def plan(self) -> MadePlan | None:
@@ -179,7 +145,11 @@ class Planned:
             if isinstance(news, BaseException):
                 raise news
             self._ready = True
-            yield from news
+            self._batches = deque(one for one in news if one.piece.in_batches)
+            yield from (one for one in news if not one.piece.in_batches)
+            self._let_batches_out(self._known_at_first)
+        yield from self._let_out
+        self._let_out = []
         self._take_plan()
         while self._held:
             pieces = self._pieces_of(self._held[0])
@@ -193,10 +163,13 @@ class Planned:
     def finished(self, piece: PieceName) -> None:
         """A piece has ended: nothing more is to be expected of it."""
         self._open.pop(piece, None)
+        self._out.discard(piece)
         self._spent_before.pop(piece, None)
 
     def look(self, facts: Callable[[], Facts]) -> None:
-        """Plan again what is held, if it is time to."""
+        """Let batches out that can be paid by now; plan what is held again, if it is time to."""
+        if self._ready and self._batches:
+            self._let_batches_out(facts())
         every_s = self._job.config.plan.replan_every_s if self._job.config.plan else 0.0
         if not self._ready or not self._held or self._again is not None:
             return
@@ -216,6 +189,29 @@ class Planned:
         self._planned_at = time.monotonic()
         self._lines_then = known.lines
         self._again = self._planner.submit(self._maker.make, list(self._held), standing)
+
+    def _let_batches_out(self, facts: Facts) -> None:
+        while self._batches and self._may_go(self._batches[0].piece, facts):
+            one = self._batches.popleft()
+            self._out.add(one.piece)
+            self._let_out.append(one)
+
+    def _may_go(self, piece: PieceName, facts: Facts) -> bool:
+        """Whether money is left for a piece's batches, should what is out come out dearer. One may
+        always go, and all of them when there is no time for them to go one after another.
+        """
+        assert self._job.config.plan is not None
+        seconds, takes_s = self._maker.seconds_left, self._job.config.plan.batch_hours * HOUR_S
+        in_haste = seconds is not None and seconds < 2 * takes_s
+        if facts.left_usd is None or not self._out or in_haste:
+            return True
+        batches_usd = sum((self._open[one].usd for one in (*self._out, piece)), Decimal(0))
+        live_usd = sum(
+            (amounts.usd for one, amounts in self._open.items() if not one.in_batches), Decimal(0)
+        )
+        live_usd += Decimal(self._live_share * len(self._held))
+        left_usd = facts.left_usd - self._router_usd() - live_usd
+        return batches_usd * Decimal(caution(facts.used)) <= left_usd
 
     def close(self) -> None:
         """Plan no more; nothing of it is written later."""
@@ -274,9 +270,13 @@ class Planned:
         new = (part for part in self._run.scored_parts() if part not in decided)
         return sorted([*self._held, *new])
 
+    @property
+    def _known_at_first(self) -> Facts:
+        return Facts(self._money.left_usd, Decimal(0), 1.0, self._used_before, {})
+
     def _first_plan(self, parts: list[PartName]) -> MadePlan:
         """Raises `RunError` when there is none."""
-        known = Facts(self._money.left_usd, Decimal(0), 1.0, self._used_before, {})
+        known = self._known_at_first
         standing = Standing(
             usd=self._usd(known),
             router_usd=self._router_usd(),
@@ -285,7 +285,10 @@ class Planned:
             under_way=self._under_way,
         )
         plan = self._maker.make(parts, standing)
-        cost = plan.document["forecast"]["cost_usd"]
+        forecast = plan.document["forecast"]
+        live = (row["cost_usd"] for row in forecast["rows"] if row["lane"] != BATCH)
+        self._live_share = sum(live) / len(parts)
+        cost = forecast["cost_usd"]
         log.info("plan.made", number=plan.number, gap=plan.document["gap"], **cost)
         return plan
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.dispatch.budget import Budget, Purse
+from moa.dispatch.budget import Budget, Dearness, Purse
 
 CENTS = st.integers(0, 300).map(lambda cents: Decimal(cents) / 100)
 
@@ -115,3 +115,17 @@ async def test_what_is_set_aside_is_not_spent_on_calls() -> None:
     assert await budget.reserve(Decimal("0.1"))
     purse.set_aside(Decimal(1))
     assert not await budget.reserve(Decimal("0.1"))
+
+
+def test_answers_that_turned_out_dearer_say_what_others_will_cost() -> None:
+    dearness = Dearness()
+    dearness.learn(40, Decimal(4), Decimal(10))
+    few = dearness.factor
+
+    dearness.learn(40, Decimal(4), Decimal(10))
+    many = dearness.factor
+    dearness.learn(1000, Decimal(100), Decimal(10))
+
+    assert few == 1
+    assert many == Decimal("2.5")
+    assert dearness.factor == 1  # never less is reserved than is expected

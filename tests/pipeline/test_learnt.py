@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from moa.dispatch.settings import LineProgress
 from moa.dispatch.used import Used
-from moa.pipeline.learnt import PRIOR_CALLS, learnt, output_ratio
+from moa.pipeline.learnt import CALLS_TO_TRUST, PRIOR_CALLS, UNKNOWN, caution, learnt, output_ratio
 from moa.planning.capacities import Learnt
 
 used = st.builds(
@@ -73,3 +73,13 @@ def test_a_rate_is_seen_where_calls_waited_all_the_while(
     found = learnt({}, {"a": now}, {"a": then}, 10.0)
 
     assert found["a"] == Learnt(rate_per_s=rate)
+
+
+def test_as_long_as_little_is_known_answers_are_reckoned_to_be_three_times_as_dear() -> None:
+    few = {"a": Used(CALLS_TO_TRUST - 1, 10.0, 10.0, 10.0, 10.0)}
+    right = {"a": Used(1e6, 1e8, 1e8, 1e8, 1e8)}
+    twice = {"a": Used(1e6, 1e8, 1e8, 1e8, 2e8), "b": Used(1e6, 1e8, 1e8, 1e8, 2e8)}
+
+    assert caution({}) == caution(few) == UNKNOWN
+    assert caution(right) == pytest.approx(1.1, rel=1e-3)
+    assert caution(twice) == pytest.approx(2.2, rel=1e-3)

@@ -22,10 +22,11 @@ from moa.dispatch.settings import LineProgress
 from moa.errors import RunError
 from moa.pipeline.at_work import AtWork
 from moa.pipeline.committed import amounts_of
+from moa.pipeline.facts import Facts, Money
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.learnt import rate
 from moa.pipeline.nightly import _Earlier
-from moa.pipeline.planned import Facts, Money, Planned
+from moa.pipeline.planned import Planned
 from moa.pipeline.replicas import PieceRows
 from moa.stages import Keep, Read, Score
 from moa.storage.run_folder import PieceName, RunFolder

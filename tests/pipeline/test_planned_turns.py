@@ -18,7 +18,8 @@ from moa.dispatch.used import Used
 from moa.errors import RunError
 from moa.pipeline.at_work import AtWork
 from moa.pipeline.committed import amounts_of
-from moa.pipeline.planned import Facts, Money, Planned
+from moa.pipeline.facts import Facts, Money
+from moa.pipeline.planned import Planned
 from moa.pipeline.replicas import PieceRows
 from moa.storage.run_folder import NOBODY, PieceName, RunFolder
 from tests.pipeline.scored_run import BOTH, QUERIES, ScoredRun, scored_run
@@ -356,3 +357,31 @@ def test_a_start_that_is_closed_at_once_decides_nothing_more(live: ScoredRun) ->
         time.sleep(0.3)
 
     assert len(live.run.decided_parts()) == decided
+
+
+def test_under_a_budget_batches_go_out_one_after_another_until_some_have_told(
+    tmp_path: Path,
+) -> None:
+    scored = scored_run(tmp_path, "plan.lanes=['batch','live']", "dispatch.budget_usd=1")
+    with begun(scored, lambda _: False) as free:
+        assert len(first_of(free)) > 2
+        assert free.plan is not None
+        expected_usd = Decimal(str(free.plan.document["forecast"]["cost_usd"]["expected"]))
+    for decisions in (Path(scored.run.url) / "decisions").iterdir():
+        decisions.unlink()
+    left_usd = expected_usd * Decimal("1.2")
+    with begun(scored, lambda _: False, left_usd=left_usd) as planned:
+        first = [one.piece for one in first_of(planned) if one.piece.in_batches]
+        every = [one.piece for one in all_pieces(scored.run) if one.piece.in_batches]
+        usd = {piece: amounts_of(piece, scored.run, scored.job).usd for piece in every}
+        told = {"a": Used(1e4, 1e6, 1e6, 1e6, 1e6)}
+
+        still = NO_FACTS._replace(left_usd=left_usd)
+        planned.look(lambda: still)
+        assert list(planned.take()) == []
+        planned.look(lambda: still._replace(used=told))
+        rest = [one.piece for one in planned.take()]
+
+        assert 1 <= len(first) < len(every)
+        assert 3 * sum(usd[piece] for piece in first) <= left_usd or len(first) == 1
+        assert sorted(map(str, first + rest)) == sorted(map(str, every))
