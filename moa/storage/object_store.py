@@ -7,48 +7,23 @@ should be columnar and concurrent, through `pyarrow.fs`.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import secrets
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from moa.errors import ConfigError
-
-if TYPE_CHECKING:  # half a second each to import, for those who use them only
-    from botocore.client import BaseClient
-    from google.cloud.storage import Blob, Client
+from moa.storage.stores import TEMPORARY, endpoint, store_of
 
 _SCHEMES = ("s3", "gs")
-_TEMPORARY = ".writing-"
 Filters = Sequence[tuple[str, str, object]] | None
 """As pyarrow takes them: `[("partition", "=", 3)]`."""
 _BLOCK_BYTES = 4 << 20
-_CONFLICT = "ConditionalRequestConflict"
-
-
-class _Store(Protocol):
-    """Where bytes are put; keys are paths as `pyarrow.fs` has them."""
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write a file, in place of one that is there."""
-        ...
-
-    def create(self, path: str, data: bytes) -> bool:
-        """Write a file unless there is one: of all that try, one is told `True`."""
-        ...
-
-    def swap(self, path: str, old: bytes, new: bytes) -> bool:
-        """Write `new` in place of a file that holds `old`: of all that try, one is told `True`."""
-        ...
 
 
 def filesystem_of(url: str) -> tuple[fs.FileSystem, str]:
@@ -69,13 +44,7 @@ def filesystem_of(url: str) -> tuple[fs.FileSystem, str]:
     bucket = rest.partition("/")[0]
     if not bucket:
         raise ConfigError(f"{url}: no bucket; write {scheme}://BUCKET/FOLDER")
-    return _remote(scheme, bucket, _endpoint(scheme)), rest.rstrip("/")
-
-
-def _endpoint(scheme: str) -> str | None:
-    if scheme == "gs":
-        return os.environ.get("STORAGE_EMULATOR_HOST") or None
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return _remote(scheme, bucket, endpoint(scheme)), rest.rstrip("/")
 
 
 @lru_cache(maxsize=64)
@@ -103,8 +72,8 @@ class Folder:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._fs, self._root = filesystem_of(url)
-        self._store = _store_of(url)
-        self.local = Path(self._root) if isinstance(self._store, _LocalDisk) else None
+        self._store = store_of(url)
+        self.local = None if "://" in url else Path(self._root)
         """The folder's path where it is on a local disk."""
 
     def check(self) -> None:
@@ -142,12 +111,12 @@ class Folder:
         return self._store.swap(self._path(name), old, new)
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a file; `None` when there is no such file."""
-        try:
-            with self._fs.open_input_file(self._path(name)) as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            return None
+        """The bytes of a file; `None` when there is no such file.
+
+        Not by pyarrow, which asks a bucket for the size first and then for so many bytes: of a file
+        that is replaced in between it gives a part, or what was in memory before.
+        """
+        return self._store.get(self._path(name))
 
     def line_blocks(self, name: str) -> Iterator[list[bytes]]:
         """The lines of a file without their breaks, some megabytes of them at a time.
@@ -198,7 +167,7 @@ class Folder:
         return sorted(
             (info.path[len(base) + 1 :], info.size)
             for info in self._fs.get_file_info(selector)
-            if info.type == fs.FileType.File and not info.base_name.startswith(_TEMPORARY)
+            if info.type == fs.FileType.File and not info.base_name.startswith(TEMPORARY)
         )
 
     def remove(self, name: str) -> None:
@@ -229,170 +198,3 @@ def _check_local(folder: Path) -> None:
             f"{folder} cannot be written: {nearest} does not allow it. Change its permissions, or "
             "name another one"
         )
-
-
-def _store_of(url: str) -> _Store:
-    scheme, separator, _ = url.partition("://")
-    if not separator:
-        return _LocalDisk()
-    return _S3() if scheme == "s3" else _GoogleStorage()
-
-
-class _LocalDisk:
-    """Files get their name when their bytes are on the disk."""
-
-    def put(self, path: str, data: bytes) -> None:
-        temporary = self._written(path, data)
-        temporary.replace(path)
-        _sync_folder(Path(path).parent)
-
-    def create(self, path: str, data: bytes) -> bool:
-        temporary = self._written(path, data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
-        _sync_folder(Path(path).parent)
-        return True
-
-    def swap(self, path: str, old: bytes, new: bytes) -> bool:
-        try:
-            folder = os.open(Path(path).parent, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            if not Path(path).is_file() or Path(path).read_bytes() != old:
-                return False
-            self.put(path, new)
-            return True
-        finally:
-            os.close(folder)
-
-    def _written(self, path: str, data: bytes) -> Path:
-        temporary = Path(path).with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    """A name is safe from a loss of power once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-class _S3:
-    """boto3, which finds endpoint, region and credentials where the vendor's tools do."""
-
-    def put(self, path: str, data: bytes) -> None:
-        bucket, _, key = path.partition("/")
-        _s3_client(os.getpid()).put_object(Bucket=bucket, Key=key, Body=data)
-
-    def create(self, path: str, data: bytes) -> bool:
-        from botocore.exceptions import ClientError
-
-        bucket, _, key = path.partition("/")
-        client = _s3_client(os.getpid())
-        try:
-            client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            # 409: a conditional write to the same key is under way, which wins if it succeeds.
-            if error.response["Error"]["Code"] not in ("PreconditionFailed", _CONFLICT):
-                raise
-            return self._holds(client, bucket, key, data)
-        return True
-
-    def swap(self, path: str, old: bytes, new: bytes) -> bool:
-        from botocore.exceptions import ClientError
-
-        bucket, _, key = path.partition("/")
-        client = _s3_client(os.getpid())
-        try:
-            found = client.get_object(Bucket=bucket, Key=key)
-            if found["Body"].read() != old:
-                return False
-            client.put_object(Bucket=bucket, Key=key, Body=new, IfMatch=found["ETag"])
-        except client.exceptions.NoSuchKey:
-            return False
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in ("PreconditionFailed", _CONFLICT):
-                raise
-            return self._holds(client, bucket, key, new)
-        return True
-
-    @staticmethod
-    def _holds(client: BaseClient, bucket: str, key: str, data: bytes) -> bool:
-        """A put that the client repeated because its first answer was lost has met itself."""
-        try:
-            found = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        except client.exceptions.NoSuchKey:
-            return False
-        return bool(found == data)
-
-
-_ONE_MAKES_IT = threading.Lock()
-"""boto3's default session cannot make two clients at once."""
-
-
-@lru_cache(maxsize=2)
-def _s3_client(process: int) -> BaseClient:
-    """One a process: boto3's clients may be shared by threads, not across a fork."""
-    with _ONE_MAKES_IT:
-        import boto3
-
-        return boto3.client("s3")
-
-
-class _GoogleStorage:
-    """google-cloud-storage, which finds project and credentials where the vendor's tools do."""
-
-    def put(self, path: str, data: bytes) -> None:
-        self._blob(path).upload_from_string(data, content_type="application/octet-stream")
-
-    def create(self, path: str, data: bytes) -> bool:
-        from google.api_core.exceptions import PreconditionFailed
-
-        try:
-            self._blob(path).upload_from_string(
-                data, content_type="application/octet-stream", if_generation_match=0
-            )
-        except PreconditionFailed:
-            return bool(self._blob(path).download_as_bytes() == data)
-        return True
-
-    def swap(self, path: str, old: bytes, new: bytes) -> bool:
-        from google.api_core.exceptions import NotFound, PreconditionFailed
-
-        blob = self._blob(path)
-        try:
-            if blob.download_as_bytes() != old:
-                return False
-            blob.upload_from_string(
-                new, content_type="application/octet-stream", if_generation_match=blob.generation
-            )
-        except NotFound:
-            return False
-        except PreconditionFailed:
-            return bool(self._blob(path).download_as_bytes() == new)
-        return True
-
-    def _blob(self, path: str) -> Blob:
-        bucket, _, key = path.partition("/")
-        return _google_client(os.getpid(), _endpoint("gs")).bucket(bucket).blob(key)
-
-
-@lru_cache(maxsize=2)
-def _google_client(process: int, emulator: str | None) -> Client:
-    """One a process, for the vendor or for an emulator, which wants no credentials."""
-    from google.cloud import storage
-
-    return storage.Client.create_anonymous_client() if emulator else storage.Client()

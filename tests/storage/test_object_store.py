@@ -36,6 +36,18 @@ def test_what_is_put_is_read(folder: Folder) -> None:
     assert folder.read("a/two") is None
 
 
+def test_a_file_that_is_being_replaced_is_read_whole(folder: Folder) -> None:
+    contents = [b"short", b"much longer than the other" * 40]
+    folder.put("a", contents[0])
+    reads: set[bytes | None] = set()
+    with ThreadPoolExecutor(3) as pool:
+        written = [pool.submit(folder.put, "a", contents[n % 2]) for n in range(150)]
+        while not all(one.done() for one in written):
+            reads.add(folder.read("a"))
+
+    assert reads <= set(contents)
+
+
 def test_a_file_is_created_by_one_of_many(folder: Folder) -> None:
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(lambda n: folder.create("lock", b"%d" % n), range(16)))
