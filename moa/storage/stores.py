@@ -1,4 +1,4 @@
-"""Bytes under a name, on a local disk, in S3 or in Google Cloud Storage, by each one's own client."""
+"""Bytes under a name: on a local disk, in S3 or in Google Cloud Storage, by their own clients."""
 
 from __future__ import annotations
 
