@@ -31,7 +31,7 @@ from moa.dispatch.settings import Progress
 from moa.dispatch.used import Used, used_by
 from moa.errors import KeyRefused
 from moa.planning.policy import NOVEL, a_grade_usd, worth_usd
-from moa.storage.run_folder import BATCH, NOBODY, PieceName, RunFolder
+from moa.storage.run_folder import NOBODY, PieceName, RunFolder, rows_of
 
 _DECIDED = [
     "row", "provider", "model", "lane", "rule", "fallbacks", "expected_grade", "expected_cost_usd",
@@ -144,7 +144,7 @@ def assignments_of(
     """
     decisions = run.read_decisions(piece.part, columns=_DECIDED)
     queries = run.read_queries(piece.part, columns=_ASKED)
-    mine = _mine(piece, decisions)
+    mine = rows_of(piece, decisions)
     if rows is not None:
         mine = pc.and_(mine, pc.is_in(decisions.column("row"), pa.array(rows, pa.int64())))
     decided = decisions.filter(mine).to_pylist()
@@ -154,19 +154,10 @@ def assignments_of(
 
 def followers_of(piece: PieceName, run: RunFolder) -> dict[int, list[dict[str, Any]]]:
     """Row → the queries that share its answer, of a piece."""
-    mine = _mine(piece, run.read_decisions(piece.part, columns=["provider", "lane"]))
+    mine = rows_of(piece, run.read_decisions(piece.part, columns=["provider", "lane"]))
     queries = run.read_queries(piece.part, columns=["row", "followers"]).filter(mine)
     return dict(
         zip(queries.column("row").to_pylist(), queries.column("followers").to_pylist(), strict=True)
-    )
-
-
-def _mine(piece: PieceName, decisions: pa.Table) -> pa.ChunkedArray:
-    """Which rows of its part are a piece's."""
-    in_batches = pc.equal(decisions.column("lane"), BATCH)
-    return pc.and_(
-        pc.equal(decisions.column("provider"), piece.provider),
-        in_batches if piece.in_batches else pc.invert(in_batches),
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moa.storage.run_folder import PieceName, RunFolder
+from moa.storage.run_folder import PartName, PieceName, RunFolder
 
 
 class Used(NamedTuple):
@@ -35,28 +34,20 @@ def used_by(piece: PieceName, run: RunFolder) -> dict[str, Used]:
         pc.fill_null(pc.equal(outcomes.column("model"), outcomes.column("first_model")), False),
     )
     answers = outcomes.filter(own)
-    expected = _expected(piece, run)
+    expected = as_billed(
+        piece.part, run, ["row", "expected_input_tokens", "expected_output_tokens"]
+    )
     joined = answers.join(expected, keys="row", join_type="inner")
     return dict(_sums(joined))
 
 
-def _expected(piece: PieceName, run: RunFolder) -> pa.Table:
-    """What was expected of the chosen models, as it is billed: by row."""
-    decisions = run.read_decisions(
-        piece.part, columns=["row", "expected_input_tokens", "expected_output_tokens"]
-    )
-    most = run.read_queries(piece.part, columns=["max_output_tokens"]).column("max_output_tokens")
-    output = np.fmin(
-        decisions.column("expected_output_tokens").to_numpy(),
-        most.cast(pa.float64()).to_numpy(),
-    )
-    return pa.table(
-        {
-            "row": decisions.column("row"),
-            "expected_input_tokens": decisions.column("expected_input_tokens"),
-            "expected_output_tokens": pa.array(output, pa.float64()),
-        }
-    )
+def as_billed(part: PartName, run: RunFolder, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a part's decisions; no more output is expected than a query allows."""
+    name = "expected_output_tokens"
+    decisions = run.read_decisions(part, columns=columns)
+    most = run.read_queries(part, columns=["max_output_tokens"]).column("max_output_tokens")
+    tokens = pc.min_element_wise(decisions.column(name), most.cast(pa.float32()))
+    return decisions.set_column(decisions.schema.get_field_index(name), name, tokens)
 
 
 def _sums(answers: pa.Table) -> Iterator[tuple[str, Used]]:

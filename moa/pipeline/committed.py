@@ -7,12 +7,12 @@ from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
+from moa.dispatch.used import as_billed
 from moa.pipeline.job import Job
 from moa.planning.capacities import Committed
-from moa.storage.run_folder import BATCH, PartName, PieceName, RunFolder
+from moa.storage.run_folder import PieceName, RunFolder, rows_of
 
 
 class Amounts(NamedTuple):
@@ -25,13 +25,8 @@ class Amounts(NamedTuple):
 def amounts_of(piece: PieceName, run: RunFolder, job: Job) -> Amounts:
     """By a piece's decisions as they stand in the run folder."""
     names = ["provider", "lane", "model", "expected_input_tokens", "expected_output_tokens"]
-    decisions = _as_billed(piece.part, run, run.read_decisions(piece.part, columns=names))
-    in_batches = pc.equal(decisions.column("lane"), BATCH)
-    mine = pc.and_(
-        pc.equal(decisions.column("provider"), piece.provider),
-        in_batches if piece.in_batches else pc.invert(in_batches),
-    )
-    table = decisions.filter(mine)
+    decisions = as_billed(piece.part, run, names)
+    table = decisions.filter(rows_of(piece, decisions))
     by_model: dict[str, Committed] = {}
     usd = 0.0
     for key in table.group_by(["model", "lane"]).aggregate([]).to_pylist():
@@ -52,11 +47,3 @@ def amounts_of(piece: PieceName, run: RunFolder, job: Job) -> Amounts:
             before.output_tokens + tokens_out.sum(),
         )
     return Amounts(by_model, Decimal(str(usd)))
-
-
-def _as_billed(part: PartName, run: RunFolder, decisions: pa.Table) -> pa.Table:
-    """With no more output than a query allows."""
-    name = "expected_output_tokens"
-    most = run.read_queries(part, columns=["max_output_tokens"]).column("max_output_tokens")
-    tokens = pc.min_element_wise(decisions.column(name), most.cast(pa.float32()))
-    return decisions.set_column(decisions.schema.get_field_index(name), name, tokens)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moa.planning.capacity import Backlog, Capacity, Floats, Objective, with_limits
+from moa.planning.capacity import Backlog, Capacity, Floats, Objective
 from moa.planning.remedies import Infeasible, infeasible
 from moa.planning.search import Found, search_prices
 from moa.planning.valuation import Terms, open_rows
@@ -73,7 +73,6 @@ def find_prices(
     objective: Objective,
     *,
     seed: int = 0,
-    max_rows: int | None = None,
 ) -> Prices | Infeasible:
     """Find the prices at which the capacities are used up, and no more.
 
@@ -82,13 +81,8 @@ def find_prices(
         capacities: their limits.
         objective: what is wanted.
         seed: of the samples on which prices are sought first.
-        max_rows: takes a sample of so many; the bound is then an estimate.
     """
     began = time.perf_counter()
-    if max_rows is not None and backlog.rows > max_rows:
-        chosen = np.random.default_rng(seed).choice(backlog.rows, max_rows, replace=False)
-        capacities = with_limits(capacities, max_rows / backlog.rows)
-        backlog = backlog.take(np.sort(chosen))
     is_open = open_rows(backlog)
     terms = Terms.of(backlog.shape, capacities, objective, is_open)
     found = search_prices(backlog, terms, seed)

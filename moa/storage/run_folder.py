@@ -364,6 +364,15 @@ def pieces_in(part: PartName, decisions: pa.Table) -> list[tuple[PieceName, int]
     )
 
 
+def rows_of(piece: PieceName, decisions: pa.Table) -> pa.ChunkedArray:
+    """Which rows of its part's decisions, with provider and lane, are a piece's: a mask."""
+    in_batches = pc.equal(decisions.column("lane"), BATCH)
+    return pc.and_(
+        pc.equal(decisions.column("provider"), piece.provider),
+        in_batches if piece.in_batches else pc.invert(in_batches),
+    )
+
+
 def is_redrive(url: str) -> bool:
     """Whether a run's folder is that of a redrive, inside another run's."""
     return _REDRIVES.strip("/") == url.rstrip("/").split("/")[-2:][0]
