@@ -25,7 +25,9 @@ from moa.pipeline.replicas import PieceRows
 from moa.plan_config import PlanConfig
 from moa.planning.capacities import BUDGET, Committed, Learnt, Situation, capacities, lanes_in_time
 from moa.planning.capacity import Backlog, Capacity, Choice, Objective, with_limits
-from moa.planning.planner import Infeasible, Pass, Prices, find_prices
+from moa.planning.prices import Prices, find_prices
+from moa.planning.remedies import Infeasible
+from moa.planning.rounding import Pass
 from moa.reports.plan_document import plan_document
 from moa.stages import bury
 from moa.storage.run_folder import PartName, RunFolder, pieces_in

@@ -23,8 +23,6 @@ from moa.planning.capacities import Situation
 from moa.planning.ending import Interval, Work, ends_in_s, live_span
 from moa.planning.totals import Totals
 
-__all__ = ["Forecast", "Interval", "OptionForecast", "Totals", "forecast"]
-
 SIGMAS = 1.645
 """Of a normal distribution 90 % lie within so many standard deviations."""
 OUTPUT_ERROR = 0.03

@@ -17,35 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moa.planning.capacity import (
-    NO_OPTION,
-    TARGET_GRADE,
     Backlog,
     Capacity,
     Choice,
     Floats,
-    Measure,
     Objective,
 )
 from moa.planning.prices import Prices, find_prices
 from moa.planning.remedies import Infeasible
-from moa.planning.rounding import Begun, Pass
-
-__all__ = [
-    "NO_OPTION",
-    "TARGET_GRADE",
-    "Backlog",
-    "Begun",
-    "Capacity",
-    "Infeasible",
-    "Measure",
-    "Objective",
-    "Pass",
-    "Plan",
-    "Prices",
-    "find_prices",
-    "plan",
-]
-
+from moa.planning.rounding import Pass
 
 HEADROOMS = (1.0, 4.0, 16.0)
 """Tried in turn while the last queries do not fit: with few queries, that costs some worth."""

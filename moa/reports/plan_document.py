@@ -24,9 +24,11 @@ from moa.planning.capacity import (
     Objective,
     with_limits,
 )
-from moa.planning.forecast import Totals, forecast
+from moa.planning.forecast import forecast
 from moa.planning.frontier import frontier
-from moa.planning.planner import Pass, Prices
+from moa.planning.prices import Prices
+from moa.planning.rounding import Pass
+from moa.planning.totals import Totals
 from moa.prices import PriceTable
 
 BLOCK_ROWS = 100_000
@@ -83,20 +85,27 @@ def plan_document(
     return {
         "created_at": (now or datetime.now(UTC)).isoformat(),
         "finish_by": None if finish_by is None else finish_by.isoformat(),
-        "seconds": situation.seconds,
-        "queries": situation.queries,
         "sampled": sample.rows if share < 1 else None,
         "models": [model.id for model in job_models],
         "lanes": list(lanes),
         "objective": asdict(objective),
-        "usd": situation.usd,
-        "in_flight": situation.in_flight,
+        **_known(situation),
         "forecast": told.document(),
         "capacities": _limits(prices, capacities, objective, chosen, whole),
         "frontier": [] if again else _frontier(sample, limits, job_models, lanes, whole),
         **_quality(prices, chosen, whole),
-        "learnt": {name: asdict(one) for name, one in situation.learnt.items()},
         "again": again,
+    }
+
+
+def _known(situation: Situation) -> dict[str, Any]:
+    """By what the plan was made."""
+    return {
+        "seconds": situation.seconds,
+        "queries": situation.queries,
+        "usd": situation.usd,
+        "in_flight": situation.in_flight,
+        "learnt": {name: asdict(one) for name, one in situation.learnt.items()},
     }
 
 

@@ -9,7 +9,8 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from moa.planning.forecast import Forecast, Interval, OptionForecast
+from moa.planning.ending import Interval
+from moa.planning.forecast import Forecast, OptionForecast
 from moa.reports.drawing import (
     INK,
     MOST_TICKS,
@@ -23,7 +24,6 @@ from moa.reports.drawing import (
 )
 from moa.reports.labels import Label, place
 from moa.reports.page import environment
-from moa.reports.plan_document import plan_document
 from moa.reports.plan_words import (
     Plan,
     aim,
@@ -39,7 +39,6 @@ from moa.reports.plan_words import (
 from moa.reports.wording import amounts, cents, duration, moment, money, queries
 
 WITHIN = "what nine of ten backlogs stay within, of kinds of queries that the router was taught."
-__all__ = ["plan_document", "plan_page", "plan_text"]
 
 
 def plan_text(document: Plan) -> list[str]:

@@ -8,7 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from moa.planning.forecast import Forecast, Interval
+from moa.planning.ending import Interval
+from moa.planning.forecast import Forecast
 from moa.reports.plan_words import aim
 from moa.reports.tally import Sums
 

@@ -31,8 +31,9 @@ from moa.config import load_config
 from moa.plan_config import PlanConfig
 from moa.planning.capacities import BUDGET, Situation
 from moa.planning.capacity import Backlog, Capacity, Objective
-from moa.planning.forecast import Forecast, Totals, forecast
+from moa.planning.forecast import Forecast, forecast
 from moa.planning.planner import Plan, plan
+from moa.planning.totals import Totals
 from moa.prices import PriceTable
 from moa.router.predictor import Predictor
 from moa.router.router import Router, Scores, scores_of

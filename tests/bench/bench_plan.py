@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from moa.catalog import load_catalog
 from moa.config import load_config
 from moa.evaluation.judged import Judged
-from moa.planning.planner import Backlog, Capacity, Infeasible, Objective, plan
+from moa.planning.capacity import Backlog, Capacity, Objective
+from moa.planning.planner import plan
+from moa.planning.remedies import Infeasible
 from moa.prices import PriceTable
 from moa.router.router import Router
 from moa.training.dataset import read_dataset

@@ -24,18 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moa.planning.capacity import with_limits
+from moa.planning.capacity import Backlog, Capacity, Objective, with_limits
 from moa.planning.dual import Dual
-from moa.planning.planner import (
-    Backlog,
-    Capacity,
-    Objective,
-    Pass,
-    Plan,
-    Prices,
-    find_prices,
-    plan,
-)
+from moa.planning.planner import Plan, plan
+from moa.planning.prices import Prices, find_prices
+from moa.planning.rounding import Pass
 from moa.planning.valuation import Terms
 from tests.bench.results import record
 

@@ -67,7 +67,7 @@ def wait_until(condition: Any, seconds: float = 60) -> None:  # noqa: ANN401
     give_up_at = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up_at
-        time.sleep(0.05)
+        time.sleep(0.05)  # the job and its vendors are other processes, so they have to be asked
 
 
 def plan_only(job: JobUnderTest, *overrides: str) -> str:

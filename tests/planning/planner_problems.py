@@ -9,8 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_matrix
 
-from moa.planning.capacity import Backlog, Bools, Capacity, Objective
-from moa.planning.planner import NO_OPTION
+from moa.planning.capacity import NO_OPTION, Backlog, Bools, Capacity, Objective
 from moa.planning.valuation import Columns, Terms, open_rows
 
 

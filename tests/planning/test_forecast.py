@@ -15,8 +15,10 @@ from moa.catalog import Lane, Limits, Model
 from moa.plan_config import PlanConfig
 from moa.planning.capacities import Learnt, Situation
 from moa.planning.capacity import Backlog
-from moa.planning.forecast import Forecast, Interval, Totals, forecast
+from moa.planning.ending import Interval
+from moa.planning.forecast import Forecast, forecast
 from moa.planning.pace import live_s
+from moa.planning.totals import Totals
 from tests.bench.bench_forecast import coverage, demo, drawn, figures, of_one_kind
 
 LANES: tuple[Lane, ...] = ("live", "batch")

@@ -9,17 +9,10 @@ from hypothesis import strategies as st
 
 from moa.catalog import Limits, Model
 from moa.config import PolicyConfig
-from moa.planning.planner import (
-    NO_OPTION,
-    TARGET_GRADE,
-    Backlog,
-    Capacity,
-    Infeasible,
-    Objective,
-    Plan,
-    plan,
-)
+from moa.planning.capacity import NO_OPTION, TARGET_GRADE, Backlog, Capacity, Objective
+from moa.planning.planner import Plan, plan
 from moa.planning.policy import Candidates, decide
+from moa.planning.remedies import Infeasible
 from tests.planning.planner_problems import (
     backlog,
     every,

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from moa.planning.planner import TARGET_GRADE, Capacity, Infeasible, Objective, Plan, plan
+from moa.planning.capacity import TARGET_GRADE, Capacity, Objective
+from moa.planning.planner import Plan, plan
+from moa.planning.remedies import Infeasible
 from tests.planning.planner_problems import backlog, every, highs, lane, model, usual
 
 FIVE_CENTS = Objective(0.05)

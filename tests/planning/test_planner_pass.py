@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.planning.capacity import with_limits
-from moa.planning.planner import Backlog, Begun, Capacity, Objective, Pass, Prices, find_prices
+from moa.planning.capacity import Backlog, Capacity, Objective, with_limits
+from moa.planning.prices import Prices, find_prices
+from moa.planning.rounding import Begun, Pass
 from tests.planning.planner_problems import backlog, every, highs, model, usual
 
 FIVE_CENTS = Objective(0.05)

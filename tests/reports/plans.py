@@ -14,7 +14,7 @@ from moa.catalog import AgreedPrice, Lane, Model, Rates
 from moa.plan_config import PlanConfig
 from moa.planning.capacities import Learnt, Situation, capacities
 from moa.planning.capacity import Backlog, Objective, with_limits
-from moa.planning.planner import Prices, find_prices
+from moa.planning.prices import Prices, find_prices
 from moa.prices import PriceTable
 from moa.reports.plan_document import plan_document
 from tests.planning.test_forecast import USD_PER_TOKEN, backlog, model
