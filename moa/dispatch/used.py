@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -39,6 +39,15 @@ def used_by(piece: PieceName, run: RunFolder) -> dict[str, Used]:
     )
     joined = answers.join(expected, keys="row", join_type="inner")
     return dict(_sums(joined))
+
+
+def summed(*parts: Mapping[str, Used]) -> dict[str, Used]:
+    """By catalog id, over several pieces."""
+    found: dict[str, Used] = {}
+    for part in parts:
+        for model, used in part.items():
+            found[model] = found.get(model, Used()).plus(used)
+    return found
 
 
 def as_billed(part: PartName, run: RunFolder, columns: Sequence[str]) -> pa.Table:

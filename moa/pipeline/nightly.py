@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import structlog
 
 from moa.dispatch.journal import recover
-from moa.dispatch.piece import PieceResult, finished_piece
+from moa.dispatch.piece import finished_piece
 from moa.dispatch.settings import LineProgress
+from moa.dispatch.used import summed
 from moa.errors import Interrupted
 from moa.pipeline.at_work import AtWork
 from moa.pipeline.facts import Facts, Money
@@ -271,8 +272,6 @@ class _Nightly:
         """What a plan for the rest is made by."""
         replicas = self._dispatch.progress()
         open_usd = sum((replica.spent_usd for replica in replicas), Decimal(0))
-        used = Counts(used=dict(self._earlier.counts.used))
-        used.add(PieceResult("", True, used=self._dispatch.finished.used))
         out = sum(sum(replica.unsettled.values()) for replica in replicas)
         done = sum(replica.done for replica in replicas)
         lines: dict[str, LineProgress] = {}
@@ -285,7 +284,7 @@ class _Nightly:
             else self._money.left_usd - self._dispatch.finished.cost_usd,
             open_usd=open_usd,
             open_share=out / (out + done) if out + done else 1.0,
-            used=used.used,
+            used=summed(self._earlier.counts.used, self._dispatch.finished.used),
             lines=lines,
         )
 

@@ -25,7 +25,7 @@ from moa.dispatch.heap import calm_collector
 from moa.dispatch.piece import PieceResult, dispatch_piece
 from moa.dispatch.retry import RetryPolicy
 from moa.dispatch.settings import BatchSettings, DispatchSettings, Progress
-from moa.dispatch.used import Used
+from moa.dispatch.used import Used, summed
 from moa.errors import KeyRefused
 from moa.log import configure
 from moa.pipeline.job import Job, batch_accounts
@@ -231,8 +231,7 @@ class Counts:
         self.queries += result.queries
         self.dead += result.dead
         self.cost_usd += result.cost_usd
-        for model, used in result.used.items():
-            self.used[model] = self.used.get(model, Used()).plus(used)
+        self.used = summed(self.used, result.used)
 
 
 class Dispatch:

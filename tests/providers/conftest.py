@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from moa.catalog import Wire
+from tests.providers.batch_vendor import BatchVendor, batch_vendor
 from tests.providers.dialects import DIALECTS, KEY, Dialect
 from tests.providers.vendor_server import Scripted, VendorServer
 
@@ -104,3 +105,10 @@ async def vendor_server() -> AsyncIterator[VendorServer]:
 def side(vendor_server: VendorServer, wire: Wire) -> ScriptedSide:
     """For test files that have a fixture `wire`."""
     return ScriptedSide(vendor_server, DIALECTS[wire])
+
+
+@pytest.fixture
+async def vendor() -> AsyncIterator[BatchVendor]:
+    """A vendor's batches, which answer as they are told."""
+    async with batch_vendor() as vendor:
+        yield vendor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email
 import io
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
@@ -20,7 +19,7 @@ from moa.providers.accounts import open_batches
 from moa.providers.batch import BatchProvider, BatchStatus
 from moa.providers.provider import Request
 from moa.replay.process import ReplayServer
-from tests.providers.batch_vendor import BatchVendor, Sent, batch_vendor
+from tests.providers.batch_vendor import BatchVendor, Sent
 from tests.providers.dialects import DIALECTS, KEY, a_chat
 from tests.providers.test_batch_anthropic import batch
 from tests.providers.test_batch_gemini import operation
@@ -31,12 +30,6 @@ from tests.providers.test_batch_vertex import job
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:DeprecationWarning")
 
 ENVIRON = {"KEY": KEY, "PROJECT": "p1"}
-
-
-@pytest.fixture
-async def vendor() -> AsyncIterator[BatchVendor]:
-    async with batch_vendor() as vendor:
-        yield vendor
 
 
 async def ours(account: Account, url: str, act: Any) -> Any:  # noqa: ANN401 - whatever `act` gives

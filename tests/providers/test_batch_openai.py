@@ -22,7 +22,7 @@ from moa.providers.batch import BatchProvider, BatchStatus
 from moa.providers.provider import Completion, Request
 from moa.replay.process import ReplayServer
 from tests.providers.batch_contract import KEY, BatchContract, Buyer
-from tests.providers.batch_vendor import BatchVendor, batch_vendor
+from tests.providers.batch_vendor import BatchVendor
 from tests.providers.dialects import OpenAIDialect, a_chat
 from tests.replay.asking import CATALOG
 
@@ -54,12 +54,6 @@ def buyer(provider_server: ReplayServer) -> Buyer:
 
 class TestOpenAIKeepsTheContract(BatchContract):
     pass
-
-
-@pytest.fixture
-async def vendor() -> AsyncIterator[BatchVendor]:
-    async with batch_vendor() as vendor:
-        yield vendor
 
 
 @pytest.fixture
