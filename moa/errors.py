@@ -7,6 +7,7 @@ MoaError
 ├── EngineError            the engine of a language model died: end its process, start another
 ├── RunError               the run folder says no: in use, or made by another configuration
 ├── Interrupted            the run was asked to stop; started again, it goes on
+├── Refusal                the endpoint answers with an error: status, code, what to do
 └── ProviderError          one call failed
     ├── InvalidRequest     would fail again with this model: do not retry, try the next model
     │   └── ContextExceeded    the model's window is too small
@@ -47,6 +48,38 @@ class RunError(MoaError):
 
 class Interrupted(MoaError):
     """The run was asked to stop, and the next start goes on; the message says what was out."""
+
+
+class Refusal(MoaError):
+    """The endpoint's answer to a request that gets no completion, in the words of OpenAI's API.
+
+    Args:
+        message: for people: the value, the limit and the remedy; without prompt or key.
+        status: HTTP.
+        kind: `invalid_request_error`, `authentication_error`, `permission_error`,
+            `rate_limit_error`, `api_error`.
+        code: machine-readable.
+        param: which part of the request is wrong.
+        retry_after_s: when it may be asked again; `None` where waiting does not help.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.kind = kind
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
 
 
 class ProviderError(MoaError):

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("jobs",),
     ("moa.fine_tuning",),
-    ("moa.pipeline", "moa.training"),
+    ("moa.pipeline", "moa.training", "moa.serving"),
+    ("moa.cluster",),
     ("moa.stages",),
     ("moa.decisions",),
     ("moa.evaluation",),
@@ -38,7 +39,10 @@ LAYERS = (
     ),
 )
 """A module may import from lower lines, and from its own package. The lowest line is one."""
-RAY_ALLOWED = ("jobs", "moa.pipeline", "moa.fine_tuning.workers")
+RAY_ALLOWED = (
+    "jobs", "moa.cluster", "moa.fine_tuning.workers", "moa.pipeline", "moa.serving.deployment",
+    "moa.serving.ray_metrics",
+)  # fmt: skip
 TOP_LEVEL = {
     ".ci", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
     "Makefile", "README.md", "SECURITY.md", "constraints-cpu.txt", "constraints.txt", "deploy",

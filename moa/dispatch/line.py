@@ -183,6 +183,11 @@ class Line:
             )
         self._window.congestion.answered(slowness)
 
+    def left(self, call: Call, sent_at: float, used: Amount) -> None:
+        """Whoever wanted the answer has left, and the call was cut; it has used about so much."""
+        self.breaker.release(call.assignment.query_id)
+        self._lease.used(sent_at, call.taken, used)
+
     def heed(self, error: ProviderError, call: Call, sent_at: float) -> None:
         """What a failed call says of this line and its account."""
         query_id = call.assignment.query_id

@@ -3,7 +3,7 @@
 A *holder* is a dispatcher's line: it asks for what its next calls need and gets it when it has
 flowed, in the order of asking. Grants are used at once or lost, so a holder that dies takes nothing
 with it but its last block. An owner lives where its only holder does, or in an actor of its own
-between many (`moa.pipeline.quotas`); it is the same code.
+between many (`moa.cluster.quotas`); it is the same code.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from moa.decisions.deciding import Deciding
 from moa.errors import ConfigError, SchemaError
 from moa.pipeline.provenance import git_commit, versions
 from moa.prices import PriceTable
-from moa.providers.accounts import ABILITIES, check_batches, check_credentials
+from moa.providers.accounts import check_abilities, check_batches, check_credentials
 from moa.replay.recordings import Recordings
 from moa.replay.script import parse_script
 from moa.router.facts import read_facts
@@ -188,7 +188,7 @@ def _callable(
     catalog = load_catalog(config.catalog)
     models = tuple(catalog.of(names, key=key, path=config.catalog))
     accounts = {model.provider: catalog.accounts[model.provider] for model in models}
-    _check_abilities(models, accounts)
+    check_abilities(models, accounts)
     if config.replay is None:
         _check_accounts(accounts, batch_accounts(config, models), environ)
     else:
@@ -252,19 +252,6 @@ def _check_lanes(config: RouteBatchConfig, models: Sequence[Model], prices: Pric
             )
         for model in sold:
             prices.price(model.id, lane)
-
-
-def _check_abilities(models: Sequence[Model], accounts: Mapping[str, Account]) -> None:
-    """A catalog may say less of a model than its wire can express, never more."""
-    for model in models:
-        wire = accounts[model.provider].wire
-        beyond = sorted(model.abilities - ABILITIES[wire])
-        if beyond:
-            raise ConfigError(
-                f"{model.id}: the catalog says that it can do {', '.join(beyond)}, which calls "
-                f"over the {wire} wire cannot ask for; it has "
-                f"{', '.join(sorted(ABILITIES[wire]))}: take the rest out of its abilities"
-            )
 
 
 def _check_replay(replay: ReplayConfig) -> None:

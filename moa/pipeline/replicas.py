@@ -30,7 +30,7 @@ from moa.errors import KeyRefused
 from moa.log import configure
 from moa.pipeline.job import Job, batch_accounts
 from moa.pipeline.load import Load, least
-from moa.pipeline.quotas import owners_of
+from moa.cluster.quotas import owners_of
 from moa.providers.accounts import fingerprint, open_batches, open_provider
 from moa.storage.run_folder import PieceName, RunFolder
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
-from moa.catalog import Account, Wire
+from moa.catalog import Account, Model, Wire
+from moa.errors import ConfigError
 from moa.providers import (
     anthropic,
     anthropic_batch,
@@ -47,6 +48,23 @@ ABILITIES: dict[Wire, frozenset[str]] = {
     "gemini": gemini_request.ABILITIES,
 }
 """The most that a model behind a wire can be said to do; see `ChatRequest.abilities`."""
+
+
+def check_abilities(models: Sequence[Model], accounts: Mapping[str, Account]) -> None:
+    """A catalog may say less of a model than its wire can express, never more.
+
+    Raises:
+        ConfigError: it says more.
+    """
+    for model in models:
+        wire = accounts[model.provider].wire
+        beyond = sorted(model.abilities - ABILITIES[wire])
+        if beyond:
+            raise ConfigError(
+                f"{model.id}: the catalog says that it can do {', '.join(beyond)}, which calls "
+                f"over the {wire} wire cannot ask for; it has "
+                f"{', '.join(sorted(ABILITIES[wire]))}: take the rest out of its abilities"
+            )
 
 
 def open_provider(

@@ -35,10 +35,11 @@ def products(
     """`rows @ weights[:-1]` block by block, each with the number of its first row. A block is valid
     until the next one: what is made of it at once is made in the processor's cache."""
     matrix = np.ascontiguousarray(weights[:-1], np.float64) / STEPS
-    block = np.zeros((BLOCK_ROWS, rows.shape[1]))
-    product = np.empty((BLOCK_ROWS, matrix.shape[1]))
-    for start in range(0, len(rows), BLOCK_ROWS):
-        some = rows[start : start + BLOCK_ROWS]
+    size = min(BLOCK_ROWS, max(1, len(rows)))  # who routes one query at a time waits for one row
+    block = np.zeros((size, rows.shape[1]))
+    product = np.empty((size, matrix.shape[1]))
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
         np.rint(some * STEPS, out=block[: len(some)])
         np.matmul(block, matrix, out=product)
         yield start, product[: len(some)]

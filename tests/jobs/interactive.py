@@ -25,7 +25,7 @@ from moa.dispatch.journal import History, Journal
 from moa.dispatch.outcome import Assignment, Choice
 from moa.dispatch.retry import RetryPolicy
 from moa.dispatch.settings import DispatchSettings
-from moa.pipeline.quotas import owners_of
+from moa.cluster.quotas import owners_of
 from moa.prices import PriceTable
 from moa.providers.accounts import fingerprint, open_provider
 from moa.request import ChatRequest

@@ -1,4 +1,4 @@
-"""The owners of the accounts' quotas: a detached actor each, for every job of the cluster."""
+"""The owners of the accounts' quotas: a detached actor each, for all jobs and endpoints."""
 
 from __future__ import annotations
 

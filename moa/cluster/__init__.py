@@ -1,0 +1,1 @@
+"""What all jobs and endpoints of one Ray cluster share."""

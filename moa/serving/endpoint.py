@@ -1,0 +1,355 @@
+"""One request from its tenant to its bill. Knows no HTTP framework and no Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import structlog
+
+from moa.errors import MoaError, ProviderError
+from moa.providers.provider import Completion, CompletionDelta, Usage
+from moa.request import ChatRequest, Message
+from moa.router.router import Scores
+from moa.serving import spans
+from moa.serving.calls import Caller, Course, Order, tokens_of
+from moa.serving.chat_wire import Asked, message_document
+from moa.serving.conversations import Conversations
+from moa.serving.ids import CompletionId, Ids
+from moa.serving.keeping import Keeper
+from moa.serving.merging import merged
+from moa.serving.metrics import Meters
+from moa.serving.refusals import refusal_of
+from moa.serving.routing import LIVE, Route, Routing, Scorer, Sticky
+from moa.serving.setup import Setup
+from moa.serving.tenant_limits import Need, TenantLease
+from moa.serving.tenants import Tenant
+
+log = structlog.get_logger()
+
+
+class Piece(NamedTuple):
+    """Of one of the answers that were asked for."""
+
+    number: int
+    """Which one, from 0."""
+    delta: CompletionDelta
+
+
+@dataclass(slots=True)
+class Inquiry:
+    """A request that was let in, and what has come of it so far."""
+
+    tenant: Tenant
+    asked: Asked
+    route: Route
+    query_id: str
+    taken: Need
+    courses: list[Course]
+    started_at: float
+    completions: dict[int, Completion] = field(default_factory=dict)
+    first_piece_s: float | None = None
+    settled: bool = False
+
+    @property
+    def model(self) -> str:
+        """Catalog id of who answers, as far as it is known."""
+        asked = self.courses[0].model
+        return self.route.model.id if asked is None else asked.id
+
+    @property
+    def usage(self) -> Usage:
+        """Of all answers."""
+        each = [one.usage for one in self.completions.values()]
+        return Usage(
+            sum(one.input_tokens for one in each),
+            sum(one.output_tokens for one in each),
+            sum(one.cached_input_tokens for one in each),
+            sum(one.cache_write_tokens for one in each),
+            sum(one.reasoning_tokens for one in each),
+        )
+
+
+class Endpoint:
+    """All that one process of the endpoint needs. Open inside an event loop; close in `finally`."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        scorer: Scorer,
+        caller: Caller,
+        limits: TenantLease,
+        keeper: Keeper,
+        meters: Meters,
+    ) -> None:
+        self.setup = setup
+        self.scorer = scorer
+        """May be swapped for another at any time: a request looks at it once."""
+        self.routing: Routing = setup.routing()
+        self.caller = caller
+        self.keeper = keeper
+        self.meters = meters
+        self.ids = Ids(setup.secret)
+        self._limits = limits
+        self._conversations = Conversations(setup.config.stickiness.conversations)
+
+    async def close(self) -> None:
+        """Close the connections, and write what is held."""
+        await self.caller.close()
+        await self.keeper.close()
+
+    async def decide(self, tenant: Tenant, model: str, chats: Sequence[ChatRequest]) -> list[Route]:
+        """Who would be asked, for each of some conversations.
+
+        Raises:
+            Refusal: the model, the tenant or its limits, or nobody can.
+        """
+        self.routing.check_name(model, tenant.models)
+        await self._limits.take(tenant, Need(1, 0.0, Decimal(0)))
+        scores = await self._scores(chats)
+        return self.routing.routes(model, chats, scores, allowed=tenant.models)
+
+    async def begin(self, tenant: Tenant, asked: Asked) -> Inquiry:
+        """Let a request in: it has a route, and its tenant has room for it.
+
+        Raises:
+            Refusal: as `decide`.
+        """
+        started_at = time.monotonic()
+        self.routing.check_name(asked.model, tenant.models)
+        sticky = self._sticky(tenant, asked.chat)
+        scores = await self._scores([asked.chat])
+        (route,) = self.routing.routes(
+            asked.model, [asked.chat], scores, allowed=tenant.models, sticky=sticky
+        )
+        self.meters.router_s.add(time.monotonic() - started_at, {})
+        self.meters.novelty.add(route.novelty, {})
+        self.meters.decisions.add(1, {"model": route.model.id, "rule": route.rule})
+        tokens = asked.n * (route.input_tokens + route.output_tokens)
+        taken = Need(1, tokens, asked.n * route.reserved_usd)
+        await self._limits.take(tenant, taken)
+        inquiry = Inquiry(
+            tenant=tenant,
+            asked=asked,
+            route=route,
+            query_id=self.ids.new_query(),
+            taken=taken,
+            courses=[Course() for _ in range(asked.n)],
+            started_at=started_at,
+        )
+        if self.keeper.keeps_queries:
+            self.keeper.query(inquiry.query_id, tenant.name, asked.chat)
+        return inquiry
+
+    async def whole(self, inquiry: Inquiry) -> list[Completion]:
+        """The answers, when all of them are there.
+
+        Raises:
+            Refusal: in place of the error of the last model that was asked.
+        """
+        async with aclosing(self.pieces(inquiry)) as pieces:
+            async for _ in pieces:
+                pass
+        return [inquiry.completions[index] for index in range(inquiry.asked.n)]
+
+    async def pieces(self, inquiry: Inquiry) -> AsyncGenerator[Piece, None]:
+        """The answers as they come. Closing it ends the calls; either way the bill is made.
+
+        Raises:
+            Refusal: as `whole`.
+        """
+        failed = ""
+        try:
+            async with aclosing(self._pieces(inquiry)) as pieces:
+                async for piece in pieces:
+                    if inquiry.first_piece_s is None:
+                        inquiry.first_piece_s = time.monotonic() - inquiry.started_at
+                    if piece.delta.completion is not None:
+                        inquiry.completions[piece.number] = piece.delta.completion
+                    yield piece
+        except ProviderError as error:
+            failed = type(error).__name__
+            log.warning(
+                "request.failed", error=failed, code=error.code, status=error.status,
+                model=inquiry.model, query_id=inquiry.query_id,
+            )  # fmt: skip
+            raise refusal_of(error) from None
+        finally:
+            self._settle(inquiry, failed)
+
+    async def _pieces(self, inquiry: Inquiry) -> AsyncGenerator[Piece, None]:
+        answers = [
+            self.caller.answer(self._order(inquiry, index), course)
+            for index, course in enumerate(inquiry.courses)
+        ]
+        if len(answers) == 1:
+            async with aclosing(answers[0]) as deltas:
+                async for delta in deltas:
+                    yield Piece(0, delta)
+            return
+        async with aclosing(merged(answers)) as numbered:
+            async for index, delta in numbered:
+                yield Piece(index, delta)
+
+    def _order(self, inquiry: Inquiry, index: int) -> Order:
+        asked = inquiry.asked
+        query_id = f"{inquiry.query_id}.{index}"
+        return Order(query_id, asked.chat, inquiry.route.choices, asked.stream)
+
+    async def _scores(self, chats: Sequence[ChatRequest]) -> Scores | None:
+        """`None` when the router is out: then the default model is asked, rather than nobody."""
+        try:
+            return await self.scorer.score([chat.text() for chat in chats])
+        except MoaError as error:
+            log.error("router.out", error=type(error).__name__)
+            return None
+
+    def _sticky(self, tenant: Tenant, chat: ChatRequest) -> list[Sticky | None]:
+        """The model that began this conversation."""
+        config = self.setup.config.stickiness
+        begun = self._conversations.begun(tenant.name, chat.messages)
+        if config.mode == "off" or begun is None:
+            return []
+        warm = self._conversations.age_s(begun) <= config.warm_s
+        chars = sum(len(message.text) for message in chat.messages)
+        share = min(1.0, begun.chars / max(1, chars)) if warm else 0.0
+        return [Sticky(begun.model, share)]
+
+    def cost_usd(self, inquiry: Inquiry) -> Decimal:
+        """What the answers have cost."""
+        total = Decimal(0)
+        for index, one in inquiry.completions.items():
+            model, usage = inquiry.courses[index].model, one.usage
+            assert model is not None
+            total += self.setup.prices.cost_usd(
+                model.id,
+                LIVE,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_input_tokens=usage.cached_input_tokens,
+                cache_write_tokens=usage.cache_write_tokens,
+            )
+        return total
+
+    def lost_usd(self, inquiry: Inquiry) -> Decimal:
+        """About what calls have cost that ended without an answer, or were cut by the client."""
+        input_tokens, total = round(inquiry.route.input_tokens), Decimal(0)
+        for index, course in enumerate(inquiry.courses):
+            lost = list(course.lost)
+            cut = inquiry.settled and index not in inquiry.completions and course.open
+            if cut and course.model is not None:
+                lost.append((course.model.id, tokens_of(course.output_chars)))
+            for model, output_tokens in lost:
+                total += self.setup.prices.cost_usd(
+                    model, LIVE, input_tokens=input_tokens, output_tokens=output_tokens
+                )
+        return total
+
+    def completion_id(self, inquiry: Inquiry) -> str:
+        """Without prefix; of a model that is known by now."""
+        made = CompletionId(inquiry.query_id, inquiry.model)
+        return self.ids.sign(made, inquiry.tenant.name)
+
+    def explanation(self, inquiry: Inquiry) -> dict[str, Any]:
+        """Who answered, and why."""
+        route, model = inquiry.route, inquiry.model
+        return {
+            "model": model,
+            "first_model": route.model.id,
+            "rule": route.rule,
+            "expected_grade": route.expected_grade[model],
+            "expected_cost_usd": round(route.expected_cost_usd[model], 9),
+            "cost_usd": float(self.cost_usd(inquiry)) if inquiry.completions else None,
+            "lost_usd": float(self.lost_usd(inquiry)),
+            "novelty": route.novelty,
+            "calls": sum(course.calls for course in inquiry.courses),
+            "failures": [line for course in inquiry.courses for line in course.failures],
+            "price_date": self.setup.prices.as_of.isoformat(),
+            "price_version": self.setup.prices.version,
+            "router_version": self.scorer.version,
+        }
+
+    def headers(self, inquiry: Inquiry) -> dict[str, str]:
+        """The same in short; the cost when it is known."""
+        route, model = inquiry.route, inquiry.model
+        headers = {
+            "x-moa-request-id": inquiry.query_id,
+            "x-moa-model": model,
+            "x-moa-first-model": route.model.id,
+            "x-moa-rule": route.rule,
+            "x-moa-expected-grade": f"{route.expected_grade[model]:.4f}",
+            "x-moa-expected-cost-usd": f"{route.expected_cost_usd[model]:.9f}",
+            "x-moa-price-date": self.setup.prices.as_of.isoformat(),
+            "x-moa-router-version": self.scorer.version,
+        }
+        if len(inquiry.completions) == inquiry.asked.n:
+            headers["x-moa-cost-usd"] = f"{self.cost_usd(inquiry):.9f}"
+        return headers
+
+    def _settle(self, inquiry: Inquiry, failed: str) -> None:
+        """Tenant's bill, meters, logs and the conversation; once, however the request ended."""
+        inquiry.settled = True
+        cost_usd, lost_usd, usage = self.cost_usd(inquiry), self.lost_usd(inquiry), inquiry.usage
+        tokens = usage.input_tokens + usage.output_tokens
+        if not inquiry.completions and any(course.calls for course in inquiry.courses):
+            chars = sum(course.output_chars for course in inquiry.courses)
+            tokens = round(inquiry.route.input_tokens) + tokens_of(chars)
+        used = Need(1, float(tokens), cost_usd + lost_usd)
+        self._limits.settle(inquiry.tenant, inquiry.taken, used)
+        self._measure(inquiry, failed, cost_usd + lost_usd, usage)
+        for completion in inquiry.completions.values():
+            self._remember(inquiry, completion)
+        if self.keeper.keeps_queries:
+            for index, completion in inquiry.completions.items():
+                self.keeper.answer(
+                    inquiry.query_id,
+                    completion,
+                    cost_usd / len(inquiry.completions),
+                    tenant=inquiry.tenant.name,
+                    model=(inquiry.courses[index].model or inquiry.route.model).id,
+                    first_model=inquiry.route.model.id,
+                    rule=inquiry.route.rule,
+                )
+
+    def _measure(self, inquiry: Inquiry, failed: str, cost_usd: Decimal, usage: Usage) -> None:
+        meters, model = self.meters, inquiry.model
+        total_s = time.monotonic() - inquiry.started_at
+        by_model = {"tenant": inquiry.tenant.name, "model": model}
+        meters.cost_usd.add(float(cost_usd), by_model)
+        meters.tokens.add(usage.input_tokens, {**by_model, "kind": "input"})
+        meters.tokens.add(usage.output_tokens, {**by_model, "kind": "output"})
+        meters.total_s.add(total_s, {"model": model})
+        if inquiry.first_piece_s is not None:
+            meters.first_piece_s.add(inquiry.first_piece_s, {"model": model})
+        for course in inquiry.courses:
+            meters.wait_s.add(course.waited_s, {"model": model})
+            for line in course.failures:
+                given_up, error, *_ = line.split(" ")
+                meters.fallbacks.add(1, {"model": given_up, "error": error})
+        if not failed and len(inquiry.completions) < inquiry.asked.n:
+            meters.left.add(1, {"model": model})
+        for name, waiting in self.caller.waiting().items():
+            meters.waiting.add(waiting, {"model": name})
+        meters.in_flight.add(self.caller.in_flight(), {})
+        spans.record(
+            "chat",
+            asked_model=inquiry.asked.model,
+            model=model,
+            provider=model.partition("/")[0],
+            rule=inquiry.route.rule,
+            seconds=total_s,
+            tokens=(usage.input_tokens, usage.output_tokens),
+            cost_usd=float(cost_usd),
+            failed=failed,
+        )
+
+    def _remember(self, inquiry: Inquiry, completion: Completion) -> None:
+        if self.setup.config.stickiness.mode == "off" or completion.refused:
+            return
+        turn = Message.model_validate(message_document(completion))
+        messages = inquiry.asked.chat.messages
+        self._conversations.remember(inquiry.tenant.name, messages, turn, inquiry.model)

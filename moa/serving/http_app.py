@@ -1,0 +1,466 @@
+"""The endpoint over HTTP: an ASGI app. Requests are read by hand, so that sizes can be bounded and
+a client that hangs up is noticed, and FastAPI gives routes and the OpenAPI document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import orjson
+import structlog
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from moa.errors import Refusal
+from moa.serving.chat_wire import (
+    Asked,
+    ChatStream,
+    error_document,
+    event,
+    read_chat,
+    read_conversation,
+    read_object,
+    whole_answer,
+)
+from moa.serving.endpoint import Endpoint, Inquiry, Piece
+from moa.serving.feedback import read_feedback
+from moa.serving.openapi import DESCRIPTION, extra
+from moa.serving.responses_wire import ResponseFrame, ResponseStream, read_response
+from moa.serving.tenants import Tenant, Tenants
+
+BODY_S = 60.0
+"""That a request's body may take."""
+CLIENT_LEFT = 499
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class JSON(Response):
+    """A JSON document."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:  # noqa: ANN401 - Starlette's own
+        """See `Response.render`."""
+        return orjson.dumps(content)
+
+
+def refused(refusal: Refusal) -> JSON:
+    """An error of OpenAI's kind."""
+    headers = {}
+    if refusal.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(refusal.retry_after_s)))
+    if refusal.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSON(error_document(refusal), status_code=refusal.status, headers=headers)
+
+
+class EventStream(Response):
+    """Server-sent events, until they end or the client hangs up."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+        self._events = events
+        super().__init__(
+            b"", headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
+        )
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `Response.__call__`."""
+        await unless_left(receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        async with aclosing(self._events) as events:
+            await send(start)
+            async for data in events:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def unless_left(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Do some work, but cancel it when the client hangs up.
+
+    Raises:
+        ClientDisconnect: it has.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        watching.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Http:
+    """The routes' other side.
+
+    Args:
+        endpoint: asked for at each request, so that it can be replaced.
+        tenants: likewise.
+    """
+
+    def __init__(self, endpoint: Callable[[], Endpoint], tenants: Callable[[], Tenants]) -> None:
+        self._endpoint = endpoint
+        self._tenants = tenants
+
+    async def chat(self, request: Request) -> Response:
+        """`POST /v1/chat/completions`."""
+        tenant, body = await self._let_in(request)
+        endpoint = self._endpoint()
+        asked = read_chat(body, endpoint.setup.config.http)
+        created = int(time.time())
+        inquiry, pieces, first = await self._start(request, endpoint, tenant, asked)
+        completion_id = f"chatcmpl-{endpoint.completion_id(inquiry)}"
+        headers = endpoint.headers(inquiry)
+        if asked.stream:
+            stream = ChatStream(completion_id, created, inquiry.model, asked.include_usage)
+            events = _chat_events(endpoint, inquiry, stream, pieces, first)
+            return EventStream(_guarded(events, endpoint), headers)
+        completions = [inquiry.completions[n] for n in range(asked.n)]
+        answer = whole_answer(completion_id, created, inquiry.model, completions, inquiry.usage)
+        if asked.explain:
+            answer["moa"] = endpoint.explanation(inquiry)
+        return JSON(answer, headers=headers)
+
+    async def responses(self, request: Request) -> Response:
+        """`POST /v1/responses`."""
+        tenant, body = await self._let_in(request)
+        endpoint = self._endpoint()
+        asked = read_response(body, endpoint.setup.config.http)
+        created = int(time.time())
+        inquiry, pieces, first = await self._start(request, endpoint, tenant, asked)
+        frame = ResponseFrame(
+            f"resp_{endpoint.completion_id(inquiry)}", created, inquiry.model, asked
+        )
+        headers = endpoint.headers(inquiry)
+        if asked.stream:
+            events = _response_events(endpoint, inquiry, frame, pieces, first)
+            return EventStream(_guarded(events, endpoint), headers)
+        moa = endpoint.explanation(inquiry) if asked.explain else None
+        return JSON(frame.whole(inquiry.completions[0], inquiry.usage, moa), headers=headers)
+
+    async def route(self, request: Request) -> Response:
+        """`POST /v1/route`."""
+        tenant, body = await self._let_in(request)
+        endpoint = self._endpoint()
+        limits = endpoint.setup.config.http
+        document = read_object(body)
+        model = document.pop("model", "moa")
+        listed = document.pop("queries", None)
+        if not isinstance(model, str):
+            raise Refusal("model: should be text", param="model")
+        if listed is not None and document:
+            raise Refusal("queries and a single one are both given: give one", param="queries")
+        queries = [document] if listed is None else listed
+        if not isinstance(queries, list) or not 1 <= len(queries) <= limits.max_listed:
+            raise Refusal(f"queries: should be a list of 1 to {limits.max_listed}", param="queries")
+        if not all(isinstance(one, dict) for one in queries):
+            raise Refusal("queries: each should be an object with messages", param="queries")
+        chats = [read_conversation(one, limits) for one in queries]
+        routes = await endpoint.decide(tenant, model, chats)
+        data = [
+            {
+                "index": index,
+                "model": one.model.id,
+                "rule": one.rule,
+                "fallbacks": [choice.model.id for choice in one.choices[1:]],
+                "expected_grade": one.expected_grade,
+                "expected_cost_usd": one.expected_cost_usd,
+                "expected_input_tokens": round(one.input_tokens, 1),
+                "expected_output_tokens": round(one.output_tokens, 1),
+                "novelty": one.novelty,
+            }
+            for index, one in enumerate(routes)
+        ]
+        about = {
+            "price_date": endpoint.setup.prices.as_of.isoformat(),
+            "price_version": endpoint.setup.prices.version,
+            "router_version": endpoint.scorer.version,
+        }
+        return JSON({"object": "list", "data": data, **about})
+
+    async def feedback(self, request: Request) -> Response:
+        """`POST /v1/feedback`."""
+        tenant, body = await self._let_in(request)
+        endpoint = self._endpoint()
+        if not endpoint.keeper.takes_feedback:
+            raise Refusal(
+                "this endpoint takes no feedback (feedback.folder)", status=404, code="no_feedback"
+            )
+        said = read_feedback(read_object(body))
+        found = endpoint.ids.read(said.completion_id, tenant.name)
+        if found is None:
+            raise Refusal(
+                "there is no such completion of this key's",
+                status=404,
+                param="completion_id",
+                code="completion_not_found",
+            )
+        grader = f"{said.grader or 'feedback'} ({tenant.name})"
+        await endpoint.keeper.grade(found.query_id, found.model, said.value, grader)
+        return JSON(
+            {
+                "object": "feedback",
+                "completion_id": said.completion_id,
+                "model": found.model,
+                "grade": said.value,
+            }
+        )
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`."""
+        tenant = self._tenants().of(request.headers.get("authorization"))
+        names = [n for n in self._endpoint().routing.names() if _may(tenant, n)]
+        return JSON({"object": "list", "data": [_model_document(name) for name in names]})
+
+    async def model(self, request: Request) -> Response:
+        """`GET /v1/models/{id}`."""
+        tenant = self._tenants().of(request.headers.get("authorization"))
+        name = str(request.path_params["name"])
+        self._endpoint().routing.check_name(name, tenant.models)
+        return JSON(_model_document(name))
+
+    async def health(self, request: Request) -> Response:
+        """`GET /healthz`: the router works."""
+        endpoint = self._endpoint()
+        await endpoint.scorer.score(["What is 2 + 2?"])
+        return JSON({"status": "ok", "router_version": endpoint.scorer.version})
+
+    async def _let_in(self, request: Request) -> tuple[Tenant, bytes]:
+        """Whose request it is, and its body; the key is looked at before the body is read."""
+        tenant = self._tenants().of(request.headers.get("authorization"))
+        return tenant, await read_body(request, self._endpoint().setup.config.http.max_body_bytes)
+
+    async def _start(
+        self, request: Request, endpoint: Endpoint, tenant: Tenant, asked: Asked
+    ) -> tuple[Inquiry, AsyncGenerator[Piece, None], Piece | None]:
+        """Up to the first piece of a stream, or to the end of what is none: as long as nothing was
+        sent, an error has its own status.
+        """
+
+        async def start() -> tuple[Inquiry, AsyncGenerator[Piece, None], Piece | None]:
+            inquiry = await endpoint.begin(tenant, asked)
+            if not asked.stream:
+                await endpoint.whole(inquiry)
+                return inquiry, _nothing(), None
+            pieces = endpoint.pieces(inquiry)
+            try:
+                return inquiry, pieces, await anext(pieces)
+            except BaseException:
+                await pieces.aclose()
+                raise
+
+        total_s = endpoint.setup.config.calls.total_s
+        try:
+            async with asyncio.timeout(total_s):
+                return await unless_left(request.receive, start())
+        except TimeoutError:
+            raise _too_long(total_s) from None
+
+
+def _too_long(total_s: float) -> Refusal:
+    return Refusal(
+        f"the answer took longer than {total_s:g} s",
+        status=504,
+        kind="api_error",
+        code="total_timeout",
+    )
+
+
+async def _nothing() -> AsyncGenerator[Piece, None]:
+    return
+    yield
+
+
+def _may(tenant: Tenant, name: str) -> bool:
+    return tenant.models is None or "/" not in name or name in tenant.models
+
+
+def _model_document(name: str) -> dict[str, Any]:
+    account, slash, _ = name.partition("/")
+    return {
+        "id": name, "object": "model", "created": 0, "owned_by": account if slash else "moa"
+    }  # fmt: skip
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The body, as long as it is not too long.
+
+    Raises:
+        Refusal: 413, or 408: it does not come.
+    """
+    too_long = Refusal(
+        f"the body is longer than {most} bytes", status=413, code="request_too_large"
+    )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > most:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for data in request.stream():
+                body += data
+                if len(body) > most:
+                    raise too_long
+    except TimeoutError:
+        raise Refusal(f"the body did not come within {BODY_S:g} s", status=408) from None
+    return bytes(body)
+
+
+async def _guarded(
+    events: AsyncGenerator[bytes, None], endpoint: Endpoint
+) -> AsyncGenerator[bytes, None]:
+    """Events for as long as a request may take."""
+    until = time.monotonic() + endpoint.setup.config.calls.total_s
+    async with aclosing(events) as coming:
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                    data = await anext(coming, None)
+            except TimeoutError:
+                yield event(error_document(_too_long(endpoint.setup.config.calls.total_s)))
+                return
+            if data is None:
+                return
+            yield data
+
+
+async def _chat_events(
+    endpoint: Endpoint,
+    inquiry: Inquiry,
+    stream: ChatStream,
+    pieces: AsyncGenerator[Piece, None],
+    first: Piece | None,
+) -> AsyncGenerator[bytes, None]:
+    begun: set[int] = set()
+    try:
+        async with aclosing(pieces):
+            piece = first
+            while piece is not None:
+                data = b"" if piece.number in begun else stream.begin(piece.number)
+                begun.add(piece.number)
+                if piece.delta.text:
+                    data += stream.piece(piece.delta.text, piece.number)
+                if piece.delta.completion is not None:
+                    data += stream.end(piece.delta.completion, piece.number)
+                yield data
+                piece = await anext(pieces, None)
+    except Refusal as refusal:
+        yield event(error_document(refusal))
+        return
+    yield stream.close(
+        inquiry.usage, endpoint.explanation(inquiry) if inquiry.asked.explain else None
+    )
+
+
+async def _response_events(
+    endpoint: Endpoint,
+    inquiry: Inquiry,
+    frame: ResponseFrame,
+    pieces: AsyncGenerator[Piece, None],
+    first: Piece | None,
+) -> AsyncGenerator[bytes, None]:
+    stream = ResponseStream(frame)
+    data = stream.begin()
+    try:
+        async with aclosing(pieces):
+            piece = first
+            while piece is not None:
+                if piece.delta.text:
+                    data += stream.piece(piece.delta.text)
+                if data:
+                    yield data
+                data = b""
+                piece = await anext(pieces, None)
+    except Refusal as refusal:
+        yield data + stream.failed(refusal)
+        return
+    moa = endpoint.explanation(inquiry) if inquiry.asked.explain else None
+    yield data + stream.end(inquiry.completions[0], inquiry.usage, moa)
+
+
+def make_app(endpoint: Callable[[], Endpoint], tenants: Callable[[], Tenants]) -> FastAPI:
+    """The ASGI app."""
+    http = Http(endpoint, tenants)
+    app = FastAPI(
+        title="MoA router", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None
+    )
+    routes: list[tuple[str, str, Handler]] = [
+        ("POST", "/v1/chat/completions", http.chat),
+        ("POST", "/v1/responses", http.responses),
+        ("POST", "/v1/route", http.route),
+        ("POST", "/v1/feedback", http.feedback),
+        ("GET", "/v1/models", http.models),
+        ("GET", "/v1/models/{name:path}", http.model),
+        ("GET", "/healthz", http.health),
+    ]
+    for method, path, handler in routes:
+        app.add_api_route(
+            path,
+            _counted(handler, path, endpoint),
+            methods=[method],
+            response_class=Response,
+            response_model=None,
+            openapi_extra=extra(method, path),
+            name=path,
+        )
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+def _counted(handler: Handler, path: str, endpoint: Callable[[], Endpoint]) -> Handler:
+    """A handler whose errors are answers, and whose answers are counted."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            response = await handler(request)
+        except Refusal as refusal:
+            response = refused(refusal)
+        except ClientDisconnect:
+            response = Response(status_code=CLIENT_LEFT)
+        except Exception as error:  # a bug: the client gets a document, the log the place
+            log.exception("request.broke", path=path, error=type(error).__name__)
+            response = refused(
+                Refusal("a mistake of the endpoint's", status=500, kind="api_error", code="bug")
+            )
+        endpoint().meters.requests.add(1, {"path": path, "status": str(response.status_code)})
+        return response
+
+    return handle
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    words = {404: "there is no such path", 405: "this path takes another method"}
+    response = refused(
+        Refusal(words.get(status, "not understood"), status=status, code=f"http_{status}")
+    )
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response

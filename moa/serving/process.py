@@ -1,0 +1,76 @@
+"""The endpoint in one process, without Ray: for a laptop, and for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+
+from moa.dispatch.heap import calm_collector
+from moa.dispatch.quota import Owner
+from moa.replay.process import ReplayServer, replay_server
+from moa.serving.calls import Caller
+from moa.serving.endpoint import Endpoint
+from moa.serving.keeping import Keeper
+from moa.serving.metrics import Meters, Registry, Tally
+from moa.serving.routing import Scorer
+from moa.serving.scoring import LocalScorer
+from moa.serving.setup import Setup
+from moa.serving.tenant_limits import LimitOwner, TenantLease, TenantLimits
+
+
+def open_endpoint(
+    setup: Setup,
+    *,
+    scorer: Scorer | None = None,
+    owners: Mapping[str, Owner] | None = None,
+    limits: LimitOwner | None = None,
+    registry: Registry | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Endpoint:
+    """An endpoint, inside a running event loop; what is not given it owns itself.
+
+    Raises:
+        ArtifactError: the router cannot be run here.
+        ConfigError: a key is missing.
+    """
+    config = setup.config
+    environ = os.environ if environ is None else environ
+    endpoint = Endpoint(
+        setup,
+        scorer or LocalScorer.load(config.router, setup.pool),
+        Caller(setup.providers(environ), setup.models, config.calls, owners=owners),
+        TenantLease(limits or TenantLimits()),
+        Keeper(config.query_log, config.feedback),
+        Meters(registry or Tally()),
+    )
+    calm_collector()
+    return endpoint
+
+
+@contextlib.asynccontextmanager
+async def running(setup: Setup, environ: Mapping[str, str]) -> AsyncIterator[Endpoint]:
+    """An endpoint for as long as the block."""
+    endpoint = open_endpoint(setup, environ=environ)
+    try:
+        yield endpoint
+    finally:
+        await endpoint.close()
+
+
+@contextlib.contextmanager
+def vendors(setup: Setup) -> Iterator[Setup]:
+    """The same endpoint with its replayed vendors running, where the config wants them replayed."""
+    replay = setup.config.replay
+    if replay is None:
+        yield setup
+        return
+    with replay_server(
+        script=replay.script, recordings=replay.recordings, synthetic=replay.synthetic
+    ) as server:
+        yield setup.replayed(base_urls(setup, server))
+
+
+def base_urls(setup: Setup, server: ReplayServer) -> dict[str, str]:
+    """Where the replay server stands in for each account."""
+    return {name: server.base_url(account.wire) for name, account in setup.accounts.items()}

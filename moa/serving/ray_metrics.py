@@ -1,0 +1,55 @@
+"""The endpoint's numbers as Ray exports them to Prometheus (`ray_moa_…`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from moa.serving.metrics import Labels, Meter
+
+
+class RayRegistry:
+    """See `moa.serving.metrics.Registry`."""
+
+    def counter(self, name: str, description: str, labels: Sequence[str]) -> Meter:
+        """See `Registry.counter`."""
+        return _Counter(Counter(name, description=description, tag_keys=tuple(labels)))
+
+    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Meter:
+        """See `Registry.gauge`."""
+        return _Gauge(Gauge(name, description=description, tag_keys=tuple(labels)))
+
+    def histogram(
+        self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]
+    ) -> Meter:
+        """See `Registry.histogram`."""
+        made = Histogram(
+            name, description=description, boundaries=list(bounds), tag_keys=tuple(labels)
+        )
+        return _Histogram(made)
+
+
+class _Counter:
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+
+    def add(self, value: float, labels: Labels) -> None:
+        if value > 0:
+            self._counter.inc(value, tags=dict(labels))
+
+
+class _Gauge:
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+
+    def add(self, value: float, labels: Labels) -> None:
+        self._gauge.set(value, tags=dict(labels))
+
+
+class _Histogram:
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def add(self, value: float, labels: Labels) -> None:
+        self._histogram.observe(value, tags=dict(labels))

@@ -1,0 +1,98 @@
+"""Rows that become Parquet files in a folder, many at once, without holding up a request."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import structlog
+
+from moa.storage.object_store import Folder
+
+MOST_HELD = 100_000
+"""Rows that wait for a store that is away; newer ones are dropped, and counted."""
+
+log = structlog.get_logger()
+
+
+class RowLog:
+    """One kind of row. Close it in `finally`."""
+
+    def __init__(
+        self, folder: str, name: str, schema: pa.Schema, *, rows: int, every_s: float
+    ) -> None:
+        self._folder = Folder(folder)
+        self._name = name
+        self._schema = schema
+        self._most = rows
+        self._every_s = every_s
+        self._held: list[Mapping[str, Any]] = []
+        self._written: asyncio.Future[None] | None = None
+        self._full = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self.dropped = 0
+
+    def add(self, row: Mapping[str, Any]) -> asyncio.Future[None]:
+        """Keep a row; what comes back is done once it is written."""
+        loop = asyncio.get_running_loop()
+        if self._task is None:
+            self._task = loop.create_task(self._run())
+        if self._written is None:
+            self._written = loop.create_future()
+            self._written.add_done_callback(_seen)
+        if len(self._held) >= MOST_HELD:
+            self.dropped += 1
+        else:
+            self._held.append(row)
+        if len(self._held) >= self._most:
+            self._full.set()
+        return self._written
+
+    async def close(self) -> None:
+        """Write what is held."""
+        self._closing = True
+        self._full.set()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        while not self._closing or self._held:
+            try:
+                async with asyncio.timeout(self._every_s):
+                    await self._full.wait()
+            except TimeoutError:
+                pass
+            self._full.clear()
+            if self._held:
+                await self._write()
+
+    async def _write(self) -> None:
+        rows, self._held = self._held, []
+        written, self._written = self._written, None
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=self._schema)
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        name = f"{self._name}/{stamp}-{secrets.token_hex(4)}.parquet"
+        try:
+            await asyncio.to_thread(self._folder.put_table, name, table)
+        except Exception as error:  # a store that is away must not end the endpoint
+            log.error("rows.not_written", log=self._name, rows=len(rows), error=repr(error))
+            if self._closing:
+                self.dropped += len(rows)
+            else:
+                self._held = [*rows, *self._held][:MOST_HELD]
+            if written is not None and not written.done():
+                written.set_exception(error)
+            return
+        if written is not None and not written.done():
+            written.set_result(None)
+
+
+def _seen(written: asyncio.Future[None]) -> None:
+    """Not everybody waits; the failure was logged."""
+    if not written.cancelled():
+        written.exception()
