@@ -16,6 +16,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from moa.cluster.quotas import owners_of
 from moa.config import RouteBatchConfig
 from moa.dispatch.batch_file import BatchNames
 from moa.dispatch.batch_lane import BatchLane
@@ -30,7 +31,6 @@ from moa.errors import KeyRefused
 from moa.log import configure
 from moa.pipeline.job import Job, batch_accounts
 from moa.pipeline.load import Load, least
-from moa.cluster.quotas import owners_of
 from moa.providers.accounts import fingerprint, open_batches, open_provider
 from moa.storage.run_folder import PieceName, RunFolder
 

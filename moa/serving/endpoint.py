@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -101,6 +101,11 @@ class Endpoint:
         """Close the connections, and write what is held."""
         await self.caller.close()
         await self.keeper.close()
+
+    def use(self, scorer: Scorer, default_model: str) -> None:
+        """Score by another router from now on; requests that were scored keep their route."""
+        self.routing = replace(self.routing, default_model=default_model)
+        self.scorer = scorer
 
     async def decide(self, tenant: Tenant, model: str, chats: Sequence[ChatRequest]) -> list[Route]:
         """Who would be asked, for each of some conversations.

@@ -71,6 +71,7 @@ class EventStream(Response):
 
     def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
         self._events = events
+        self.on_end: Callable[[], None] = _nobody
         super().__init__(
             b"", headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
         )
@@ -78,7 +79,12 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `Response.__call__`."""
-        await unless_left(receive, self._send(send))
+        try:
+            await unless_left(receive, self._send(send))
+        except ClientDisconnect:
+            pass
+        finally:
+            self.on_end()
 
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -87,6 +93,10 @@ class EventStream(Response):
             async for data in events:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _nobody() -> None:
+    """Nobody wants to know when a stream has ended."""
 
 
 async def unless_left(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -128,6 +138,8 @@ class Http:
     def __init__(self, endpoint: Callable[[], Endpoint], tenants: Callable[[], Tenants]) -> None:
         self._endpoint = endpoint
         self._tenants = tenants
+        self.ongoing = 0
+        """Requests under way, streams included."""
 
     async def chat(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
@@ -252,6 +264,41 @@ class Http:
         await endpoint.scorer.score(["What is 2 + 2?"])
         return JSON({"status": "ok", "router_version": endpoint.scorer.version})
 
+    def counted(self, handler: Handler, path: str) -> Handler:
+        """A handler whose errors are answers, whose answers are counted, and that is not begun when
+        too many are under way.
+        """
+
+        async def handle(request: Request) -> Response:
+            endpoint = self._endpoint()
+            self.ongoing += 1
+            try:
+                if self.ongoing > endpoint.setup.config.serve.max_ongoing:
+                    raise _full()
+                response = await handler(request)
+            except Refusal as refusal:
+                response = refused(refusal)
+            except ClientDisconnect:
+                response = Response(status_code=CLIENT_LEFT)
+            except Exception as error:  # a bug: the client gets a document, the log the place
+                log.exception("request.broke", path=path, error=type(error).__name__)
+                response = refused(
+                    Refusal("a mistake of the endpoint's", status=500, kind="api_error", code="bug")
+                )
+            finally:
+                self.ongoing -= 1
+            if isinstance(response, EventStream):
+                self.ongoing += 1
+                response.on_end = self._ended
+            labels = {"path": path, "status": str(response.status_code)}
+            endpoint.meters.requests.add(1, labels)
+            return response
+
+        return handle
+
+    def _ended(self) -> None:
+        self.ongoing -= 1
+
     async def _let_in(self, request: Request) -> tuple[Tenant, bytes]:
         """Whose request it is, and its body; the key is looked at before the body is read."""
         tenant = self._tenants().of(request.headers.get("authorization"))
@@ -282,6 +329,16 @@ class Http:
                 return await unless_left(request.receive, start())
         except TimeoutError:
             raise _too_long(total_s) from None
+
+
+def _full() -> Refusal:
+    return Refusal(
+        "too many requests are under way",
+        status=503,
+        kind="api_error",
+        code="busy",
+        retry_after_s=1.0,
+    )
 
 
 def _too_long(total_s: float) -> Refusal:
@@ -423,7 +480,7 @@ def make_app(endpoint: Callable[[], Endpoint], tenants: Callable[[], Tenants]) -
     for method, path, handler in routes:
         app.add_api_route(
             path,
-            _counted(handler, path, endpoint),
+            http.counted(handler, path),
             methods=[method],
             response_class=Response,
             response_model=None,
@@ -432,27 +489,6 @@ def make_app(endpoint: Callable[[], Endpoint], tenants: Callable[[], Tenants]) -
         )
     app.add_exception_handler(HTTPException, _http_error)
     return app
-
-
-def _counted(handler: Handler, path: str, endpoint: Callable[[], Endpoint]) -> Handler:
-    """A handler whose errors are answers, and whose answers are counted."""
-
-    async def handle(request: Request) -> Response:
-        try:
-            response = await handler(request)
-        except Refusal as refusal:
-            response = refused(refusal)
-        except ClientDisconnect:
-            response = Response(status_code=CLIENT_LEFT)
-        except Exception as error:  # a bug: the client gets a document, the log the place
-            log.exception("request.broke", path=path, error=type(error).__name__)
-            response = refused(
-                Refusal("a mistake of the endpoint's", status=500, kind="api_error", code="bug")
-            )
-        endpoint().meters.requests.add(1, {"path": path, "status": str(response.status_code)})
-        return response
-
-    return handle
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

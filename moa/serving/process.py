@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+import uvicorn
 
 from moa.dispatch.heap import calm_collector
 from moa.dispatch.quota import Owner
 from moa.replay.process import ReplayServer, replay_server
 from moa.serving.calls import Caller
 from moa.serving.endpoint import Endpoint
+from moa.serving.http_app import make_app
 from moa.serving.keeping import Keeper
 from moa.serving.metrics import Meters, Registry, Tally
 from moa.serving.routing import Scorer
@@ -69,6 +73,48 @@ def vendors(setup: Setup) -> Iterator[Setup]:
         script=replay.script, recordings=replay.recordings, synthetic=replay.synthetic
     ) as server:
         yield setup.replayed(base_urls(setup, server))
+
+
+async def serve_alone(
+    setup: Setup, environ: Mapping[str, str], *, on_start: Callable[[str], object]
+) -> None:
+    """Serve until this process is told to end; then until the last stream has ended.
+
+    Args:
+        setup: of the endpoint.
+        environ: with the keys.
+        on_start: told the address.
+    """
+    http = setup.config.http
+    tenants = setup.tenants(environ)
+    with vendors(setup) as ready:
+        async with running(ready, environ) as endpoint:
+            app = make_app(lambda: endpoint, lambda: tenants)
+            settings = uvicorn.Config(
+                app,
+                host=http.host,
+                port=http.port,
+                log_config=None,
+                access_log=False,
+                timeout_keep_alive=120,
+                timeout_graceful_shutdown=round(setup.config.serve.drain_s),
+            )
+            await _Server(settings, on_start).serve()
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and where."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[str], object]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.startup`."""
+        await super().startup(sockets)
+        if self.servers:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._on_start(f"http://{host}:{port}")
 
 
 def base_urls(setup: Setup, server: ReplayServer) -> dict[str, str]:

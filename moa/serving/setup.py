@@ -67,6 +67,10 @@ class Setup:
         """The same, with replayed vendors."""
         return replace(self, base_urls=base_urls)
 
+    def signed(self, secret: bytes) -> Setup:
+        """The same, with the secret that all processes share."""
+        return replace(self, secret=secret)
+
     def providers(self, environ: Mapping[str, str]) -> dict[str, Provider]:
         """Opened, by account."""
         keys = self._environ(environ)
