@@ -1,0 +1,1 @@
+"""The endpoint, asked by real clients; vendors are on localhost."""
