@@ -47,7 +47,7 @@ class Serving:
         """Status, JSON and headers."""
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         body = {"data": data} if data is not None else {"json": document}
-        async with self.http.post(self.base_url + path, headers=headers, **body) as answer:  # type: ignore[arg-type]
+        async with self.http.post(self.base_url + path, headers=headers, **body) as answer:
             return answer.status, await answer.json(), answer.headers
 
 
