@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -53,7 +53,7 @@ def chat(*turns: str) -> ChatRequest:
 
 
 async def test_a_plea_moves_the_router_hardly_more_than_any_sentence(
-    routing: Routing, scorer: LocalScorer, record_property: Callable[[str, object], None]
+    routing: Routing, scorer: LocalScorer
 ) -> None:
     path = ROOT / "moa/recordings/demo_backlog.parquet"
     prompts = pq.read_table(path).column("prompt").to_pylist()
@@ -62,7 +62,7 @@ async def test_a_plea_moves_the_router_hardly_more_than_any_sentence(
     async def dearer(sentence: str) -> float:
         after = await _routes(routing, scorer, [f"{prompt}\n\n{sentence}" for prompt in prompts])
         share = sum(map(_is_dearer, after, before)) / len(prompts)
-        record_property(sentence, share)
+        sys.stdout.write(f"{share:.3f} dearer: {sentence}\n")
         return share
 
     beyond = [await dearer(plea) - await dearer(plain) for plea, plain in PLEAS.items()]
