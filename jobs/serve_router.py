@@ -44,7 +44,9 @@ def main(
     if check:
         print(f"all is there: {len(setup.models)} models, router {setup.router_version}")
     elif alone:
-        asyncio.run(serve_alone(setup, os.environ, on_start=lambda url: print(f"{url}/v1")))
+        asyncio.run(
+            serve_alone(setup, os.environ, on_start=lambda url: print(f"{url}/v1", flush=True))
+        )
     else:
         _on_ray(endpoint_config, where)
 

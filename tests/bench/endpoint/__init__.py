@@ -1,0 +1,1 @@
+"""The endpoint beside a vendor that is called directly."""
