@@ -15,10 +15,11 @@ SLOW ?=
 export REQUIRE_VLLM
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cpu test check bench bench-training router evaluate clean
+.PHONY: help demo serve cpu test check bench bench-training router evaluate clean
 
 help:
 	@echo "make demo    the main job on real, recorded queries: no key, no GPU"
+	@echo "make serve   the OpenAI-compatible endpoint with the demo's config: no key, no GPU"
 	@echo "make test    the tests; SLOW=1 for those that take long, too"
 	@echo "make cpu     vLLM and torch for the CPU, into the same environment"
 	@echo "make check   lint, types, spelling"
@@ -51,6 +52,13 @@ $(VENV)/.cpu: $(VENV)/.dev constraints-cpu.txt
 	@touch $@
 
 cpu: $(VENV)/.cpu
+
+$(VENV)/.serve: $(VENV)/.core
+	$(INSTALL) -e '.[serve]'
+	@touch $@
+
+serve: $(VENV)/.serve
+	$(BIN)/python jobs/serve_router.py --config jobs/configs/serve.toml
 
 # A new run each time; `make demo RUN=name` starts one that can be gone on with.
 RUN ?= demo-$(shell date -u +%Y%m%d-%H%M%S)

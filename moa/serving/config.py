@@ -54,6 +54,11 @@ class AccessConfig(Section):
     tenants_env: str | None = Field(
         default=None, description="Environment variable that holds that TOML, instead of a file"
     )
+    spent_folder: str | None = Field(
+        default=None,
+        description="Where the day's spend of each tenant is kept, for when its owner is started "
+        "again; a path, s3://… or gs://…; none: it is forgotten then",
+    )
 
 
 class ScoringConfig(Section):

@@ -6,13 +6,16 @@ serve run moa.serving.deployment:build config=jobs/configs/serve.toml
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import structlog
 from fastapi import FastAPI
@@ -24,7 +27,7 @@ from ray.serve.handle import DeploymentHandle
 
 from moa.cluster.quotas import NAMESPACE, owners_of
 from moa.config import ReplayConfig
-from moa.errors import EngineError
+from moa.errors import EngineError, Refusal
 from moa.log import configure
 from moa.replay.process import replay_server
 from moa.router.facts import read_facts
@@ -36,7 +39,8 @@ from moa.serving.process import open_endpoint
 from moa.serving.ray_metrics import RayRegistry
 from moa.serving.scoring import LocalScorer
 from moa.serving.setup import Setup, check_endpoint
-from moa.serving.tenant_limits import Need, TenantLimits, Verdict
+from moa.serving.spent import KeptLimits
+from moa.serving.tenant_limits import Need, Verdict
 from moa.serving.tenants import Tenant, Tenants
 
 APP = "moa"
@@ -44,17 +48,19 @@ PROTOCOL = 1
 """Of the shared actors: they outlive the replicas, and perhaps their version."""
 ENGINE_FAILED = 70
 """Exit status of a router replica whose engine has failed."""
+OWNER_S = 10.0
+"""That the owner of the tenants' limits may take."""
 SCORING_S = 20.0
 """That a router replica may take before the default model is asked instead."""
 
 log = structlog.get_logger()
 
 
-class SharedState(TenantLimits):
+class SharedState(KeptLimits):
     """The owner of the tenants' limits, and of the secret that signs completion ids."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, folder: str | None) -> None:
+        super().__init__(folder)
         self._secret = secrets.token_bytes(32)
 
     async def secret(self) -> bytes:
@@ -70,7 +76,18 @@ class RemoteLimits:
 
     async def lease(self, tenant: Tenant, needed: Need, unused: Need) -> Verdict:
         """See `LimitOwner.lease`."""
-        verdict: Verdict = await self._actor.lease.remote(tenant, needed, unused)
+        try:
+            async with asyncio.timeout(OWNER_S):
+                verdict: Verdict = await self._actor.lease.remote(tenant, needed, unused)
+        except (RayError, TimeoutError) as error:
+            log.error("limits.no_answer", error=type(error).__name__)
+            raise Refusal(
+                "the owner of this key's limits does not answer",
+                status=503,
+                kind="api_error",
+                code="limits_out",
+                retry_after_s=5.0,
+            ) from None
         return verdict
 
 
@@ -115,9 +132,9 @@ def shared(kind: type, name: str, *args: object) -> ActorHandle[Any]:
     return actor
 
 
-def shared_state() -> ActorHandle[SharedState]:
+def shared_state(config: EndpointConfig) -> ActorHandle[SharedState]:
     """See `SharedState`."""
-    return shared(SharedState, f"endpoint-{PROTOCOL}")
+    return shared(SharedState, f"endpoint-{PROTOCOL}", config.access.spent_folder)
 
 
 def replayed_vendors(replay: ReplayConfig) -> ActorHandle[ReplayedVendors]:
@@ -166,8 +183,6 @@ class RemoteScorer:
 
     async def score(self, texts: Sequence[str]) -> Scores:
         """See `Scorer.score`."""
-        import numpy as np
-
         asked = [self._handle.score.remote(text) for text in texts]
         try:
             async with asyncio.timeout(SCORING_S):
@@ -218,7 +233,7 @@ class Ingress:
         self._endpoint = await self._open(setup, scorer)
 
     async def _open(self, setup: Setup, scorer: LocalScorer | RemoteScorer) -> Endpoint:
-        state = shared_state()
+        state = shared_state(setup.config)
         if setup.config.feedback.secret_env is None:
             setup = setup.signed(await state.secret.remote())
         if setup.config.replay is not None:
@@ -260,7 +275,11 @@ def application(config: EndpointConfig) -> serve.Application:
     document = config.model_copy(
         update={"router": config.router.model_copy(update={"artifact": ""})}
     ).model_dump_json()
-    user_config = {"artifact": artifact, "version": read_facts(artifact).version}
+    user_config = {
+        "artifact": artifact,
+        "version": read_facts(artifact).version,
+        "tenants": _tenants_version(config),
+    }
     common: dict[str, Any] = {
         "user_config": user_config,
         "graceful_shutdown_timeout_s": knobs.drain_s,
@@ -289,6 +308,13 @@ def application(config: EndpointConfig) -> serve.Application:
         **common,
     )
     return ingress.bind(document, router)  # type: ignore[no-any-return]
+
+
+def _tenants_version(config: EndpointConfig) -> str:
+    """Changes with the tenants' file, which then is read again."""
+    if config.access.tenants is None:
+        return ""
+    return hashlib.sha256(Path(config.access.tenants).read_bytes()).hexdigest()[:12]
 
 
 def _replicas(config: EndpointConfig) -> dict[str, Any]:

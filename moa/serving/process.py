@@ -20,7 +20,8 @@ from moa.serving.metrics import Meters, Registry, Tally
 from moa.serving.routing import Scorer
 from moa.serving.scoring import LocalScorer
 from moa.serving.setup import Setup
-from moa.serving.tenant_limits import LimitOwner, TenantLease, TenantLimits
+from moa.serving.spent import KeptLimits
+from moa.serving.tenant_limits import LimitOwner, TenantLease
 
 
 def open_endpoint(
@@ -44,7 +45,7 @@ def open_endpoint(
         setup,
         scorer or LocalScorer.load(config.router, setup.pool),
         Caller(setup.providers(environ), setup.models, config.calls, owners=owners),
-        TenantLease(limits or TenantLimits()),
+        TenantLease(limits or KeptLimits(config.access.spent_folder)),
         Keeper(config.query_log, config.feedback),
         Meters(registry or Tally()),
     )

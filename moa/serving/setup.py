@@ -113,7 +113,8 @@ def check_endpoint(config: EndpointConfig, *, environ: Mapping[str, str]) -> Set
     facts = read_facts(config.router.artifact)
     default = default_model(config, facts)
     read_tenants(config.access, environ)
-    for folder in {config.query_log.folder, config.feedback.folder} - {None}:
+    kept = {config.query_log.folder, config.feedback.folder, config.access.spent_folder}
+    for folder in kept - {None}:
         Folder(str(folder)).check()
     return Setup(
         config=config,

@@ -132,8 +132,8 @@ class TenantLimits:
         used = self._used.setdefault(tenant.name, _Used())
         used.forget(now)
         today = datetime.fromtimestamp(now, UTC)
-        if used.day != today.date().isoformat():
-            used.day, used.usd = today.date().isoformat(), Decimal(0)
+        if used.day != self._today():
+            used.day, used.usd = self._today(), Decimal(0)
         if unused != NOTHING:
             used.add(now, -unused.requests, -unused.tokens)
             used.usd -= unused.usd
@@ -146,10 +146,18 @@ class TenantLimits:
         used.usd += granted.usd
         return Verdict(granted)
 
-    def spent_usd(self, name: str) -> Decimal:
-        """Of today, leases that are out included."""
-        used = self._used.get(name)
-        return Decimal(0) if used is None else used.usd
+    def begin(self, name: str, usd: Decimal) -> None:
+        """A tenant has spent so much of today before this owner was started."""
+        used = self._used.setdefault(name, _Used())
+        used.day, used.usd = self._today(), used.usd + usd
+
+    def spent(self) -> dict[str, Decimal]:
+        """By name, of today, leases that are out included."""
+        today = self._today()
+        return {name: used.usd for name, used in self._used.items() if used.day == today}
+
+    def _today(self) -> str:
+        return datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
 
 
 def _refused(

@@ -217,7 +217,7 @@ def _graded(path: Path) -> pa.Table:
 
 
 def _read(path: Path) -> pa.Table:
-    if not path.is_file():
+    if not path.exists():  # a folder of files is one table, as the endpoint writes it
         raise ConfigError(f"{path} is not there: recordings names the folder that holds it")
     try:
         return pq.read_table(path)

@@ -161,7 +161,7 @@ def _config(folder: Path, vendor: ReplayServer) -> Path:
     """The demo's config, with accounts at the vendor's address and no replay of its own."""
     catalog = (ROOT / "jobs/configs/demo_catalog.toml").read_text()
     for wire in ("openai", "anthropic", "gemini"):
-        url = vendor.base_url(wire)  # type: ignore[arg-type]
+        url = vendor.base_url(wire)
         catalog = catalog.replace(f'wire = "{wire}"', f'wire = "{wire}"\nbase_url = "{url}"')
     (folder / "catalog.toml").write_text(catalog)
     config = (ROOT / "jobs/configs/serve.toml").read_text().partition("\n[replay]")[0]

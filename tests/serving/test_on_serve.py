@@ -45,7 +45,7 @@ def local_ray() -> Iterator[None]:
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
     )
     yield
-    serve.shutdown()
+    serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()
 
 

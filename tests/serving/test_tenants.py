@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,6 +16,7 @@ from moa.errors import ConfigError, Refusal
 from moa.log import configure
 from moa.replay.process import ReplayServer
 from moa.serving.config import EndpointConfig
+from moa.serving.spent import KeptLimits
 from moa.serving.tenant_limits import NOTHING, Need, TenantLease, TenantLimits
 from moa.serving.tenants import Tenant
 from tests.conftest import FakeClock
@@ -204,3 +207,17 @@ async def test_unused_tokens_come_back(clock: FakeClock) -> None:
     lease.settle(tenant, taken, NOTHING._replace(requests=1, tokens=10.0))
 
     await lease.take(tenant, taken)
+
+
+async def test_the_days_spend_outlives_its_owner(tmp_path: Path, clock: FakeClock) -> None:
+    tenant = Tenant("t", usd_per_day=Decimal(1))
+    first = KeptLimits(str(tmp_path), clock)
+    await first.lease(tenant, Need(1, 0.0, Decimal("0.9")), NOTHING)
+    await asyncio.sleep(1.2)
+
+    verdict = await KeptLimits(str(tmp_path), clock).lease(
+        tenant, Need(1, 0.0, Decimal("0.2")), NOTHING
+    )
+
+    assert verdict.granted is None
+    assert verdict.limit == "usd_per_day"

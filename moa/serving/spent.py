@@ -1,0 +1,68 @@
+"""The day's spend of all tenants, kept where it outlives its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import orjson
+import structlog
+
+from moa.serving.tenant_limits import Need, TenantLimits, Verdict
+from moa.serving.tenants import Tenant
+from moa.storage.object_store import Folder
+
+EVERY_S = 1.0
+"""Between two writes: what a crash forgets."""
+
+log = structlog.get_logger()
+
+
+class KeptLimits(TenantLimits):
+    """`TenantLimits` that begin with what was spent before, and write down what is spent.
+
+    Args:
+        folder: a path, s3://… or gs://…; `None` keeps nothing.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, folder: str | None, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(clock)
+        self._folder = None if folder is None else Folder(folder)
+        self._reading: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    async def lease(self, tenant: Tenant, needed: Need, unused: Need) -> Verdict:
+        """See `LimitOwner.lease`. Nothing is granted before what was spent has been read."""
+        if self._folder is None:
+            return await super().lease(tenant, needed, unused)
+        if self._reading is None or _failed(self._reading):
+            self._reading = asyncio.create_task(self._read(self._folder))
+        await asyncio.shield(self._reading)
+        verdict = await super().lease(tenant, needed, unused)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write(self._folder))
+        return verdict
+
+    async def _read(self, folder: Folder) -> None:
+        found = await asyncio.to_thread(folder.read, self._name())
+        for name, usd in orjson.loads(found or b"{}").items():
+            self.begin(name, Decimal(usd))
+
+    async def _write(self, folder: Folder) -> None:
+        await asyncio.sleep(EVERY_S)
+        document = {name: str(usd) for name, usd in self.spent().items()}
+        try:
+            await asyncio.to_thread(folder.put, self._name(), orjson.dumps(document))
+        except Exception as error:  # a store that is away must not stop the endpoint
+            log.error("spent.not_written", error=repr(error))
+
+    def _name(self) -> str:
+        return f"spent/{datetime.fromtimestamp(self._clock(), UTC):%Y-%m-%d}.json"
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
