@@ -14,7 +14,7 @@ from moa.command_line import Config, Overrides, explaining, run_command
 from moa.log import configure
 from moa.serving.config import EndpointConfig, describe, load_endpoint_config
 from moa.serving.process import serve_alone
-from moa.serving.setup import check_endpoint
+from moa.serving.setup import check_endpoint, ray_environ
 
 Check = Annotated[bool, typer.Option("--check", help="Check everything, start nothing")]
 Alone = Annotated[
@@ -53,12 +53,16 @@ def main(
 
 def _on_ray(config: EndpointConfig, where: str) -> None:
     """Deploy; without a cluster, and until told to end, on a Ray of one's own."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        for name, value in ray_environ(config).items():
+            os.environ.setdefault(name, value)  # read when Serve is imported
+
     import ray
     from ray import serve
 
     from moa.serving.deployment import start
 
-    address = os.environ.get("RAY_ADDRESS")
     ray.init(
         address=address or "local", logging_level=logging.WARNING, log_to_driver=address is None
     )

@@ -161,6 +161,12 @@ class FeedbackConfig(Section):
 class ServeConfig(Section):
     """How Ray Serve runs it."""
 
+    haproxy: bool = Field(
+        default=True,
+        description="On a Ray of the endpoint's own, requests go to the replicas through HAProxy "
+        "and not through Serve's proxy, which costs more than all the rest; a cluster is told by "
+        "RAY_SERVE_ENABLE_HA_PROXY=1 in its nodes' environment",
+    )
     num_cpus: float = Field(default=1, ge=0, description="CPUs that one ingress reserves; ≥ 0")
     min_replicas: int = Field(default=1, ge=1, description="Of the ingress; ≥ 1")
     max_replicas: int = Field(default=1, ge=1, description="Of the ingress; ≥ min_replicas")

@@ -282,6 +282,7 @@ def application(config: EndpointConfig) -> serve.Application:
     }
     common: dict[str, Any] = {
         "user_config": user_config,
+        "logging_config": {"enable_access_log": False},
         "graceful_shutdown_timeout_s": knobs.drain_s,
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": knobs.health_every_s,

@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 SIDES: Mapping[str, tuple[list[str], dict[str, str]]] = {
     "one process": (["--one-process"], {}),
     "serve": ([], {}),
-    "serve, throughput": ([], {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}),
-    "serve, haproxy": ([], {"RAY_SERVE_ENABLE_HA_PROXY": "1"}),
+    "serve, separate thread": ([], {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}),
+    "serve, its own proxy": (["--set", "serve.haproxy=false"], {}),
 }
 """How the job is started, and with what in its environment."""
 USUAL = ("one process", "serve")
