@@ -19,13 +19,13 @@ from pathlib import Path
 import ray
 
 from moa.catalog import Model, load_catalog
+from moa.cluster.quotas import owners_of
 from moa.config import load_config
 from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.journal import History, Journal
 from moa.dispatch.outcome import Assignment, Choice
 from moa.dispatch.retry import RetryPolicy
 from moa.dispatch.settings import DispatchSettings
-from moa.cluster.quotas import owners_of
 from moa.prices import PriceTable
 from moa.providers.accounts import fingerprint, open_provider
 from moa.request import ChatRequest
