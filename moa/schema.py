@@ -179,6 +179,33 @@ GRADED_OUTCOMES = pa.schema(
 )
 """How a model really did on a query: what routers learn from and reports compare with."""
 
+LOGGED_QUERIES = pa.schema(
+    [
+        _required("query_id", pa.string()),  # `RUN/ID`: ids are unique in a run only
+        _required("prompt", pa.string()),  # the text that the router has read
+        _required("source", pa.string()),  # the query's first tag, or `log`
+        _required("split", pa.string()),  # `train`, or `held_out` for the gate
+        _required("duplicate_group", pa.string()),  # near duplicates share it
+        _required("tags", STRINGS),
+        _required("run_id", pa.string()),
+    ]
+)
+"""Queries of an outcome table, which grows night by night."""
+
+LOGGED_GRADES = pa.schema(
+    [
+        *GRADED_OUTCOMES,
+        pa.field("reason", pa.string()),  # why the grade is missing
+        _required("propensity", pa.float32()),  # probability with which the model was chosen
+        _required("rule", pa.string()),  # see ROUTING_DECISIONS
+        _required("router_version", pa.string()),  # that decided
+        _required("run_id", pa.string()),
+        _required("cost_usd", USD),
+        _required("graded_at", MOMENT),
+    ]
+)
+"""Graded outcomes of an outcome table. Of one query, model and grader the latest counts."""
+
 COST_REPORT = pa.schema(
     [
         _required("run_id", pa.string()),

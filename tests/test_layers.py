@@ -21,7 +21,7 @@ LAYERS = (
     ("moa.evaluation",),
     ("moa.reports", "moa.replay"),
     ("moa.dispatch",),
-    ("moa.router", "moa.planning", "moa.providers"),
+    ("moa.router", "moa.planning", "moa.providers", "moa.grading"),
     ("moa.storage",),
     (
         "moa.schema",

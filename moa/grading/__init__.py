@@ -1,0 +1,1 @@
+"""Completions and references → grades, or why there is none."""
