@@ -14,7 +14,6 @@ import structlog
 from moa.errors import MoaError, ProviderError
 from moa.providers.provider import Completion, CompletionDelta, Usage
 from moa.request import ChatRequest, Message
-from moa.router.router import Scores
 from moa.serving import spans
 from moa.serving.calls import Caller, Course, Order, tokens_of
 from moa.serving.chat_wire import Asked, message_document
@@ -24,7 +23,7 @@ from moa.serving.keeping import Keeper
 from moa.serving.merging import merged
 from moa.serving.metrics import Meters
 from moa.serving.refusals import refusal_of
-from moa.serving.routing import LIVE, Route, Routing, Scorer, Sticky
+from moa.serving.routing import LIVE, Route, Routing, Scored, Scorer, Sticky
 from moa.serving.setup import Setup
 from moa.serving.tenant_limits import Need, TenantLease
 from moa.serving.tenants import Tenant
@@ -115,8 +114,8 @@ class Endpoint:
         """
         self.routing.check_name(model, tenant.models)
         await self._limits.take(tenant, Need(1, 0.0, Decimal(0)))
-        scores = await self._scores(chats)
-        return self.routing.routes(model, chats, scores, allowed=tenant.models)
+        scored = await self._scored(chats)
+        return self.routing.routes(model, chats, scored, allowed=tenant.models)
 
     async def begin(self, tenant: Tenant, asked: Asked) -> Inquiry:
         """Let a request in: it has a route, and its tenant has room for it.
@@ -127,9 +126,9 @@ class Endpoint:
         started_at = time.monotonic()
         self.routing.check_name(asked.model, tenant.models)
         sticky = self._sticky(tenant, asked.chat)
-        scores = await self._scores([asked.chat])
+        scored = await self._scored([asked.chat])
         (route,) = self.routing.routes(
-            asked.model, [asked.chat], scores, allowed=tenant.models, sticky=sticky
+            asked.model, [asked.chat], scored, allowed=tenant.models, sticky=sticky
         )
         self.meters.router_s.add(time.monotonic() - started_at, {})
         self.meters.novelty.add(route.novelty, {})
@@ -205,7 +204,7 @@ class Endpoint:
         query_id = f"{inquiry.query_id}.{index}"
         return Order(query_id, asked.chat, inquiry.route.choices, asked.stream)
 
-    async def _scores(self, chats: Sequence[ChatRequest]) -> Scores | None:
+    async def _scored(self, chats: Sequence[ChatRequest]) -> Scored | None:
         """`None` when the router is out: then the default model is asked, rather than nobody."""
         try:
             return await self.scorer.score([chat.text() for chat in chats])
@@ -275,7 +274,7 @@ class Endpoint:
             "failures": [line for course in inquiry.courses for line in course.failures],
             "price_date": self.setup.prices.as_of.isoformat(),
             "price_version": self.setup.prices.version,
-            "router_version": self.scorer.version,
+            "router_version": route.router_version or None,
         }
 
     def headers(self, inquiry: Inquiry) -> dict[str, str]:
@@ -289,7 +288,7 @@ class Endpoint:
             "x-moa-expected-grade": f"{route.expected_grade[model]:.4f}",
             "x-moa-expected-cost-usd": f"{route.expected_cost_usd[model]:.9f}",
             "x-moa-price-date": self.setup.prices.as_of.isoformat(),
-            "x-moa-router-version": self.scorer.version,
+            "x-moa-router-version": route.router_version or "none",
         }
         if len(inquiry.completions) == inquiry.asked.n:
             headers["x-moa-cost-usd"] = f"{self.cost_usd(inquiry):.9f}"

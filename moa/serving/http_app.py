@@ -157,7 +157,7 @@ class Http:
         about = {
             "price_date": endpoint.setup.prices.as_of.isoformat(),
             "price_version": endpoint.setup.prices.version,
-            "router_version": endpoint.scorer.version,
+            "router_version": routes[0].router_version or None,
         }
         return JSON({"object": "list", "data": data, **about})
 
@@ -205,8 +205,8 @@ class Http:
     async def health(self, request: Request) -> Response:
         """`GET /healthz`: the router works."""
         endpoint = self._endpoint()
-        await endpoint.scorer.score(["What is 2 + 2?"])
-        return JSON({"status": "ok", "router_version": endpoint.scorer.version})
+        scored = await endpoint.scorer.score(["What is 2 + 2?"])
+        return JSON({"status": "ok", "router_version": scored.version})
 
     def counted(self, handler: Handler, path: str) -> Handler:
         """A handler whose errors are answers, whose answers are counted, and that is not begun when

@@ -38,13 +38,26 @@ LIVE = "live"
 Floats = NDArray[np.float64]
 
 
+class Scored(NamedTuple):
+    """Scores, and whose they are: while a router is replaced there are two."""
+
+    scores: Scores
+    version: str
+    """Of the router that gave them all."""
+
+
 class Scorer(Protocol):
     """A router, here or in another process."""
 
     version: str
+    """Of the newest one; what it gave says by which it was given."""
 
-    async def score(self, texts: Sequence[str]) -> Scores:
-        """Score queries for the pool that it was started with."""
+    async def score(self, texts: Sequence[str]) -> Scored:
+        """Score queries for the pool that it was started with.
+
+        Raises:
+            MoaError: it is out.
+        """
         ...
 
 
@@ -71,6 +84,8 @@ class Route:
     input_tokens: float
     output_tokens: float
     """Expected, of the chosen model."""
+    router_version: str
+    """Of the router that scored; `""` when none did."""
 
     @property
     def model(self) -> Model:
@@ -128,7 +143,7 @@ class Routing:
         self,
         name: str,
         chats: Sequence[ChatRequest],
-        scores: Scores | None,
+        scored: Scored | None,
         *,
         allowed: frozenset[str] | None = None,
         sticky: Sequence[Sticky | None] | None = None,
@@ -138,15 +153,15 @@ class Routing:
         Args:
             name: the request's model; `check_name` has let it through.
             chats: at least one.
-            scores: of them; `None`: the router is out.
+            scored: they; `None`: the router is out.
             allowed: catalog ids that the tenant may use; `None`: the pool.
             sticky: the models that began them.
 
         Raises:
             Refusal: 400: no model can take one of them.
         """
-        known = scores is not None
-        found = scores if scores is not None else _blind(chats, len(self.models))
+        known = scored is not None
+        found, version = scored or Scored(_blind(chats, len(self.models)), "")
         straight = name not in self.policies
         policy = self.policies[ROUTED if straight else name]
         if not known:
@@ -177,11 +192,17 @@ class Routing:
                 rule = CONVERSATION
             if sticky and self.stickiness.mode == "always" and not straight:
                 order, rule = self._kept(order, sticky[row], rule)
-            routes.append(self._route(frame, row, order, rule, policy))
+            routes.append(self._route(frame, row, order, rule, policy, version))
         return routes
 
     def _route(
-        self, frame: _Frame, row: int, order: list[int], rule: str, policy: PolicyConfig
+        self,
+        frame: _Frame,
+        row: int,
+        order: list[int],
+        rule: str,
+        policy: PolicyConfig,
+        version: str,
     ) -> Route:
         grade, cost = frame.grade[row], frame.cost_usd[row]
         choices = tuple(
@@ -202,6 +223,7 @@ class Routing:
             novelty=round(float(frame.novelty[row]), 4),
             input_tokens=choices[0].input_tokens,
             output_tokens=choices[0].output_tokens,
+            router_version=version,
         )
 
     def _kept(self, order: list[int], sticky: Sticky | None, rule: str) -> tuple[list[int], str]:

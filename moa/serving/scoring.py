@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moa.router.router import Router, Scores
+from moa.router.router import Router
 from moa.serving.config import ScoringConfig
+from moa.serving.routing import Scored
 
 
 class LocalScorer:
@@ -28,9 +29,13 @@ class LocalScorer:
         router.facts.check_pool(pool)
         return cls(router, pool)
 
-    async def score(self, texts: Sequence[str]) -> Scores:
+    async def score(self, texts: Sequence[str]) -> Scored:
         """See `Scorer.score`."""
-        return self._router.score(texts, self._pool)
+        return self.score_now(texts)
+
+    def score_now(self, texts: Sequence[str]) -> Scored:
+        """The same, and nothing else meanwhile."""
+        return Scored(self._router.score(texts, self._pool), self.version)
 
     def check(self) -> None:
         """Score something: a process whose router does not work is of no use.
