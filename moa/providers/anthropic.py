@@ -29,7 +29,14 @@ from moa.errors import (
 from moa.providers import faults, http, turns
 from moa.providers.anthropic_request import request_document
 from moa.providers.faults import Fault
-from moa.providers.provider import Completion, Request, Usage, VendorLimits
+from moa.providers.provider import (
+    CallPiece,
+    Completion,
+    CompletionDelta,
+    Request,
+    Usage,
+    VendorLimits,
+)
 from moa.providers.wire import Call, WireProvider, vendor_limits
 
 if TYPE_CHECKING:
@@ -224,21 +231,21 @@ class AnthropicAssembly:
         self._message: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
         self._inputs: dict[int, str] = {}
+        """Of the blocks that are tool calls, as text."""
 
-    def add(self, event: bytes) -> str | Fault:
+    def add(self, event: bytes) -> CompletionDelta | Fault:
         """See `Assembly.add`."""
         document = orjson.loads(event)
         if document["type"] == "error":
             return _fault(200, event, None)
         return self._add_event(document)
 
-    def _add_event(self, event: dict[str, Any]) -> str:
+    def _add_event(self, event: dict[str, Any]) -> CompletionDelta:
         match event["type"]:
             case "message_start":
                 self._message = event["message"]
             case "content_block_start":
-                self._blocks[event["index"]] = event["content_block"]
-                return event["content_block"].get("text") or ""
+                return self._begin_block(event["index"], event["content_block"])
             case "content_block_delta":
                 return self._add_delta(event["index"], event["delta"])
             case "message_delta":
@@ -247,21 +254,33 @@ class AnthropicAssembly:
                 self._message["usage"] |= usage
             case "message_stop":
                 self.finished = self.ended = True
-        return ""
+        return CompletionDelta()
 
-    def _add_delta(self, index: int, delta: dict[str, Any]) -> str:
+    def _begin_block(self, index: int, block: dict[str, Any]) -> CompletionDelta:
+        self._blocks[index] = block
+        if block["type"] != "tool_use":
+            return CompletionDelta(block.get("text") or "")
+        turns.openai_tool_call(block["id"], block["name"], "")
+        self._inputs[index] = ""
+        return CompletionDelta(
+            calls=(CallPiece(len(self._inputs) - 1, block["id"], block["name"]),)
+        )
+
+    def _add_delta(self, index: int, delta: dict[str, Any]) -> CompletionDelta:
         if delta["type"] == "text_delta":
             self._blocks[index]["text"] += delta["text"]
-            return str(delta["text"])
-        if delta["type"] == "input_json_delta":
-            self._inputs[index] = self._inputs.get(index, "") + delta["partial_json"]
-        return ""
+            return CompletionDelta(delta["text"])
+        if delta["type"] == "input_json_delta" and index in self._inputs:
+            self._inputs[index] += delta["partial_json"]
+            number = list(self._inputs).index(index)
+            return CompletionDelta(calls=(CallPiece(number, arguments=delta["partial_json"]),))
+        return CompletionDelta()
 
     def body(self) -> bytes:
         """See `Assembly.body`."""
         content = []
         for index, block in sorted(self._blocks.items()):
-            if block["type"] == "tool_use" and self._inputs.get(index):
+            if self._inputs.get(index):
                 try:
                     block["input"] = orjson.loads(self._inputs[index])
                 except orjson.JSONDecodeError:

@@ -26,13 +26,13 @@ from moa.providers import faults, http, turns
 from moa.providers.faults import Fault
 from moa.providers.gemini_faults import fault_of
 from moa.providers.gemini_request import request_document
-from moa.providers.gemini_stream import GeminiAssembly
+from moa.providers.gemini_stream import GeminiAssembly, openai_logprobs
 from moa.providers.google_token import GoogleToken
 from moa.providers.provider import Completion, Request, Usage, VendorLimits
 from moa.providers.wire import Call, WireProvider
 
 if TYPE_CHECKING:
-    from google.genai.types import Candidate, GenerateContentResponse, LogprobsResult, Part
+    from google.genai.types import Candidate, GenerateContentResponse, Part
 
 _FINISH = {
     "STOP": "stop",
@@ -247,7 +247,7 @@ class GeminiWire:
             served_model=answer.model_version or "",
             tool_calls=orjson.dumps(calls).decode() if calls else None,
             refused=finish == "content_filter",
-            logprobs=_logprobs(logprobs) if logprobs else None,
+            logprobs=openai_logprobs(logprobs.model_dump(by_alias=True)) if logprobs else None,
             service_tier=traffic.value.lower() if traffic else None,
         )
 
@@ -293,24 +293,6 @@ def _tool_calls(parts: list[Part], response_id: str) -> list[dict[str, Any]]:
         )
         for number, call in enumerate(calls)
     ]
-
-
-def _logprobs(result: LogprobsResult) -> str:
-    """The log probabilities in OpenAI's form; Gemini gives no bytes."""
-    tops = result.top_candidates or []
-    content = [
-        {
-            "token": chosen.token,
-            "logprob": chosen.log_probability,
-            "bytes": None,
-            "top_logprobs": [
-                {"token": top.token, "logprob": top.log_probability, "bytes": None}
-                for top in (tops[place].candidates or [] if place < len(tops) else [])
-            ],
-        }
-        for place, chosen in enumerate(result.chosen_candidates or [])
-    ]
-    return orjson.dumps({"content": content, "refusal": None}).decode()
 
 
 def _remove(document: dict[str, Any], path: tuple[int | str, ...]) -> None:

@@ -33,7 +33,14 @@ from moa.errors import (
 from moa.providers import faults, http
 from moa.providers.faults import Fault
 from moa.providers.openai_request import request_document
-from moa.providers.provider import Completion, Request, Usage, VendorLimits
+from moa.providers.provider import (
+    CallPiece,
+    Completion,
+    CompletionDelta,
+    Request,
+    Usage,
+    VendorLimits,
+)
 from moa.providers.turns import openai_tool_call
 from moa.providers.wire import Call, WireProvider, vendor_limits
 
@@ -253,40 +260,42 @@ class OpenAIAssembly:
         """See `Assembly.finished`: the usage comes after the reason why the model stopped."""
         return self._stopped and (self.ended or "usage" in self._whole)
 
-    def add(self, event: bytes) -> str | Fault:
+    def add(self, event: bytes) -> CompletionDelta | Fault:
         """See `Assembly.add`."""
         if event.strip() == b"[DONE]":
             self.ended = True
-            return ""
+            return CompletionDelta()
         chunk = orjson.loads(event)
         if chunk.get("error") is not None:
             return _fault(200, event, None)
         return self._add_chunk(chunk)
 
-    def _add_chunk(self, chunk: dict[str, Any]) -> str:
+    def _add_chunk(self, chunk: dict[str, Any]) -> CompletionDelta:
         for name in ("id", "model", "created", "service_tier", "usage"):
             if chunk.get(name) is not None:
                 self._whole[name] = chunk[name]
-        text = ""
-        for choice in chunk.get("choices") or ():
-            if choice.get("finish_reason"):
-                self._choice["finish_reason"] = choice["finish_reason"]
-                self._stopped = True
-            self._add_logprobs(choice.get("logprobs") or {})
-            text += self._add_delta(choice.get("delta") or {})
-        return text
+        choices = chunk.get("choices")
+        if not choices:
+            return CompletionDelta()
+        choice = choices[0]  # more were not asked for
+        if choice.get("finish_reason"):
+            self._choice["finish_reason"] = choice["finish_reason"]
+            self._stopped = True
+        delta = choice.get("delta") or {}
+        return CompletionDelta(
+            self._add_words("content", delta),
+            refusal=self._add_words("refusal", delta),
+            calls=tuple([self._add_call(piece) for piece in delta.get("tool_calls") or ()]),
+            logprobs=self._add_logprobs(choice.get("logprobs") or {}),
+        )
 
-    def _add_delta(self, delta: dict[str, Any]) -> str:
-        text = ""
-        for name in ("content", "refusal"):
-            if delta.get(name):
-                self._message[name] = (self._message.get(name) or "") + delta[name]
-                text += delta[name]
-        for piece in delta.get("tool_calls") or ():
-            self._add_call(piece)
-        return text
+    def _add_words(self, name: str, delta: dict[str, Any]) -> str:
+        words: str = delta.get(name) or ""
+        if words:
+            self._message[name] = (self._message.get(name) or "") + words
+        return words
 
-    def _add_call(self, piece: dict[str, Any]) -> None:
+    def _add_call(self, piece: dict[str, Any]) -> CallPiece:
         """Add to a tool call; servers that leave the index out begin each call with its id."""
         index = piece.get("index")
         if index is None:
@@ -294,21 +303,28 @@ class OpenAIAssembly:
             if index < 0 or piece.get("id") not in (None, "", self._calls[index]["id"]):
                 index += 1
         call = self._calls.setdefault(index, openai_tool_call("", "", ""))
-        call["id"] = piece.get("id") or call["id"]
         function = piece.get("function") or {}
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
+        name, arguments = function.get("name") or "", function.get("arguments") or ""
+        call_id = "" if call["id"] else piece.get("id") or ""
+        added = openai_tool_call(call_id, name, arguments)
+        call["id"] += added["id"]
+        call["function"]["name"] += name
+        call["function"]["arguments"] += arguments
+        return CallPiece(list(self._calls).index(index), call_id, name, arguments)
 
-    def _add_logprobs(self, logprobs: dict[str, Any]) -> None:
-        for name in ("content", "refusal"):
-            if logprobs.get(name):
-                kept = self._choice.setdefault("logprobs", {})
-                kept.setdefault(name, []).extend(logprobs[name])
+    def _add_logprobs(self, logprobs: dict[str, Any]) -> str | None:
+        found = {name: logprobs.get(name) or None for name in ("content", "refusal")}
+        if not any(found.values()):
+            return None
+        for name, tokens in found.items():
+            if tokens:
+                self._choice.setdefault("logprobs", {}).setdefault(name, []).extend(tokens)
+        return orjson.dumps(found).decode()
 
     def body(self) -> bytes:
         """See `Assembly.body`."""
         if self._calls:
-            self._message["tool_calls"] = [call for _, call in sorted(self._calls.items())]
+            self._message["tool_calls"] = list(self._calls.values())
         return orjson.dumps({**self._whole, "choices": [self._choice]})
 
 

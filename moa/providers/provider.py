@@ -52,11 +52,36 @@ class Completion:
     words and lower case; `None` when it does not say."""
 
 
-class CompletionDelta(NamedTuple):
-    """A piece of a streamed answer. The last one carries `completion`: the whole, with usage."""
+class CallPiece(NamedTuple):
+    """A piece of one of an answer's tool calls."""
 
-    text: str
+    number: int
+    """Which call, from 0."""
+    id: str = ""
+    """In the call's first piece."""
+    name: str = ""
+    arguments: str = ""
+
+
+class CompletionDelta(NamedTuple):
+    """A piece of a streamed answer. The last one carries `completion`: the whole, with usage.
+
+    All pieces joined are the whole; but a call that was cut with the output is none of its calls.
+    """
+
+    text: str = ""
     completion: Completion | None = None
+    refusal: str = ""
+    """Words by which the model refuses, where the vendor tells them from other words."""
+    calls: tuple[CallPiece, ...] = ()
+    logprobs: str | None = None
+    """Of this piece's tokens, in the form of the completion's."""
+
+    @property
+    def chars(self) -> int:
+        """Characters that the model has written."""
+        of_calls = sum(len(call.name) + len(call.arguments) for call in self.calls)
+        return len(self.text) + len(self.refusal) + of_calls
 
 
 class VendorLevel(NamedTuple):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from moa.providers.google_token import GoogleToken
 from moa.providers.http import EventStream, Reply, Transport
 from moa.providers.provider import (
     Answer,
+    CallPiece,
     Completion,
     CompletionDelta,
     Request,
@@ -54,8 +56,8 @@ class Assembly(Protocol):
         """Whether all of the answer is here."""
         ...
 
-    def add(self, event: bytes) -> str | Fault:
-        """Take in one event; return its text, or the error that it is."""
+    def add(self, event: bytes) -> CompletionDelta | Fault:
+        """Take in one event; return the piece that it brings, or the error that it is."""
         ...
 
     def body(self) -> bytes:
@@ -136,13 +138,14 @@ class WireProvider:
                 reply = Reply(incoming.status, incoming.headers, await incoming.read())
                 yield CompletionDelta("", self._settled(self.reject(reply), request))
                 return
-            assembly = self.wire.assembly()
-            async with aclosing(self._texts(incoming, assembly, request)) as texts:
-                async for text in texts:
-                    yield CompletionDelta(text)
+            assembly, calls = self.wire.assembly(), _Calls()
+            async with aclosing(self._pieces(incoming, assembly, request)) as pieces:
+                async for piece in pieces:
+                    calls.add(piece)
+                    yield piece
             with _readable(self.name):
                 body = assembly.body()
-            yield CompletionDelta("", self._settled(self.read(body), request))
+            yield calls.last_piece(self._settled(self.read(body), request))
             await incoming.drain()
 
     async def close(self) -> None:
@@ -190,19 +193,21 @@ class WireProvider:
             raise TransientError(detail, code="token") from None
         return call._replace(headers=headers), max(until - clock(), _SHORTEST_S)
 
-    async def _texts(
+    async def _pieces(
         self, incoming: EventStream, assembly: Assembly, request: Request
-    ) -> AsyncGenerator[str, None]:
-        begun = False  # thoughts and tool calls count too, though they have no text
+    ) -> AsyncGenerator[CompletionDelta, None]:
+        begun = False  # thoughts count too, though they are passed on to nobody
         async with aclosing(incoming.events()) as events:
             async for event in events:
                 with _readable(self.name):
-                    text = assembly.add(event)
-                if isinstance(text, Fault):
-                    raise _in_stream(self._error(text, request), begun)
+                    piece = assembly.add(event)
+                if isinstance(piece, Fault):
+                    raise _in_stream(self._error(piece, request), begun)
+                if not (isinstance(piece.text, str) and isinstance(piece.refusal, str)):
+                    raise faults.malformed(self.name, "a piece of the answer is no text")
                 begun = True
-                if text:
-                    yield text
+                if any(piece):
+                    yield piece
                 if assembly.ended:
                     break
         if not assembly.finished:
@@ -217,6 +222,36 @@ class WireProvider:
 
     def _error(self, fault: Fault, request: Request) -> ProviderError:
         return fault.error(request.chat, self.wire.key, request.lane)
+
+
+class _Calls:
+    """The arguments of a stream's tool calls, as far as they have come."""
+
+    def __init__(self) -> None:
+        self._said: dict[int, str] = {}
+
+    def add(self, piece: CompletionDelta) -> None:
+        """Take in a piece."""
+        for call in piece.calls:
+            self._said[call.number] = self._said.get(call.number, "") + call.arguments
+
+    def last_piece(self, completion: Completion) -> CompletionDelta:
+        """The whole with its arguments spelled as they came, and what of its calls did not come:
+        Anthropic says nothing of arguments that are none.
+        """
+        if completion.tool_calls is None:
+            return CompletionDelta(completion=completion)
+        calls, missing = orjson.loads(completion.tool_calls), []
+        for number, call in enumerate(calls):
+            function = call["function"]
+            if number not in self._said:
+                missing.append(CallPiece(number, call["id"], **function))
+            elif said := self._said[number]:
+                function["arguments"] = said
+            elif function["arguments"]:
+                missing.append(CallPiece(number, arguments=function["arguments"]))
+        spelled = replace(completion, tool_calls=orjson.dumps(calls).decode())
+        return CompletionDelta(completion=spelled, calls=tuple(missing))
 
 
 def vendor_limits(

@@ -212,7 +212,7 @@ class Caller:
             try:
                 async with aclosing(self._pieces(order, choice, line, turn)) as pieces:
                     async for piece in pieces:
-                        course.output_chars += len(piece.delta.text)
+                        course.output_chars += piece.delta.chars
                         if piece.delta.completion is not None:
                             answer = Answer(piece.delta.completion, piece.limits)
                             line.answered(turn, answer, sent_at)

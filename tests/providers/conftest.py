@@ -73,6 +73,8 @@ class ScriptedSide:
                 return Scripted(body=ok.body, hang=True)
             case "stream":
                 return Scripted(events=events)
+            case "tool_stream":
+                return Scripted(events=self.dialect.tool_stream('{"city": ', '"Paris"}'))
             case "broken_stream":
                 return Scripted(events=events, cut_after=len(events) - 2)
             case "hanging_stream":

@@ -66,6 +66,10 @@ class Dialect(Protocol):
         """The events of an answer with the usage of `ok`."""
         ...
 
+    def tool_stream(self, *arguments: str) -> tuple[bytes, ...]:
+        """The events of a call of `weather`, its arguments in pieces; Gemini's come whole."""
+        ...
+
     def stream_error(self) -> bytes:
         """The event by which the vendor says that it is overloaded."""
         ...
@@ -168,6 +172,18 @@ class OpenAIDialect:
             b"data: [DONE]\n\n",
         )
 
+    def tool_stream(self, *arguments: str) -> tuple[bytes, ...]:
+        function = {"name": "weather", "arguments": ""}
+        call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+        rest = [{"index": 0, "function": {"arguments": piece}} for piece in arguments]
+        return (
+            self.delta({"role": "assistant", "content": None, "tool_calls": [call]}),
+            *(self.delta({"tool_calls": [piece]}) for piece in rest),
+            self.delta({}, "tool_calls"),
+            self.chunk([], usage=self.usage),
+            b"data: [DONE]\n\n",
+        )
+
     def stream_error(self) -> bytes:
         return _sse({"error": {"message": "overloaded", "type": "server_error", "code": None}})
 
@@ -263,6 +279,19 @@ class AnthropicDialect:
             self.event("message_stop"),
         )
 
+    def tool_stream(self, *arguments: str) -> tuple[bytes, ...]:
+        block = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}
+        deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in arguments]
+        last = {"stop_reason": "tool_use", "stop_sequence": None}
+        return (
+            self.stream()[0],
+            self.event("content_block_start", index=0, content_block=block),
+            *(self.event("content_block_delta", index=0, delta=delta) for delta in deltas),
+            self.event("content_block_stop", index=0),
+            self.event("message_delta", delta=last, usage={"output_tokens": 5}),
+            self.event("message_stop"),
+        )
+
     def event(self, name: str, **fields: object) -> bytes:
         return _sse({"type": name, **fields}, name)
 
@@ -350,6 +379,13 @@ class GeminiDialect:
     def stream(self, *texts: str) -> tuple[bytes, ...]:
         whole = [self.document([{"text": text}], None) for text in texts]
         return (*map(_sse, whole), _sse(self.document([{"text": ""}], "STOP")))
+
+    def tool_stream(self, *arguments: str) -> tuple[bytes, ...]:
+        call = {"functionCall": {"name": "weather", "args": orjson.loads("".join(arguments))}}
+        return (
+            _sse(self.document([call], None)),
+            _sse(self.document([{"text": ""}], "STOP")),
+        )
 
     def stream_error(self) -> bytes:
         return _sse({"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}})

@@ -40,6 +40,7 @@ Kind = Literal[
     "cut_json",
     "hang",
     "stream",
+    "tool_stream",
     "broken_stream",
     "hanging_stream",
     "error_in_stream",
@@ -502,6 +503,24 @@ class ProviderContract:
         assert (streamed.text, streamed.usage) == (whole.text, whole.usage)
         assert streamed.finish_reason == whole.finish_reason
 
+    async def test_the_pieces_of_a_streamed_call_are_the_call(
+        self, side: OtherSide, provider: Provider, ask: Ask
+    ) -> None:
+        side.script(Says("tool_stream"))
+
+        deltas = [delta async for delta in provider.stream(ask(tools=[TOOL]), timeout_s=10)]
+
+        completion, pieces = deltas[-1].completion, [p for d in deltas for p in d.calls]
+        assert completion is not None
+        (call,) = orjson.loads(completion.tool_calls or "[]")
+        assert deltas[0].calls, "the first piece came with the whole"
+        assert {piece.number for piece in pieces} == {0}
+        assert [piece.id for piece in pieces if piece.id] == [call["id"]]
+        assert "".join(piece.name for piece in pieces) == call["function"]["name"] == "weather"
+        arguments = "".join(piece.arguments for piece in pieces)
+        assert arguments == call["function"]["arguments"]
+        assert orjson.loads(arguments) == {"city": "Paris"}
+
     async def test_a_stream_that_breaks_may_be_billed(
         self, side: OtherSide, provider: Provider, ask: Ask
     ) -> None:
@@ -553,7 +572,7 @@ class ProviderContract:
 
         pieces, error = await _broken(provider, ask())
 
-        assert not pieces
+        assert "".join(pieces) == ""
         assert isinstance(error, TransientError)
         assert error.maybe_billed
 

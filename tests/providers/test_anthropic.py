@@ -489,6 +489,22 @@ async def test_a_tool_call_that_was_cut_with_the_output_is_no_call(
     assert completion.finish_reason == "length"
 
 
+async def test_a_call_without_arguments_streams_an_empty_object(
+    vendor_server: VendorServer,
+) -> None:
+    vendor_server.script(Scripted(events=DIALECT.tool_stream("")))
+    provider = open_provider(
+        DIALECT.account, environ=DIALECT.environ, base_url=vendor_server.base_url
+    )
+
+    request = Request("q1", a_chat(), DIALECT.model)
+    deltas = [delta async for delta in provider.stream(request, timeout_s=10)]
+
+    await provider.close()
+    assert "".join(piece.arguments for delta in deltas for piece in delta.calls) == "{}"
+    assert orjson.loads(deltas[-1].completion.tool_calls)[0]["function"]["arguments"] == "{}"  # type: ignore[union-attr, arg-type]
+
+
 async def test_the_kinds_of_tool_choice(vendor_server: VendorServer) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     named = {"type": "function", "function": {"name": "f"}}

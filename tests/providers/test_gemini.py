@@ -10,6 +10,7 @@ from google.genai._transformers import t_model
 from google.oauth2.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
 from moa.catalog import Account, Wire
 from moa.errors import (
@@ -23,10 +24,17 @@ from moa.errors import (
     TransientError,
 )
 from moa.providers.accounts import open_provider
-from moa.providers.gemini import models_root, vertex_path
+from moa.providers.faults import Fault
+from moa.providers.gemini import GeminiWire, models_root, vertex_path
 from moa.providers.gemini_request import alternating_contents
 from moa.providers.gemini_stream import GeminiAssembly
-from moa.providers.provider import Answer, Completion, Request, VendorLimits
+from moa.providers.provider import (
+    Answer,
+    Completion,
+    CompletionDelta,
+    Request,
+    VendorLimits,
+)
 from tests.providers.dialects import GeminiDialect, a_chat, a_model
 from tests.providers.provider_contract import ProviderContract
 from tests.providers.vendor_server import Scripted, VendorServer, answer
@@ -472,12 +480,18 @@ async def test_log_probabilities_come_in_openai_form(vendor_server: VendorServer
     assert [top["token"] for top in token["top_logprobs"]] == ["Paris", "Rome"]
 
 
+def words(assembly: GeminiAssembly, part: dict[str, Any]) -> str:
+    piece = assembly.add(orjson.dumps(DIALECT.document([part], None)))
+    assert isinstance(piece, CompletionDelta)
+    return piece.text
+
+
 def test_a_streams_thoughts_and_words_are_kept_apart() -> None:
     assembly = GeminiAssembly()
     parts = [{"text": "Hm", "thought": True}, {"text": "m", "thought": True}]
     parts += [{"text": "Par"}, {"text": "is"}]
 
-    texts = [assembly.add(orjson.dumps(DIALECT.document([part], None))) for part in parts]
+    texts = [words(assembly, part) for part in parts]
 
     assert texts == ["", "", "Par", "is"]
     whole = orjson.loads(assembly.body())["candidates"][0]["content"]["parts"]
@@ -486,7 +500,7 @@ def test_a_streams_thoughts_and_words_are_kept_apart() -> None:
 
 
 def test_streamed_log_probabilities_are_put_together() -> None:
-    assembly = GeminiAssembly()
+    assembly, pieces = GeminiAssembly(), []
     for text in ("Par", "is"):
         document = DIALECT.document([{"text": text}], None)
         chosen = {"token": text, "logProbability": -0.1}
@@ -494,13 +508,23 @@ def test_streamed_log_probabilities_are_put_together() -> None:
             "chosenCandidates": [chosen],
             "topCandidates": [{"candidates": [chosen]}],
         }
-        assembly.add(orjson.dumps(document))
+        pieces.append(assembly.add(orjson.dumps(document)))
     assembly.add(orjson.dumps(DIALECT.document([{"text": ""}], "STOP")))
 
-    result = orjson.loads(assembly.body())["candidates"][0]["logprobsResult"]
+    wire = GeminiWire("gemini", URL("http://localhost"), "", None, vertex=False)
+    whole = wire.read(assembly.body())
 
-    assert [chosen["token"] for chosen in result["chosenCandidates"]] == ["Par", "is"]
-    assert [top["candidates"][0]["token"] for top in result["topCandidates"]] == ["Par", "is"]
+    assert isinstance(whole, Completion)
+    tokens = orjson.loads(whole.logprobs or "{}")["content"]
+    assert [token["token"] for token in tokens] == ["Par", "is"]
+    assert [token["top_logprobs"][0]["logprob"] for token in tokens] == [-0.1, -0.1]
+    assert [token for one in pieces for token in logprobs_of(one)] == tokens
+
+
+def logprobs_of(piece: CompletionDelta | Fault) -> list[Any]:
+    assert isinstance(piece, CompletionDelta)
+    found: list[Any] = orjson.loads(piece.logprobs or "{}")["content"]
+    return found
 
 
 @pytest.mark.parametrize("empty", [{}, {"thought": True}])
@@ -508,7 +532,7 @@ def test_an_empty_part_of_a_stream_is_nothing(empty: dict[str, Any]) -> None:
     assembly = GeminiAssembly()
     parts = [empty, empty, {"text": "Paris"}]
 
-    texts = [assembly.add(orjson.dumps(DIALECT.document([part], None))) for part in parts]
+    texts = [words(assembly, part) for part in parts]
 
     assert texts == ["", "", "Paris"]
 

@@ -23,7 +23,15 @@ from moa.errors import (
 from moa.providers.accounts import open_provider
 from moa.providers.openai import OpenAIAssembly, OpenAIWire, seconds
 from moa.providers.openai_request import request_document
-from moa.providers.provider import Answer, Completion, Request, VendorLevel, VendorLimits
+from moa.providers.provider import (
+    Answer,
+    CallPiece,
+    Completion,
+    CompletionDelta,
+    Request,
+    VendorLevel,
+    VendorLimits,
+)
 from tests.providers.dialects import OpenAIDialect, a_chat, a_model
 from tests.providers.provider_contract import ProviderContract
 from tests.providers.vendor_server import Scripted, VendorServer, answer
@@ -417,9 +425,15 @@ async def test_a_streamed_tool_call_is_put_together(vendor_server: VendorServer)
     deltas = [d async for d in provider.stream(Request("q1", a_chat(), DIALECT.model), timeout_s=9)]
 
     await provider.close()
-    (delta,) = deltas
-    assert delta.completion is not None
-    (tool_call,) = orjson.loads(delta.completion.tool_calls or "[]")
+    assert [delta.calls for delta in deltas] == [
+        (CallPiece(0, "call_1", "weather"),),
+        (CallPiece(0, arguments='{"city"'),),
+        (CallPiece(0, arguments=':"Paris"}'),),
+        (),
+    ]
+    completion = deltas[-1].completion
+    assert completion is not None
+    (tool_call,) = orjson.loads(completion.tool_calls or "[]")
     assert tool_call["id"] == "call_1"
     assert tool_call["function"] == {"name": "weather", "arguments": '{"city":"Paris"}'}
 
@@ -555,7 +569,8 @@ def test_a_streamed_text_is_the_sum_of_its_pieces(texts: list[str]) -> None:
     completion = OpenAIWire("openai", URL("http://localhost"), "").read(assembly.body())
     assert isinstance(completion, Completion)
     assert assembly.finished
-    assert "".join(str(piece) for piece in pieces) == completion.text == "".join(texts)
+    said = [piece.text for piece in pieces if isinstance(piece, CompletionDelta)]
+    assert "".join(said) == completion.text == "".join(texts)
 
 
 async def test_a_server_of_ones_own_needs_no_key_and_hears_of_no_organisation(

@@ -100,14 +100,7 @@ async def test_gemini_streams_the_same(vendor_server: VendorServer, name: str) -
 
 
 async def test_openais_streamed_tool_call_is_the_same(vendor_server: VendorServer) -> None:
-    dialect = OpenAIDialect()
-    rest = {"index": 0, "function": {"arguments": 'ty":"Paris"}'}}
-    events = (
-        *dialect.begun_tool_call(),
-        dialect.delta({"tool_calls": [rest]}),
-        dialect.delta({}, "tool_calls"),
-        *dialect.stream()[-2:],
-    )
+    events = OpenAIDialect().tool_stream('{"ci', 'ty":"Paris"}')
     vendor_server.script(Scripted(events=events))
     async with (
         openai_client(vendor_server) as client,
@@ -126,18 +119,7 @@ async def test_openais_streamed_tool_call_is_the_same(vendor_server: VendorServe
 
 
 async def test_anthropics_streamed_tool_call_is_the_same(vendor_server: VendorServer) -> None:
-    dialect = AnthropicDialect()
-    block = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}
-    deltas = [{"type": "input_json_delta", "partial_json": p} for p in ('{"ci', 'ty":"Paris"}')]
-    last = {"stop_reason": "tool_use", "stop_sequence": None}
-    events = (
-        dialect.stream()[0],
-        dialect.event("content_block_start", index=0, content_block=block),
-        *(dialect.event("content_block_delta", index=0, delta=delta) for delta in deltas),
-        dialect.event("content_block_stop", index=0),
-        dialect.event("message_delta", delta=last, usage={"output_tokens": 5}),
-        dialect.event("message_stop"),
-    )
+    events = AnthropicDialect().tool_stream('{"ci', 'ty":"Paris"}')
     vendor_server.script(Scripted(events=events))
     async with (
         anthropic_client(vendor_server) as client,
