@@ -109,11 +109,11 @@ def _of_frontier(config: GateConfig, found: Metrics) -> Iterator[Check]:
     if config.aiq is not None:
         yield _least("AIQ", config.aiq, found.aiq)
     if config.aiq_gain is not None:
-        yield _proven("AIQ less that of a random mix", config.aiq_gain, found.aiq_gain)
+        yield proven("AIQ less that of a random mix", config.aiq_gain, found.aiq_gain)
     if config.gap_captured is not None:
         yield _least("share of the gap captured", config.gap_captured, against.gap_captured)
     if config.gap_captured_proven:
-        yield _proven("share of the gap captured", 0, against.gap_captured)
+        yield proven("share of the gap captured", 0, against.gap_captured)
     if config.saving is not None:
         yield _least(
             "saving at the best constant's grade less 0.01",
@@ -126,11 +126,7 @@ def _of_frontier(config: GateConfig, found: Metrics) -> Iterator[Check]:
         )
     if config.worth_usd is not None:
         what = "worth more than the best constant, USD per 1,000 queries"
-        wanted = f"interval above {config.worth_usd:g}"
-        if against.worth_usd is None:
-            yield Check(what, wanted, NOT_MEASURED, False)
-        else:
-            yield _proven(what, config.worth_usd, against.worth_usd)
+        yield proven(what, config.worth_usd, against.worth_usd)
 
 
 def _of_rest(
@@ -140,39 +136,51 @@ def _of_rest(
     strangers: Sequence[LeftOut],
 ) -> Iterator[Check]:
     if config.ece is not None:
-        worst = max(calibrations, key=lambda one: one.ece.value, default=None)
-        what = f"calibration error of {worst.model}" if worst else "calibration error"
-        yield _most(what, config.ece, worst.ece if worst else None)
+        yield worst_calibrated(config.ece, calibrations)
     if config.left_out is not None:
         lowest = min(strangers, key=lambda one: one.difference.value, default=None)
         what = f"grade less the best constant's on {lowest.source}" if lowest else "left-out source"
-        wanted = f"at least {_signed(config.left_out)}"
-        measured = _told(lowest.difference) if lowest else NOT_MEASURED
+        wanted = f"at least {signed(config.left_out)}"
+        measured = told(lowest.difference) if lowest else NOT_MEASURED
         passed = lowest is not None and lowest.difference.value >= config.left_out
         yield Check(f"{what}, untaught", wanted, measured, passed)
     if config.flip_rate is not None:
-        yield _most("flip rate", config.flip_rate, robust.overall.rate if robust else None)
+        yield most("flip rate", config.flip_rate, robust.overall.rate if robust else None)
+
+
+def worst_calibrated(bound: float, calibrations: Sequence[Calibration]) -> Check:
+    """Whether the model whose expected grades are furthest off is near enough."""
+    worst = max(calibrations, key=lambda one: one.ece.value, default=None)
+    what = f"calibration error of {worst.model}" if worst else "calibration error"
+    return most(what, bound, worst.ece if worst else None)
 
 
 def _least(what: str, bound: float, found: Interval) -> Check:
-    return Check(what, f"at least {_signed(bound)}", _told(found), found.value >= bound)
+    return Check(what, f"at least {signed(bound)}", told(found), found.value >= bound)
 
 
-def _most(what: str, bound: float, found: Interval | None) -> Check:
-    measured = _told(found) if found else NOT_MEASURED
+def most(what: str, bound: float, found: Interval | None) -> Check:
+    """Whether a figure is small enough; one that is not there is not."""
+    measured = told(found) if found else NOT_MEASURED
     return Check(what, f"at most {bound:g}", measured, bool(found and found.value <= bound))
 
 
-def _proven(what: str, bound: float, found: Interval) -> Check:
-    return Check(what, f"interval above {_signed(bound)}", _told(found), found.low > bound)
+def proven(what: str, bound: float, found: Interval | None) -> Check:
+    """Whether all of an interval is above a bound; one that is not there is not."""
+    measured = told(found) if found else NOT_MEASURED
+    return Check(
+        what, f"interval above {signed(bound)}", measured, bool(found and found.low > bound)
+    )
 
 
-def _told(found: Interval) -> str:
+def told(found: Interval) -> str:
+    """`0.123 (0.100 to 0.150)`."""
     value, low, high = (f"{one:.3f}" for one in (found.value, found.low, found.high))
     return f"{value} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
 
 
-def _signed(bound: float) -> str:
+def signed(bound: float) -> str:
+    """`0.05`, with a true minus."""
     return f"{bound:g}".replace("-", "\N{MINUS SIGN}")
 
 
