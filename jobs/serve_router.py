@@ -6,6 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -13,8 +16,9 @@ import typer
 from moa.command_line import Config, Overrides, explaining, run_command
 from moa.log import configure
 from moa.serving.config import EndpointConfig, describe, load_endpoint_config
+from moa.serving.haproxy import ray_environ
 from moa.serving.process import serve_alone
-from moa.serving.setup import check_endpoint, ray_environ
+from moa.serving.setup import check_endpoint
 
 Check = Annotated[bool, typer.Option("--check", help="Check everything, start nothing")]
 Alone = Annotated[
@@ -40,7 +44,6 @@ def main(
     setup = check_endpoint(endpoint_config, environ=os.environ)
     for warning in setup.prices.warnings:
         print(f"warning: {warning}")
-    where = f"http://{endpoint_config.http.host}:{endpoint_config.http.port}/v1"
     if check:
         print(f"all is there: {len(setup.models)} models, router {setup.router_version}")
     elif alone:
@@ -48,32 +51,40 @@ def main(
             serve_alone(setup, os.environ, on_start=lambda url: print(f"{url}/v1", flush=True))
         )
     else:
-        _on_ray(endpoint_config, where)
+        _on_ray(endpoint_config)
 
 
-def _on_ray(config: EndpointConfig, where: str) -> None:
+def _on_ray(config: EndpointConfig) -> None:
     """Deploy; without a cluster, and until told to end, on a Ray of one's own."""
-    address = os.environ.get("RAY_ADDRESS")
-    if address is None:
-        for name, value in ray_environ(config).items():
-            os.environ.setdefault(name, value)  # read when Serve is imported
+    if "RAY_ADDRESS" in os.environ:
+        _deploy(config, os.environ["RAY_ADDRESS"])
+        return
+    with TemporaryDirectory(prefix="moa-endpoint-") as folder:
+        if config.serve.haproxy:  # read when Serve is imported
+            os.environ.update(ray_environ(Path(folder), config.serve.drain_s))
+        _deploy(config, "local")
+        told = Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: told.set())  # after Ray, which has handlers, too
+        told.wait()
+        _end(config)
 
+
+def _deploy(config: EndpointConfig, address: str) -> None:
     import ray
-    from ray import serve
 
     from moa.serving.deployment import start
 
-    ray.init(
-        address=address or "local", logging_level=logging.WARNING, log_to_driver=address is None
-    )
-    start(config)
-    print(where, flush=True)
-    if address is not None:
-        return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    signal.pause()
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=address != "local")
+    print(f"{start(config)}/v1", flush=True)
+
+
+def _end(config: EndpointConfig) -> None:
+    import ray
+
+    from moa.serving.deployment import stop
+
+    stop(config)
     ray.shutdown()
 
 

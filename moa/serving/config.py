@@ -78,6 +78,12 @@ class ScoringConfig(Section):
     batch_wait_s: float = Field(
         default=0.004, ge=0, description="How long a query waits for others to be scored with; ≥ 0"
     )
+    max_wait_s: float = Field(
+        default=5,
+        gt=0,
+        description="That a request waits for such a process, before the default model is asked by "
+        "the rule router_out; > 0",
+    )
     model: ModelSource = ModelSource()
     engine: EngineConfig = EngineConfig()
 
@@ -173,14 +179,28 @@ class ServeConfig(Section):
     target_ongoing: float = Field(
         default=64, gt=0, description="Requests under way per ingress that autoscaling aims at; > 0"
     )
-    max_ongoing: int = Field(
-        default=512, ge=1, description="Requests under way in one ingress, at most; ≥ 1"
+    upscale_delay_s: float = Field(
+        default=10, ge=0, description="How long there are more before there is another one; ≥ 0"
     )
-    max_queued: int = Field(
-        default=512, ge=0, description="Requests that wait for one, at most; then 503; ≥ 0"
+    downscale_delay_s: float = Field(
+        default=300, ge=0, description="How long there are fewer before there is one less; ≥ 0"
+    )
+    surge_percent: int = Field(
+        default=100,
+        ge=0,
+        le=100,
+        description="Replicas that an update may start before as many old ones go, in % of them; "
+        "0: the old ones go first, where there is no room for more; 0 to 100",
+    )
+    max_ongoing: int = Field(
+        default=512,
+        ge=1,
+        description="Requests under way in one ingress, at most; more are refused with 503; ≥ 1",
     )
     drain_s: float = Field(
-        default=600, gt=0, description="That a replica has to end its streams when it goes; > 0"
+        default=600,
+        ge=10,
+        description="That a replica has to end its streams when it goes, in s; ≥ 10",
     )
     health_every_s: float = Field(default=10, gt=0, description="Between health checks; > 0")
 

@@ -127,15 +127,6 @@ def check_endpoint(config: EndpointConfig, *, environ: Mapping[str, str]) -> Set
     )
 
 
-def ray_environ(config: EndpointConfig) -> dict[str, str]:
-    """What Ray has to find in its environment when it is started for the endpoint. Serve's proxy
-    takes 5 ms of CPU a request; HAProxy and requests in the replica's own loop take under 1.
-    """
-    if not config.serve.haproxy:
-        return {}
-    return {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-
-
 def default_model(config: EndpointConfig, facts: RouterFacts) -> str:
     """Where queries go that are too novel to judge.
 
