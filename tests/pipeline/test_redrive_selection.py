@@ -104,7 +104,7 @@ def test_only_what_died_of_a_named_reason_is_sent(run: RunFolder) -> None:
     assert tally.left["prompt_missing", NO_REQUEST] == 1
 
 
-@pytest.mark.parametrize("model", [None, MODELS[2], HAIKU], ids=str)
+@pytest.mark.parametrize("model", [None, MODELS[2], HAIKU], ids=["by plan", "4o", "haiku"])
 def test_what_may_not_be_bought_live_stays_dead_and_is_counted(
     run: RunFolder, model: Model | None
 ) -> None:
@@ -189,7 +189,7 @@ def test_what_nobody_can_is_not_sent_after_a_named_model_has_failed(run: RunFold
     assert tally.left == {("vendor_failed", NO_MODEL): 1}
 
 
-@pytest.mark.parametrize("model", [None, MODELS[2], HAIKU], ids=str)
+@pytest.mark.parametrize("model", [None, MODELS[2], HAIKU], ids=["by plan", "4o", "haiku"])
 def test_the_named_columns_are_enough_to_count(run: RunFolder, model: Model | None) -> None:
     (part,) = run.decided_parts()
     how = {"pool": POOL, "prices": PRICES, **({} if model is None else to(model))}
