@@ -16,6 +16,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, Field, JsonValue, field_validator, model_validator
 
+from moa.dispatch_config import DispatchConfig
 from moa.plan_config import PlanConfig
 from moa.toml_file import Section, day, describe_keys, read_toml
 
@@ -147,6 +148,11 @@ class RouterConfig(Section):
         description="What the machine of one replica costs, in USD per hour; the report takes it "
         "off the saving; ≥ 0, and 0 must be written",
     )
+    shadow: str | None = Field(
+        default=None,
+        description="Folder of another router's artifact, a path or s3://…: once all queries have "
+        "their outcomes it scores and decides, too, and the report compares; nobody acts on it",
+    )
     model: ModelSource = ModelSource()
     engine: EngineConfig = EngineConfig()
 
@@ -210,69 +216,24 @@ class PolicyConfig(Section):
         return self
 
 
-class DispatchConfig(Section):
-    """How calls are made."""
+class ExploreConfig(Section):
+    """Some queries go to a model that is drawn, so that logs do not only tell of the router's own
+    habits. A bound on the whole would depend on which part is decided first; one a query does not.
+    """
 
-    replicas: int = Field(
-        default=1, ge=1, description="Processes that make calls; they share limits and budget; ≥ 1"
-    )
-    num_cpus: float = Field(default=1, ge=0, description="CPUs that one replica reserves; ≥ 0")
-    max_in_flight: int = Field(
-        default=256,
-        ge=1,
-        le=10_000,
-        description="Calls under way per provider and replica; 1 to 10,000",
-    )
-    total_timeout_s: float = Field(
-        default=600,
+    share: float = Field(
+        default=0.02,
         gt=0,
-        le=3600,
-        description="Of one call with its answer, in seconds; > 0, ≤ 3600",
-    )
-    max_attempts: int = Field(
-        default=6,
-        ge=1,
-        le=100,
-        description="Calls for one query on one model that fail, without those that the vendor "
-        "wanted later; 1 to 100",
-    )
-    give_up_after_s: float = Field(
-        default=1800,
-        gt=0,
-        description="From a query's first call to its last try on the same model, in seconds; each "
-        "model that is left then is asked once; > 0",
-    )
-    fallback: bool = Field(
-        default=True, description="Ask the next best model when the chosen one does not answer"
-    )
-    waiting_usd_per_hour: Decimal = Field(
-        default=Decimal("0.05"),
-        strict=False,
-        ge=0,
-        description="What it is worth to have one answer an hour earlier, in USD: while a model is "
-        "out its queries wait until that has cost as much as their next best model would, by "
-        "expected grade and price, and then go there; ≥ 0",
-    )
-    unknown_calls: Literal["ask_again", "hold"] = Field(
-        default="ask_again",
-        description="What becomes of a query whose call was out when its process died, and may "
-        "have been paid: ask_again, or hold it as a dead letter for a redrive",
+        le=1,
+        description="Of the queries that are explored: whichever can take one may be drawn for it, "
+        "each as likely; > 0, ≤ 1",
     )
     max_usd_per_query: Decimal | None = Field(
         default=None,
         strict=False,
         gt=0,
-        description="No call is begun whose expected cost would bring one query over this, calls "
-        "without an answer that may be billed included, in USD; its other models are tried, then "
-        "it becomes a dead letter; > 0; by default there is no limit",
-    )
-    budget_usd: Decimal | None = Field(
-        default=None,
-        strict=False,
-        gt=0,
-        description="No call is begun whose expected cost would go over this, in USD; a query's "
-        "other models are tried, then it is a dead letter; a plan pays the router's machines from "
-        "it, too; > 0; by default there is no limit",
+        description="No model is drawn that is expected to cost more for the query, in USD; > 0; "
+        "by default dispatch.max_usd_per_query",
     )
 
 
@@ -320,6 +281,9 @@ class RouteBatchConfig(Section):
     prices: PricesConfig = PricesConfig()
     router: RouterConfig
     policy: PolicyConfig
+    explore: ExploreConfig | None = Field(
+        default=None, description="When given, some queries go to a model that is drawn at random"
+    )
     plan: PlanConfig | None = Field(
         default=None,
         description="When given, all queries are scored and planned before the first is sent",
@@ -352,7 +316,7 @@ class RouteBatchConfig(Section):
 
 NOT_HASHED: dict[str, Any] = {
     "run": {"id", "folder"},
-    "router": {"replicas", "num_gpus", "usd_per_hour", "model", "engine"},
+    "router": {"replicas", "num_gpus", "usd_per_hour", "model", "engine", "shadow"},
     "dispatch": {
         "replicas", "num_cpus", "max_in_flight", "total_timeout_s", "max_attempts",
         "give_up_after_s", "waiting_usd_per_hour", "unknown_calls", "max_usd_per_query",

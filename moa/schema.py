@@ -79,6 +79,7 @@ SCORED_QUERIES = pa.schema(
         _required("expected_output_tokens", PER_MODEL),
         _required("most_output_tokens", PER_MODEL),  # that nine in ten answers stay below
         _required("novelty", pa.float32()),  # in [0, 1]; 1 = unlike all training queries
+        pa.field("domain", pa.string()),  # of the router's, the likeliest; null for a defective row
     ]
 )
 
@@ -95,13 +96,28 @@ ROUTING_DECISIONS = pa.schema(
         _required("expected_input_tokens", pa.float32()),  # of the chosen model
         _required("expected_output_tokens", pa.float32()),  # of the chosen model
         _required("novelty", pa.float32()),
-        _required("propensity", pa.float32()),  # probability with which this model was drawn
+        # Who would be asked, were nothing explored: where `rule` is `explored`, mostly another.
+        pa.field("preferred_model", pa.string()),
+        _required("propensity", pa.float32()),  # probability with which the model was chosen
         _required("router_s", pa.float32()),  # share of the router's work, in seconds
         _required("router_version", pa.string()),
         _required("price_version", pa.string()),
     ]
 )
 """One row per row of the part of `SCORED_QUERIES` with the same name, in the same order."""
+
+SHADOW_DECISIONS = pa.schema(
+    [
+        *_PLACE,
+        pa.field("model", pa.string()),  # that the shadow's policy would ask; null for nobody
+        pa.field("current_model", pa.string()),  # that the run's own router would, by its policy
+        _required("expected_grade", PER_MODEL),  # by the shadow; empty for a defective row
+        _required("expected_cost_usd", pa.list_(pa.float64())),  # likewise
+        _required("novelty", pa.float32()),  # likewise
+        _required("router_version", pa.string()),  # of the shadow
+    ]
+)
+"""What another router would have done; one row per row of the part with the same name."""
 
 USAGE = [
     _required("input_tokens", pa.int64()),  # all of the prompt, cached tokens too

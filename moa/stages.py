@@ -118,31 +118,37 @@ class Score:
         for part, table, _ in unpack(batch):
             started = time.perf_counter()
             try:
-                scored = self._score(table)
+                scored = scored_by(self._router, self._pool, table)
             except EngineError as error:
                 log.error("score.engine_failed", part=str(part), error=str(error))
                 os._exit(ENGINE_FAILED)
             yield pack(part, scored, time.perf_counter() - started)
 
-    def _score(self, table: pa.Table) -> pa.Table:
-        """Defective rows get empty lists: nothing is expected of them."""
-        good = np.flatnonzero(table.column("defect").is_null().to_numpy())
-        texts = table.column("text").take(pa.array(good)).to_pylist()
-        scores = self._router.score(texts, self._pool)
-        other_tokens = table.column("other_input_tokens").to_numpy()[good]
-        novelty = np.zeros(table.num_rows, np.float32)
-        novelty[good] = scores.novelty
-        columns = {
-            "expected_grade": scores.expected_grade,
-            "expected_input_tokens": scores.expected_input_tokens + other_tokens[:, None],
-            "expected_output_tokens": scores.expected_output_tokens,
-            "most_output_tokens": scores.most_output_tokens,
-        }
-        scored = table.select(QUERIES.names)
-        for name, values in columns.items():
-            scored = scored.append_column(name, per_model(values, good, table.num_rows))
-        scored = scored.append_column("novelty", pa.array(novelty))
-        return agree(scored, SCORED_QUERIES, where="score")
+
+def scored_by(router: Router, pool: Sequence[str], table: pa.Table) -> pa.Table:
+    """`PREPARED_QUERIES` → `SCORED_QUERIES`. Defective rows get empty lists: nothing is expected of
+    them.
+    """
+    good = np.flatnonzero(table.column("defect").is_null().to_numpy())
+    texts = table.column("text").take(pa.array(good)).to_pylist()
+    scores, domains = router.score_and_place(texts, pool)
+    other_tokens = table.column("other_input_tokens").to_numpy()[good]
+    novelty = np.zeros(table.num_rows, np.float32)
+    novelty[good] = scores.novelty
+    domain = np.full(table.num_rows, None, dtype=object)
+    domain[good] = domains
+    columns = {
+        "expected_grade": scores.expected_grade,
+        "expected_input_tokens": scores.expected_input_tokens + other_tokens[:, None],
+        "expected_output_tokens": scores.expected_output_tokens,
+        "most_output_tokens": scores.most_output_tokens,
+    }
+    scored = table.select(QUERIES.names)
+    for name, values in columns.items():
+        scored = scored.append_column(name, per_model(values, good, table.num_rows))
+    scored = scored.append_column("novelty", pa.array(novelty))
+    scored = scored.append_column("domain", pa.array(domain, pa.string()))
+    return agree(scored, SCORED_QUERIES, where="score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +165,9 @@ class Decide:
             queries = agree(queries, SCORED_QUERIES, where=f"decide {part}")
             run.write_queries(part, queries)
             expected = self.deciding.expect(queries)
-            decisions = self.deciding.by_policy(expected)
+            decisions, chances = self.deciding.by_policy_or_drawn(expected)
             lanes = live_lanes(decisions)
-            table = self.deciding.table(queries, expected, decisions, lanes, router_s)
+            table = self.deciding.table(queries, expected, decisions, lanes, router_s, chances)
             bury(run, part, queries, letters(queries, expected, decisions))
             run.write_decisions(part, table)
             yield _summary(part, table)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from moa.catalog import Lane, Model
 from moa.config import PolicyConfig
 from moa.dispatch.outcome import DeadLetter
+from moa.planning.exploration import Exploration, explored
 from moa.planning.policy import NOBODY as NO_MODEL
-from moa.planning.policy import Candidates, Decisions, decide, reason_nobody
+from moa.planning.policy import Candidates, Decisions, Ints, decide, reason_nobody
 from moa.prices import PriceTable
 from moa.schema import ROUTING_DECISIONS, agree
 
@@ -43,6 +44,15 @@ class Expected(NamedTuple):
     """Shape (n,)."""
 
 
+class Chances(NamedTuple):
+    """What exploration has made of n decisions."""
+
+    preferred: Ints
+    """Who would be asked, were nothing explored; shape (n,)."""
+    propensity: NDArray[np.float64]
+    """The probability with which the chosen model was chosen, shape (n,)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deciding:
     """What all decisions of a run have in common."""
@@ -54,6 +64,8 @@ class Deciding:
     router_version: str
     default_model: str
     """Where the policy goes when a query is too novel to judge."""
+    exploration: Exploration | None = None
+    """By which some queries go elsewhere than the policy would have it."""
 
     @property
     def pool(self) -> list[str]:
@@ -103,6 +115,32 @@ class Deciding:
             self.default_model,
         )
 
+    def drawn(self, expected: Expected) -> Ints:
+        """The model that is drawn for each query, `NOBODY` for most; shape (n,)."""
+        if self.exploration is None:
+            return np.full(len(expected.good), NO_MODEL)
+        options = self.exploration.options(expected.candidates.can, expected.cost_usd)
+        return self.exploration.draw(expected.queries.column("query_id").to_pylist(), options)
+
+    def chances(self, expected: Expected, decisions: Decisions, preferred: Ints) -> Chances:
+        """What is to be known of decisions with some drawn ones among them.
+
+        Args:
+            expected: of the queries.
+            decisions: on them.
+            preferred: who would be asked, were nothing explored.
+        """
+        if self.exploration is None:
+            return Chances(preferred, np.ones(len(preferred)))
+        options = self.exploration.options(expected.candidates.can, expected.cost_usd)
+        return Chances(preferred, self.exploration.propensity(options, preferred, decisions.chosen))
+
+    def by_policy_or_drawn(self, expected: Expected) -> tuple[Decisions, Chances]:
+        """As `by_policy`, but for what is explored."""
+        alone = self.by_policy(expected)
+        decisions = explored(alone, self.drawn(expected), alone.chosen)
+        return decisions, self.chances(expected, decisions, alone.chosen)
+
     def table(
         self,
         queries: pa.Table,
@@ -110,6 +148,7 @@ class Deciding:
         decisions: Decisions,
         lanes: Sequence[Lane | None],
         router_s: float,
+        chances: Chances | None = None,
     ) -> pa.Table:
         """`ROUTING_DECISIONS` of a whole part.
 
@@ -119,13 +158,18 @@ class Deciding:
             decisions: on those without a defect.
             lanes: how each of these is bought.
             router_s: seconds that the router has worked on the part.
+            chances: of these decisions, where some may be drawn.
         """
         rows = queries.num_rows
+        propensity, preferred = np.ones(rows), np.full(rows, NO_MODEL)
+        found = chances or Chances(decisions.chosen, np.ones(len(expected.good)))
+        preferred[expected.good], propensity[expected.good] = found
         table = queries.select(["query_id", "partition", "row", "expected_grade", "novelty"])
         columns = {
             **self._choices(queries, expected.good, decisions, lanes),
             "expected_cost_usd": per_model(expected.cost_usd, expected.good, rows),
-            "propensity": np.ones(rows, np.float32),
+            "preferred_model": _named(self.pool, preferred),
+            "propensity": propensity.astype(np.float32),
             "router_s": np.full(rows, router_s / max(1, rows), np.float32),
             "router_version": [self.router_version] * rows,
             "price_version": [self.prices.version] * rows,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moa.catalog import Lane
 from moa.config import PolicyConfig
-from moa.decisions.deciding import LIVE, Deciding, Expected
+from moa.decisions.deciding import LIVE, Chances, Deciding, Expected
 from moa.plan_config import PlanConfig
 from moa.planning.capacities import Learnt
 from moa.planning.capacity import Backlog, Choice, Objective
+from moa.planning.exploration import explored
 from moa.planning.policy import (
     NOBODY,
     NOBODY_CAN,
@@ -21,12 +24,21 @@ from moa.planning.policy import (
     PLANNED,
     Decisions,
     Floats,
+    Ints,
     a_grade_usd,
 )
 
 SPILL = 0.02
 """Share of a batch's queries that is reckoned to be bought live in the end, unanswered."""
 NOT_SOLD = np.inf
+
+
+class Preferences(NamedTuple):
+    """Whom a plan would ask about the queries that are explored."""
+
+    rows: Ints
+    """These queries, numbers in `Expected`."""
+    models: Ints
 
 
 def objective(policy: PolicyConfig, plan: PlanConfig) -> Objective:
@@ -41,16 +53,21 @@ def objective(policy: PolicyConfig, plan: PlanConfig) -> Objective:
 
 
 def options(
-    expected: Expected, deciding: Deciding, learnt: Mapping[str, Learnt] | None = None
+    expected: Expected,
+    deciding: Deciding,
+    learnt: Mapping[str, Learnt] | None = None,
+    drawn: Ints | None = None,
 ) -> Backlog:
     """Each query's options: the models that can take it, in the lanes that it may be bought in.
 
-    A query that is too novel to judge has those of the default model only.
+    A query that is too novel to judge has those of the default model only; one that is explored
+    those of the drawn model: so a plan pays for it, and keeps its limits with it.
 
     Args:
         expected: of the queries.
         deciding: the run's.
         learnt: catalog id → by how much the expectations are off.
+        drawn: the model of each query that is explored, `NOBODY` of the others; `None`: none is.
     """
     learnt = learnt or {}
     known = [learnt.get(name, Learnt()) for name in deciding.pool]
@@ -59,19 +76,21 @@ def options(
     cost = _costs(expected.candidates.lanes, deciding, tokens_in, tokens_out)
     can = expected.candidates.can
     novel = _novel(expected, deciding)
-    default = np.arange(can.shape[1]) == deciding.pool.index(deciding.default_model)
-    may = (can & (default | ~novel[:, None]))[:, :, None] & expected.candidates.buyable
+    models = np.arange(can.shape[1])
+    may = can & ((models == deciding.pool.index(deciding.default_model)) | ~novel[:, None])
+    if drawn is not None:
+        may = np.where((drawn != NOBODY)[:, None], can & (models == drawn[:, None]), may)
     return Backlog(
         np.asarray(expected.grade, np.float32),
-        np.where(may, cost, NOT_SOLD).astype(np.float32),
+        np.where(may[:, :, None] & expected.candidates.buyable, cost, NOT_SOLD).astype(np.float32),
         tokens_in.astype(np.float32),
         tokens_out.astype(np.float32),
     )
 
 
 def decisions_of(
-    choice: Choice, expected: Expected, deciding: Deciding
-) -> tuple[Decisions, list[Lane | None]]:
+    choice: Choice, expected: Expected, deciding: Deciding, preferences: Preferences | None = None
+) -> tuple[Decisions, list[Lane | None], Chances]:
     """A plan's choices as decisions, with the lane of each. Fallbacks are in the order in which the
     policy would take them, each query for itself.
 
@@ -79,24 +98,26 @@ def decisions_of(
         choice: `model * lanes + lane` of each query, -1 where it has no option.
         expected: of the queries.
         deciding: the run's.
+        preferences: of the queries that are explored; `None` where nothing is.
     """
     lanes = expected.candidates.lanes
-    chosen = np.where(choice < 0, NOBODY, choice // len(lanes)).astype(np.intp)
+    chosen = models_of(choice, len(lanes))
     alone = deciding.by_policy(expected)
-    ranked = np.column_stack([alone.chosen, alone.fallbacks])
-    others = np.argsort(ranked == chosen[:, None], axis=1, kind="stable")[:, : ranked.shape[1] - 1]
     kept = np.isin(alone.rule, (NOBODY_CAN, ONLY_ONE_CAN, NOVEL)) | (chosen == NOBODY)
-    decisions = Decisions(
-        chosen=chosen,
-        fallbacks=np.where((chosen == NOBODY)[:, None], NOBODY, _at(ranked, others)),
-        rule=np.where(kept, alone.rule, PLANNED),
-    )
+    planned = replace(alone, rule=np.where(kept, alone.rule, PLANNED))
+    preferred, drawn = chosen.copy(), np.full(len(chosen), NOBODY)
+    if preferences is not None:
+        is_drawn = np.flatnonzero(chosen[preferences.rows] != NOBODY)
+        rows = preferences.rows[is_drawn]
+        drawn[rows], preferred[rows] = chosen[rows], preferences.models[is_drawn]
+    decisions = explored(planned, drawn, preferred)
     bought = [None if one < 0 else lanes[one % len(lanes)] for one in choice.tolist()]
-    return decisions, bought
+    return decisions, bought, deciding.chances(expected, decisions, preferred)
 
 
-def _at(values: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.intp]:
-    return np.take_along_axis(values, columns, axis=1)
+def models_of(choice: Choice, lanes: int) -> Ints:
+    """The model of each option, `NOBODY` of none."""
+    return np.where(choice < 0, NOBODY, choice // lanes).astype(np.intp)
 
 
 def _novel(expected: Expected, deciding: Deciding) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from moa.config import ReplayConfig, RouteBatchConfig, config_hash, resolved
 from moa.decisions.deciding import Deciding
 from moa.errors import ConfigError, SchemaError
 from moa.pipeline.provenance import git_commit, versions
+from moa.planning.exploration import Exploration
 from moa.prices import PriceTable
 from moa.providers.accounts import check_abilities, check_batches, check_credentials
 from moa.replay.recordings import Recordings
@@ -81,6 +82,7 @@ class Job:
             self.prices,
             self.router_version,
             self.default_model,
+            exploration_of(self.config),
         )
 
     def identity(self) -> dict[str, str]:
@@ -179,6 +181,15 @@ def job_again(
         run_folder=run_folder,
         partitions=(),
     )
+
+
+def exploration_of(config: RouteBatchConfig) -> Exploration | None:
+    """How a run explores; `None` where it does not."""
+    if config.explore is None:
+        return None
+    bounds = (config.explore.max_usd_per_query, config.dispatch.max_usd_per_query)
+    given = [float(usd) for usd in bounds if usd is not None]
+    return Exploration(config.explore.share, config.run.seed, min(given, default=None))
 
 
 def _callable(

@@ -16,6 +16,7 @@ from moa.decisions.deciding import Deciding, Expected, matrix
 from moa.decisions.planned import options
 from moa.planning.capacities import Learnt
 from moa.planning.capacity import Backlog
+from moa.planning.policy import NOBODY
 from moa.storage.run_folder import BATCH, PartName, RunFolder
 
 _COLUMNS = [
@@ -38,6 +39,10 @@ class Block(NamedTuple):
     """Of the free ones, that nine in ten answers stay below; shape (n, m)."""
     before: pa.Table | None
     """The part's decisions as they are; `None` where there are none."""
+    explored: NDArray[np.intp]
+    """Free ones whose model is drawn."""
+    unbound: Backlog
+    """Of the explored ones, as if they were not."""
 
 
 def read_block(
@@ -61,9 +66,12 @@ def read_block(
         decided: whether it has decisions: its batches are out then, and it has them only once.
         whole: with all columns of its queries.
     """
-    queries = run.read_queries(part, columns=None if whole else _COLUMNS)
+    columns = _COLUMNS if deciding.exploration is None else [*_COLUMNS, "query_id"]
+    queries = run.read_queries(part, columns=None if whole else columns)
     expected = deciding.expect(queries, lanes)
-    backlog = options(expected, deciding, learnt)
+    drawn = deciding.drawn(expected)
+    backlog = options(expected, deciding, learnt, drawn)
+    unbound = backlog if (drawn == NOBODY).all() else options(expected, deciding, learnt)
     most = matrix(expected.queries.column("most_output_tokens"), len(deciding.models))
     free = np.arange(expected.queries.num_rows)
     before = None
@@ -71,8 +79,12 @@ def read_block(
         before = run.read_decisions(part)
         free = np.flatnonzero(~is_out(before)[expected.good])
         if BATCH in lanes:
-            backlog.cost_usd[:, :, list(lanes).index(BATCH)] = np.inf
-    return Block(queries, expected, free, backlog.take(free), most[free], before)
+            for one in (backlog, unbound):
+                one.cost_usd[:, :, list(lanes).index(BATCH)] = np.inf
+    found = free[drawn[free] != NOBODY]
+    return Block(
+        queries, expected, free, backlog.take(free), most[free], before, found, unbound.take(found)
+    )
 
 
 def is_out(decisions: pa.Table) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ import structlog
 
 from moa.catalog import Lane
 from moa.decisions.deciding import letters
-from moa.decisions.planned import decisions_of, objective
+from moa.decisions.planned import Preferences, decisions_of, models_of, objective
 from moa.errors import RunError
 from moa.pipeline.job import Job
 from moa.pipeline.part_block import Block, Given, given_in, is_out, read_block, together
@@ -169,9 +169,14 @@ class PlanMaker:
         if block.before is not None:
             router_s = sum(block.before.column("router_s").to_pylist())
         choice = np.full(block.expected.queries.num_rows, -1, np.int16)
+        preferred = models_of(plan.queries.preferred(block.unbound), len(plan.lanes))
         choice[block.free] = plan.take(block.backlog)
-        decisions, lanes = decisions_of(choice, block.expected, self._deciding)
-        table = self._deciding.table(block.queries, block.expected, decisions, lanes, router_s)
+        decisions, lanes, chances = decisions_of(
+            choice, block.expected, self._deciding, Preferences(block.explored, preferred)
+        )
+        table = self._deciding.table(
+            block.queries, block.expected, decisions, lanes, router_s, chances
+        )
         if block.before is None:
             bury(self._run, part, block.queries, letters(block.queries, block.expected, decisions))
         else:  # what is out stays as it is, and so does what has no option any more

@@ -172,6 +172,8 @@ class Selector:
                     "provider": [model.provider] * rows,
                     "lane": [LIVE] * rows,
                     "rule": [REDRIVE] * rows,
+                    "preferred_model": [model.id] * rows,
+                    "propensity": [1.0] * rows,
                     "fallbacks": [[]] * rows,
                     "expected_grade": grade,
                     "expected_cost_usd": cost.tolist(),

@@ -32,6 +32,8 @@ NOBODY_CAN = "nobody_can"
 """No model can take the query; `reason_nobody` says why."""
 PLANNED = "planned"
 """What is best for the whole backlog, under its budget, its limits and its deadline."""
+EXPLORED = "explored"
+"""Drawn at random, see `moa.planning.exploration`."""
 REDRIVE = "redrive"
 """A dead letter, sent again to the model that the redrive names."""
 RULES = (BEST_VALUE, CHEAPEST_ABOVE_FLOOR, BEST_BELOW_FLOOR, ONLY_ONE_CAN, NOVEL, NOBODY_CAN)

@@ -157,6 +157,11 @@ class Pass:
             start = stop
         return out
 
+    def preferred(self, block: Backlog) -> Choice:
+        """The best option of each query at the prices in force; nothing is given, nothing used."""
+        piece = Columns.of(block, 0, block.rows, self._terms.floor, first=self._rows)
+        return first_best(piece.worths(self._terms.reduced(self._now), self._prices.jitter), piece)
+
     def _steer(self) -> None:
         """Move prices so that what was used and what the rest will use meet the limits."""
         left, prices = self._all - self._rows, self._prices

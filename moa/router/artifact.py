@@ -45,6 +45,9 @@ class TrainingFacts(Section):
     source: str = Field(description="Of the graded outcomes")
     queries: int
     outcomes: dict[str, int] = Field(description="Catalog id → graded outcomes")
+    domain_queries: dict[str, int] = Field(
+        default_factory=dict, description="Domain → training queries; of older routers unknown"
+    )
     mean_grade: dict[str, float] = Field(description="Catalog id → mean of these grades")
     other_models: int = Field(
         description="Models beyond these whose grades tell how easy a query is"
@@ -122,7 +125,7 @@ def write_artifact(
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / DESCRIPTION).write_bytes(text + b"\n")
-    return _version(text + b"\n")
+    return version_of(text + b"\n")
 
 
 def read_artifact(url: str) -> Artifact:
@@ -157,7 +160,7 @@ def read_artifact(url: str) -> Artifact:
         raise ArtifactError(
             f"{url}/{WEIGHTS} is no safetensors file ({error}): train again"
         ) from None
-    return Artifact(url, description, tensors, _version(text))
+    return Artifact(url, description, tensors, version_of(text))
 
 
 def check_tensors(artifact: Artifact, *, width: int) -> None:
@@ -236,7 +239,8 @@ def _problem(tensor: NDArray[Any] | None, wanted: _Wanted | None) -> str | None:
     return None if np.isfinite(tensor).all() else "has values that are no numbers"
 
 
-def _version(text: bytes) -> str:
+def version_of(text: bytes) -> str:
+    """A router's version, from its description."""
     return hashlib.sha256(text).hexdigest()[:12]
 
 
@@ -245,7 +249,7 @@ def _bytes(folder: Folder, name: str) -> bytes:
     if data is None:
         raise ArtifactError(
             f"{folder.url}/{name} is not there: router.artifact must name the folder of a trained "
-            "router, such as moa/router/embedded"
+            "router, such as moa/router/embedded, or one of promotions (jobs/promote_router.py)"
         )
     return data
 

@@ -79,14 +79,21 @@ class Predictor:
             surface: shape (n, s), as `moa.router.surface` counts.
             models: numbers of the models asked about.
         """
+        return self.with_domain(embeddings, surface, models)[0]
+
+    def with_domain(
+        self, embeddings: Embeddings, surface: Surface, models: Sequence[int]
+    ) -> tuple[Prediction, NDArray[np.intp]]:
+        """As above, with the number of each query's likeliest domain, shape (n,)."""
         features, factors = self.factors(embeddings, surface)
         expected = self._heads.of(models)(features, factors)
         grade = np.empty_like(expected.log_odds)
         for place, model in enumerate(models):
             grade[:, place] = self._curves[model](expected.log_odds[:, place])
-        return Prediction(
+        predicted = Prediction(
             grade=grade,
             output_tokens=expected.tokens,
             most_output_tokens=expected.most_tokens,
             novelty=self._novelty(embeddings, features),
         )
+        return predicted, factors.share.argmax(axis=1)

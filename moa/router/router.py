@@ -1,4 +1,6 @@
-"""The router: text → what to expect of each model. Reads text only; knows no price."""
+"""The router: text → what to expect of each model. Reads text only, without its pleas; knows no
+price.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from numpy.typing import NDArray
 from moa.config import EngineConfig, ModelSource
 from moa.router.artifact import Artifact, check_tensors, open_backbone, read_artifact
 from moa.router.backbone import Backbone
-from moa.router.facts import RouterFacts, installed
+from moa.router.facts import RouterFacts, router_folder
+from moa.router.pleas import heard
 from moa.router.predictor import Prediction, Predictor
 from moa.router.surface import plain, surface
 
@@ -47,6 +50,7 @@ class Router:
         self.facts = RouterFacts.of(artifact)
         self._backbone = backbone
         self._tokens_per_feature = np.array(artifact.description.tokens_per_feature)
+        self._domains = np.array(artifact.description.domains, dtype=object)
         self._predict = Predictor(artifact.tensors)
 
     @classmethod
@@ -57,7 +61,8 @@ class Router:
 
         Args:
             url: a path, `s3://…` or `gs://…`; a relative path that is not here is looked for in the
-                installation, where the embedded router is.
+                installation, where the embedded router is. Of a folder of promotions, the router
+                that counts now.
             source: where a language model is looked for.
             engine: how a language model is run.
 
@@ -65,7 +70,7 @@ class Router:
             ArtifactError: as `read_artifact` and `open_backbone`.
             ConfigError: as `open_backbone`.
         """
-        artifact = read_artifact(installed(url))
+        artifact = read_artifact(router_folder(url))
         backbone = open_backbone(artifact, source or ModelSource(), engine or EngineConfig())
         return cls(artifact, backbone)
 
@@ -79,12 +84,21 @@ class Router:
         Raises:
             EngineError: a language model's engine failed; its process should end.
         """
+        return self.score_and_place(texts, pool)[0]
+
+    def score_and_place(
+        self, texts: Sequence[str], pool: Sequence[str]
+    ) -> tuple[Scores, Sequence[str]]:
+        """As `score`, with the name of each query's likeliest domain."""
         columns = [self.facts.models.index(model) for model in pool]
         if not texts:
             nothing = np.empty((0, len(pool)), np.float32)
-            return Scores(nothing, nothing, nothing, nothing, np.empty(0, np.float32))
-        reading = self._backbone.embed(texts), surface([plain(text) for text in texts])
-        return scores_of(self._predict(*reading, columns), texts, self._tokens_per_feature)
+            return Scores(nothing, nothing, nothing, nothing, np.empty(0, np.float32)), []
+        read = heard(texts)
+        reading = self._backbone.embed(read), surface([plain(text) for text in read])
+        predicted, domain = self._predict.with_domain(*reading, columns)
+        scores = scores_of(predicted, texts, self._tokens_per_feature)
+        return scores, self._domains[domain].tolist()
 
 
 def scores_of(

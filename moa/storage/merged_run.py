@@ -29,7 +29,10 @@ _DIED = ("query_id", "reason", "detail", "attempts")
 """Of a dead letter: what is read of it when the query has older ones."""
 _UNASKED = "budget_spent"
 """The reason of a query that a redrive had no money for: it says nothing new of the query."""
-_ASKED = ("model", "provider", "lane", "rule", "expected_input_tokens", "expected_output_tokens")
+_ASKED = (
+    "model", "provider", "lane", "rule", "expected_input_tokens", "expected_output_tokens",
+    "preferred_model", "propensity",
+)  # fmt: skip
 """Of a decision: what a redrive has decided anew. The rest is the router's, and stays."""
 
 
@@ -87,17 +90,30 @@ class MergedRun:
         with the model that was decided on first.
         """
         for part in self._first.pieces:
-            again = [table for one in self._again for table in one.tables(part)]
-            if not again:
-                yield from self._first.tables(part)
-                continue
-            newer = pa.concat_tables(again)
-            older = []
-            for table in self._first.tables(part):
-                replaced = pc.is_in(table.column("query_id"), value_set=newer.column("query_id"))
-                older.append(table.filter(replaced).select(_CARRIED))
-                yield table.filter(pc.invert(replaced))
-            yield _latest(older, newer)
+            yield from self.outcomes_of(part)
+
+    def outcomes_of(self, part: PartName) -> Iterator[pa.Table]:
+        """As `outcomes`, of one part."""
+        again = [table for one in self._again for table in one.tables(part)]
+        if not again:
+            yield from self._first.tables(part)
+            return
+        newer = pa.concat_tables(again)
+        older = []
+        for table in self._first.tables(part):
+            replaced = pc.is_in(table.column("query_id"), value_set=newer.column("query_id"))
+            older.append(table.filter(replaced).select(_CARRIED))
+            yield table.filter(pc.invert(replaced))
+        yield _latest(older, newer)
+
+    def pieces_of(self, part: PartName) -> list[str]:
+        """Names of the finished pieces that the outcomes of a part are made of: other ones, other
+        outcomes."""
+        return [
+            f"{number}/{piece}"
+            for number, one in enumerate((self._first, *self._again))
+            for piece in one.pieces.get(part, ())
+        ]
 
     def dead_letters(self) -> Iterator[pa.Table]:
         """`DEAD_LETTERS` of the queries that are still dead."""
@@ -135,11 +151,15 @@ class MergedRun:
         first decision would have asked stay among the fallbacks: they could take the query.
         """
         for part in self._run.decided_parts():
-            table = self._first.decisions(part)
-            for one in self._again:
-                if part in one.pieces:
-                    table = _redecided(table, one.decisions(part))
-            yield table
+            yield self.decisions_of(part)
+
+    def decisions_of(self, part: PartName) -> pa.Table:
+        """As `decisions`, of one part."""
+        table = self._first.decisions(part)
+        for one in self._again:
+            if part in one.pieces:
+                table = _redecided(table, one.decisions(part))
+        return table
 
     def decisions_on(self, outcomes: pa.Table, columns: Sequence[str]) -> pa.Table:
         """The first decisions on the queries of some outcomes of one part, in their order.

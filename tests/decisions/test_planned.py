@@ -200,7 +200,7 @@ def test_with_nothing_scarce_a_plan_decides_as_the_policy_does(
     expected = by.expect(table, ("live",))
 
     choice = best_of(table, by, ("live",), PlanConfig())
-    found, lanes = decisions_of(choice, expected, by)
+    found, lanes, _ = decisions_of(choice, expected, by)
 
     alone = by.by_policy(expected)
     assert np.array_equal(found.chosen, alone.chosen)
@@ -229,7 +229,7 @@ def test_whatever_is_chosen_fallbacks_are_in_the_order_of_the_policy_without_it(
         [random.choice(np.flatnonzero(row)) if row.any() else NO_OPTION for row in may], np.int16
     )
 
-    found, bought = decisions_of(choice, expected, by)
+    found, bought, _ = decisions_of(choice, expected, by)
 
     alone = by.by_policy(expected)
     order = np.column_stack([alone.chosen, alone.fallbacks]).tolist()
@@ -250,7 +250,7 @@ def test_a_query_that_nobody_can_take_goes_to_nobody_and_is_buried_with_the_reas
     expected = by.expect(table, ("live", "batch"))
 
     choice = best_of(table, by, ("live", "batch"), PlanConfig())
-    decisions, lanes = decisions_of(choice, expected, by)
+    decisions, lanes, _ = decisions_of(choice, expected, by)
     buried = letters(table, expected, decisions)
 
     assert choice.tolist()[0] == choice.tolist()[2] == NO_OPTION
