@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
@@ -9,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from moa.errors import Refusal
-from moa.providers.provider import Completion, Usage
+from moa.providers.provider import CallPiece, Completion, CompletionDelta, Usage
 from moa.request import MOST_OUTPUT_TOKENS, ChatRequest, ImagePart
 from moa.serving.config import HttpConfig
 
@@ -19,9 +21,9 @@ SAME = (
     "response_format",
 )  # fmt: skip
 """Fields with the same name and meaning in `ChatRequest`."""
-_KEPT_HERE = ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata")
+KEPT_HERE = ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata")
 """What says something of the caller, not of the answer: taken, and told to no vendor."""
-_NO_CHOICE: dict[str, tuple[object, ...]] = {
+NO_CHOICE: dict[str, tuple[object, ...]] = {
     "store": (None, False),
     "service_tier": (None, "auto", "default"),
     "modalities": (None, ["text"]),
@@ -29,12 +31,13 @@ _NO_CHOICE: dict[str, tuple[object, ...]] = {
     "logit_bias": (None, {}),
 }
 """Fields that are taken where they ask for what is done anyway."""
+NOT_DROPPED = "is not known here; what cannot be passed on is refused, not dropped"
 
 
 class StreamOptions(BaseModel):
     """What a stream has besides its pieces."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -63,6 +66,8 @@ class Asked(NamedTuple):
     include_usage: bool
     n: int
     explain: bool
+    echo: Mapping[str, JsonValue] = MappingProxyType({})
+    """What a response says again of its request."""
 
 
 def read_chat(body: bytes, limits: HttpConfig) -> Asked:
@@ -72,7 +77,7 @@ def read_chat(body: bytes, limits: HttpConfig) -> Asked:
         Refusal: 400: it is none, or asks for what nobody here can do.
     """
     document = read_object(body)
-    refuse_unsupported(document)
+    refuse_unsupported(document, NO_CHOICE)
     given = {k: v for k, v in document.items() if k in SAME and v is not None}
     rest = {k: v for k, v in document.items() if k not in SAME}
     try:
@@ -115,22 +120,26 @@ def read_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def refuse_unsupported(document: dict[str, Any]) -> None:
+def refuse_unsupported(
+    document: dict[str, Any], no_choice: Mapping[str, tuple[object, ...]]
+) -> None:
     """Take out what says nothing of the answer, and refuse what would be dropped.
 
     Raises:
         Refusal: 400: naming the field.
     """
-    for name in _KEPT_HERE:
+    for name in KEPT_HERE:
         document.pop(name, None)
-    for name, harmless in _NO_CHOICE.items():
-        if name in document and document.pop(name) not in harmless:
+    for name, harmless in no_choice.items():
+        if document.pop(name, None) not in harmless:
             said = " or ".join(repr(one) for one in harmless if one is not None)
-            raise Refusal(
-                f"{name} is not supported here, but as {said}: leave it out",
-                param=name,
-                code="unsupported_parameter",
-            )
+            raise unsupported(name, f"leave it out{said and f', or say {said}'}")
+
+
+def unsupported(name: str, remedy: str) -> Refusal:
+    """What is known, and cannot be done here."""
+    words = f"{name} is not supported here: {remedy}"
+    return Refusal(words, param=name, code="unsupported_parameter")
 
 
 def read_conversation(given: dict[str, Any], limits: HttpConfig) -> ChatRequest:
@@ -176,7 +185,7 @@ def invalid(error: ValidationError) -> Refusal:
 
 def _words(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
-        return "is not known here; what cannot be passed on is refused, not dropped"
+        return NOT_DROPPED
     message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
     return message[:300]
 
@@ -197,13 +206,18 @@ def usage_document(usage: Usage) -> dict[str, Any]:
     }
 
 
+def refusal_of(completion: Completion) -> str:
+    """The words of a refusal; some vendors say none."""
+    return completion.text or "The model refused."
+
+
 def message_document(completion: Completion) -> dict[str, Any]:
     """An assistant's turn."""
     refused = completion.refused
     document: dict[str, Any] = {
         "role": "assistant",
         "content": None if refused or (completion.tool_calls and not completion.text) else "",
-        "refusal": (completion.text or "The model refused.") if refused else None,
+        "refusal": refusal_of(completion) if refused else None,
         "annotations": [],
     }
     if document["content"] is not None:
@@ -256,25 +270,28 @@ class ChatStream:
         """The first event."""
         return self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
 
-    def piece(self, text: str, index: int = 0) -> bytes:
-        """Some text."""
-        self._said.add(index)
-        return self._chunk(index, {"content": text})
+    def piece(self, piece: CompletionDelta, index: int = 0) -> bytes:
+        """Some text, a part of a tool call, whatever has come; nothing for nothing."""
+        said: dict[str, Any] = {}
+        if piece.text:
+            said["content"] = piece.text
+        if piece.refusal:
+            said["refusal"] = piece.refusal
+        if said:
+            self._said.add(index)
+        if piece.calls:
+            said["tool_calls"] = [_call_piece_document(one) for one in piece.calls]
+        if not said and piece.logprobs is None:
+            return b""
+        logprobs = None if piece.logprobs is None else orjson.Fragment(piece.logprobs)
+        return self._chunk(index, said, logprobs=logprobs)
 
     def end(self, completion: Completion, index: int = 0) -> bytes:
-        """What comes after the text: tool calls, a refusal, log probabilities, the reason."""
-        events = []
-        if completion.tool_calls:
-            calls = orjson.loads(completion.tool_calls)
-            numbered = [{"index": number, **call} for number, call in enumerate(calls)]
-            events.append(self._chunk(index, {"tool_calls": numbered}))
+        """What comes after the last piece: a refusal of which nothing was said, the reason."""
+        refused = b""
         if completion.refused and index not in self._said:
-            events.append(self._chunk(index, {"refusal": completion.text or "The model refused."}))
-        logprobs = orjson.loads(completion.logprobs) if completion.logprobs else None
-        if logprobs is not None:
-            events.append(self._chunk(index, {"content": ""}, logprobs=logprobs))
-        events.append(self._chunk(index, {}, finish=completion.finish_reason))
-        return b"".join(events)
+            refused = self._chunk(index, {"refusal": refusal_of(completion)})
+        return refused + self._chunk(index, {}, finish=completion.finish_reason)
 
     def close(self, usage: Usage, moa: dict[str, JsonValue] | None) -> bytes:
         """The last events."""
@@ -301,6 +318,14 @@ class ChatStream:
         if self._usage:
             document["usage"] = None
         return event(document)
+
+
+def _call_piece_document(piece: CallPiece) -> dict[str, Any]:
+    function = {"arguments": piece.arguments}
+    if piece.name:
+        function = {"name": piece.name, **function}
+    began = {"id": piece.id, "type": "function"} if piece.id else {}
+    return {"index": piece.number, **began, "function": function}
 
 
 def event(document: dict[str, Any], name: str | None = None) -> bytes:

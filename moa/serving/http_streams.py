@@ -149,8 +149,7 @@ async def chat_events(
             while piece is not None:
                 data = b"" if piece.number in begun else stream.begin(piece.number)
                 begun.add(piece.number)
-                if piece.delta.text:
-                    data += stream.piece(piece.delta.text, piece.number)
+                data += stream.piece(piece.delta, piece.number)
                 if piece.delta.completion is not None:
                     data += stream.end(piece.delta.completion, piece.number)
                 yield data
@@ -177,8 +176,7 @@ async def response_events(
         async with aclosing(pieces):
             piece = first
             while piece is not None:
-                if piece.delta.text:
-                    data += stream.piece(piece.delta.text)
+                data += stream.piece(piece.delta)
                 if data:
                     yield data
                 data = b""

@@ -4,28 +4,45 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from moa.errors import Refusal
 from moa.request import MOST_OUTPUT_TOKENS
 from moa.serving.chat_wire import (
+    NO_CHOICE,
+    NOT_DROPPED,
     Asked,
     invalid,
     read_conversation,
     read_object,
     refuse_unsupported,
+    unsupported,
 )
 from moa.serving.config import HttpConfig
 
-_STORED = ("previous_response_id", "conversation", "prompt", "background")
-"""What would need a store."""
-_IGNORED: dict[str, tuple[object, ...]] = {
-    "include": (None, []),
+_NEED_A_STORE = {
+    "previous_response_id": "responses are not stored: send the turns before as items of input",
+    "conversation": "conversations are not stored: send all turns as items of input",
+    "prompt": "prompts are not stored: send its text as instructions and input",
+    "background": "responses are not stored: wait for this one, or stream it",
+}
+"""Field → what to do without it."""
+_NO_CHOICE = {
+    **NO_CHOICE,
     "max_tool_calls": (None,),
     "truncation": (None, "disabled"),
     "stream_options": (None, {}, {"include_obfuscation": False}, {"include_obfuscation": True}),
 }
-"""Taken where they ask for what is done anyway."""
+_LOGPROBS = "message.output_text.logprobs"
+_INCLUDED = (_LOGPROBS, "reasoning.encrypted_content")
+"""The latter is part of items that no response has here; some clients always ask for it."""
+_BOOKKEEPING = ("type", "id", "status")
+_OF_ITEM = {
+    "message": ("role", "content"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+}
+"""Type of an item of input → its fields that are passed on."""
 
 
 class About(BaseModel):
@@ -54,16 +71,14 @@ def read_response(body: bytes, limits: HttpConfig) -> Asked:
         Refusal: 400: it is none, or asks for what nobody here can do.
     """
     document = read_object(body)
-    store = document.pop("store", None)
-    refuse_unsupported(document)
-    for name in _STORED:
+    store, metadata = document.pop("store", None), document.get("metadata")
+    for name, remedy in _NEED_A_STORE.items():
         if document.pop(name, None):
-            raise _unsupported(name, "nothing is stored here: send all turns as input")
-    for name, harmless in _IGNORED.items():
-        if document.pop(name, None) not in harmless:
-            raise _unsupported(name, "leave it out")
-    said, tools, choice, text, reasoning = (
-        document.pop(name, None) for name in ("input", "tools", "tool_choice", "text", "reasoning")
+            raise unsupported(name, remedy)
+    refuse_unsupported(document, _NO_CHOICE)
+    said, tools, choice, text, reasoning, include = (
+        document.pop(name, None)
+        for name in ("input", "tools", "tool_choice", "text", "reasoning", "include")
     )
     try:
         about = About.model_validate({**document, "store": store})
@@ -78,7 +93,7 @@ def read_response(body: bytes, limits: HttpConfig) -> Asked:
     }
     for name in ("max_output_tokens", "temperature", "top_p", "parallel_tool_calls"):
         given[name] = getattr(about, name)
-    if about.top_logprobs:
+    if about.top_logprobs or _LOGPROBS in _included(include):
         given |= {"logprobs": True, "top_logprobs": about.top_logprobs}
     given = {name: value for name, value in given.items() if value is not None}
     return Asked(
@@ -88,13 +103,41 @@ def read_response(body: bytes, limits: HttpConfig) -> Asked:
         include_usage=True,
         n=1,
         explain=bool(about.moa),
+        echo=_echo(about, metadata, text),
     )
 
 
-def _unsupported(name: str, remedy: str) -> Refusal:
-    return Refusal(
-        f"{name} is not supported here: {remedy}", param=name, code="unsupported_parameter"
-    )
+def _echo(about: About, metadata: object, text: object) -> dict[str, JsonValue]:
+    """What a response repeats, that no vendor is told in this form.
+
+    Raises:
+        Refusal: 400: the metadata are no texts.
+    """
+    if metadata is None:
+        metadata = {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise Refusal("metadata: should be an object of texts", param="metadata")
+    found = (isinstance(text, dict) and text.get("format")) or {"type": "text"}
+    return {
+        "instructions": about.instructions,
+        "metadata": metadata,
+        "text": {"format": found},
+        "top_logprobs": about.top_logprobs,
+    }
+
+
+def _included(include: object) -> list[Any]:
+    for one in _list(include, "include"):
+        if one not in _INCLUDED:
+            raise unsupported("include", f"only {' and '.join(_INCLUDED)} are; leave others out")
+    return _list(include, "include")
+
+
+def _only(document: dict[str, Any], known: tuple[str, ...], param: str) -> None:
+    """Refuse what would be dropped."""
+    for name, value in document.items():
+        if name not in known and value not in (None, [], {}):
+            raise Refusal(f"{param}.{name[:40]} {NOT_DROPPED}", param=param)
 
 
 def _list(value: object, name: str) -> list[Any]:
@@ -120,7 +163,17 @@ def _messages(said: object, instructions: str | None) -> list[Any]:
 
 
 def _add(turns: list[Any], item: dict[str, Any], param: str) -> None:
-    match item.get("type", "message"):
+    kind = item.get("type", "message")
+    if kind == "reasoning":  # a vendor's own, which none takes back: see moa.request
+        return
+    if not isinstance(kind, str) or kind not in _OF_ITEM:
+        raise Refusal(
+            f"items of type {str(kind)[:40]!r} are not supported here",
+            param=param,
+            code="unsupported_parameter",
+        )
+    _only(item, (*_BOOKKEEPING, *_OF_ITEM[kind]), param)
+    match kind:
         case "message":
             turns.append({"role": item.get("role"), "content": _content(item, param)})
         case "function_call":
@@ -131,37 +184,33 @@ def _add(turns: list[Any], item: dict[str, Any], param: str) -> None:
             else:
                 turns.append({"role": "assistant", "content": None, "tool_calls": [call]})
         case "function_call_output":
-            output = item.get("output")
-            content = output if isinstance(output, str) else _content({"content": output}, param)
+            content = _content({"content": item.get("output")}, param)
             turns.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
-        case "reasoning":  # a vendor's own, which none takes back: see moa.request
-            pass
-        case other:
-            raise Refusal(
-                f"items of type {str(other)[:40]!r} are not supported here",
-                param=param,
-                code="unsupported_parameter",
-            )
 
 
 def _content(item: dict[str, Any], param: str) -> Any:  # noqa: ANN401 - checked by ChatRequest
-    content = item.get("content")
+    content, param = item.get("content"), f"{param}.content"
     if isinstance(content, str):
         return content
-    parts = [_part(part, f"{param}.content") for part in _list(content, f"{param}.content")]
-    if item.get("role") == "assistant":
-        return "\n".join(str(part.get("text", "")) for part in parts)
-    return parts
+    parts = [_part(part, param) for part in _list(content, param)]
+    if item.get("role") != "assistant":
+        return parts
+    if any(part["type"] != "text" for part in parts):
+        raise Refusal("an assistant's message has text only", param=param)
+    return "\n".join(str(part["text"]) for part in parts)
 
 
 def _part(part: object, param: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if isinstance(part, dict):
         if kind in ("input_text", "output_text", "text"):
+            _only(part, ("type", "text", "annotations", "logprobs"), param)
             return {"type": "text", "text": part.get("text")}
         if kind == "refusal":
+            _only(part, ("type", "refusal"), param)
             return {"type": "text", "text": part.get("refusal")}
         if kind == "input_image" and part.get("image_url") is not None:
+            _only(part, ("type", "image_url", "detail"), param)
             image = {"url": part["image_url"]}
             if part.get("detail") is not None:
                 image["detail"] = part["detail"]
@@ -176,13 +225,14 @@ def _part(part: object, param: str) -> dict[str, Any]:
 def _tool(tool: object) -> dict[str, Any]:
     if not isinstance(tool, dict) or tool.get("type") != "function":
         kind = tool.get("type") if isinstance(tool, dict) else tool
-        raise _unsupported("tools", f"only functions are, not {str(kind)[:40]!r}")
+        raise unsupported("tools", f"only functions are, not {str(kind)[:40]!r}")
     function = {k: v for k, v in tool.items() if k != "type" and v is not None}
     return {"type": "function", "function": function}
 
 
 def _tool_choice(choice: object) -> object:
     if isinstance(choice, dict) and choice.get("type") == "function":
+        _only(choice, ("type", "name"), "tool_choice")
         return {"type": "function", "function": {"name": choice.get("name")}}
     return choice
 
@@ -192,8 +242,9 @@ def _format(text: object) -> object:
         return None
     if not isinstance(text, dict):
         raise Refusal("text: should be an object", param="text")
-    if text.get("verbosity") not in (None, "medium"):
-        raise _unsupported("text.verbosity", "leave it out")
+    _only(text, ("format", "verbosity"), "text")
+    if text.get("verbosity") not in NO_CHOICE["verbosity"]:
+        raise unsupported("text.verbosity", "leave it out")
     kind = text.get("format")
     if not isinstance(kind, dict) or kind.get("type") != "json_schema":
         return kind
@@ -207,5 +258,5 @@ def _effort(reasoning: object) -> object:
     if not isinstance(reasoning, dict):
         raise Refusal("reasoning: should be an object", param="reasoning")
     if any(v is not None for k, v in reasoning.items() if k != "effort"):
-        raise _unsupported("reasoning", "only its effort is")
+        raise unsupported("reasoning", "only its effort is")
     return reasoning.get("effort")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import uvicorn
 from openai import AsyncOpenAI
 
+from moa.catalog import Wire
 from moa.replay.process import ReplayServer
 from moa.serving.config import EndpointConfig, load_endpoint_config
 from moa.serving.endpoint import Endpoint
@@ -22,11 +24,24 @@ from moa.serving.http_app import make_app
 from moa.serving.metrics import Tally
 from moa.serving.process import base_urls, open_endpoint
 from moa.serving.setup import Setup, check_endpoint
+from tests.providers.dialects import DIALECTS, Dialect
+from tests.providers.vendor_server import VendorServer
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-test-d1ce5ca7"
 OTHER_KEY = "sk-test-0ddba11"
 STRAIGHT = "openai/gpt-4o-mini"
+MODELS: dict[Wire, str] = {
+    "openai": "openai/gpt-4o",
+    "anthropic": "anthropic/claude-3.5-sonnet",
+    "gemini": "google/gemini-1.5-pro",
+}
+WEATHER: dict[str, Any] = {
+    "name": "weather",
+    "description": "of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+ASKED: Any = [{"role": "user", "content": "How is the weather in Paris?"}]
 
 
 @dataclass
@@ -117,3 +132,43 @@ async def served(start: Callable[..., object]) -> Serving:
     """An open endpoint as the demo has it."""
     made: Serving = await start()  # type: ignore[misc]
     return made
+
+
+@pytest.fixture(params=list(MODELS))
+def wire(request: pytest.FixtureRequest) -> Wire:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def dialect(wire: Wire) -> Dialect:
+    return DIALECTS[wire]
+
+
+@pytest.fixture
+async def vendor() -> AsyncIterator[VendorServer]:
+    async with VendorServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def begin_vendor_served(
+    wire: Wire, vendor: VendorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[Serving]]]:
+    """Start an endpoint whose accounts are all at `vendor`, with some keys of its config set."""
+    monkeypatch.chdir(ROOT)
+    async with AsyncExitStack() as stack:
+
+        async def begin(*overrides: str) -> Serving:
+            config = config_of(f"feedback.folder={tmp_path}", *overrides)
+            setup = check_endpoint(config, environ={})
+            url = vendor.base_url + DIALECTS[wire].suffix
+            setup = setup.replayed(dict.fromkeys(setup.accounts, url))
+            return await stack.enter_async_context(serving(setup, {}))
+
+        yield begin
+
+
+@pytest.fixture
+async def vendor_served(begin_vendor_served: Callable[..., Awaitable[Serving]]) -> Serving:
+    """As the demo has it."""
+    return await begin_vendor_served()

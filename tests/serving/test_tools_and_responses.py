@@ -2,66 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from moa.catalog import Wire
-from moa.serving.setup import check_endpoint
-from tests.providers.dialects import DIALECTS, Dialect
+from tests.providers.dialects import Dialect
 from tests.providers.vendor_server import Scripted, VendorServer
-from tests.serving.conftest import ROOT, Serving, config_of, serving
-
-MODELS: dict[Wire, str] = {
-    "openai": "openai/gpt-4o",
-    "anthropic": "anthropic/claude-3.5-sonnet",
-    "gemini": "google/gemini-1.5-pro",
-}
-WEATHER: dict[str, Any] = {
-    "name": "weather",
-    "description": "of a city",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-}
-ASKED: Any = [{"role": "user", "content": "How is the weather in Paris?"}]
-
-
-@pytest.fixture(params=list(MODELS))
-def wire(request: pytest.FixtureRequest) -> Wire:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def dialect(wire: Wire) -> Dialect:
-    return DIALECTS[wire]
-
-
-@pytest.fixture
-async def vendor() -> AsyncIterator[VendorServer]:
-    async with VendorServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def served(
-    wire: Wire, vendor: VendorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Serving]:
-    monkeypatch.chdir(ROOT)
-    setup = check_endpoint(config_of(f"feedback.folder={tmp_path}"), environ={})
-    url = vendor.base_url + DIALECTS[wire].suffix
-    async with AsyncExitStack() as stack:
-        replayed = setup.replayed(dict.fromkeys(setup.accounts, url))
-        yield await stack.enter_async_context(serving(replayed, {}))
+from tests.serving.conftest import ASKED, MODELS, WEATHER, Serving
 
 
 async def test_a_tool_is_called_and_its_result_sent_back(
-    served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
+    vendor_served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
 ) -> None:
     vendor.script(dialect.tool_call("weather", {"city": "Paris"}), dialect.ok("Sunny"))
     tools: Any = [{"type": "function", "function": WEATHER}]
-    create = served.client.chat.completions.create
+    create = vendor_served.client.chat.completions.create
 
     first = await create(model=MODELS[wire], messages=ASKED, tools=tools)
     call: Any = (first.choices[0].message.tool_calls or [])[0]
@@ -79,11 +33,11 @@ async def test_a_tool_is_called_and_its_result_sent_back(
 
 
 async def test_responses_call_tools_too(
-    served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
+    vendor_served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
 ) -> None:
     vendor.script(dialect.tool_call("weather", {"city": "Paris"}), dialect.ok("Sunny"))
     tools: Any = [{"type": "function", "strict": None, **WEATHER}]
-    create = served.client.responses.create
+    create = vendor_served.client.responses.create
 
     first = await create(model=MODELS[wire], input=ASKED, tools=tools)
     call: Any = next(item for item in first.output if item.type == "function_call")
@@ -100,11 +54,13 @@ async def test_responses_call_tools_too(
 
 
 async def test_a_response_streams_what_it_says_whole(
-    served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
+    vendor_served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
 ) -> None:
     vendor.script(Scripted(events=dialect.stream("Sun", "ny")))
 
-    async with served.client.responses.stream(model=MODELS[wire], input="Weather?") as stream:
+    async with vendor_served.client.responses.stream(
+        model=MODELS[wire], input="Weather?"
+    ) as stream:
         deltas = [e.delta async for e in stream if e.type == "response.output_text.delta"]
         whole = await stream.get_final_response()
 
@@ -115,12 +71,14 @@ async def test_a_response_streams_what_it_says_whole(
 
 
 async def test_a_stream_that_breaks_fails_the_response(
-    served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
+    vendor_served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
 ) -> None:
     events = dialect.stream("Sun", "ny")
     vendor.script(Scripted(events=events, cut_after=len(events) - 2))
 
-    stream = await served.client.responses.create(model=MODELS[wire], input="Weather?", stream=True)
+    stream = await vendor_served.client.responses.create(
+        model=MODELS[wire], input="Weather?", stream=True
+    )
     kinds = [event.type async for event in stream]
 
     assert kinds[0] == "response.created"
@@ -128,12 +86,12 @@ async def test_a_stream_that_breaks_fails_the_response(
 
 
 async def test_a_refusal_is_a_refusal(
-    served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
+    vendor_served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
 ) -> None:
     vendor.script(dialect.refusal())
 
-    chat = await served.client.chat.completions.create(model=MODELS[wire], messages=ASKED)
-    response = await served.client.responses.create(model=MODELS[wire], input="Weather?")
+    chat = await vendor_served.client.chat.completions.create(model=MODELS[wire], messages=ASKED)
+    response = await vendor_served.client.responses.create(model=MODELS[wire], input="Weather?")
 
     part: Any = response.output[0].content[0]  # type: ignore[union-attr, index]
     assert chat.choices[0].message.refusal
@@ -141,11 +99,11 @@ async def test_a_refusal_is_a_refusal(
 
 
 async def test_what_the_client_sends_as_headers_goes_to_no_vendor(
-    served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
+    vendor_served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
 ) -> None:
     vendor.script(dialect.ok("Hi"))
 
-    await served.client.with_options(
+    await vendor_served.client.with_options(
         default_headers={"X-Secret": "mine", "OpenAI-Organization": "org-mine"}
     ).chat.completions.create(model=MODELS[wire], messages=ASKED, user="ann@example.org")
 
@@ -156,7 +114,7 @@ async def test_what_the_client_sends_as_headers_goes_to_no_vendor(
 
 
 async def test_an_image_goes_to_the_vendor_as_it_came(
-    served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
+    vendor_served: Serving, vendor: VendorServer, dialect: Dialect, wire: Wire
 ) -> None:
     vendor.script(dialect.ok("A dot"))
     url = "data:image/png;base64,iVBORw0KGgo="
@@ -165,7 +123,7 @@ async def test_an_image_goes_to_the_vendor_as_it_came(
         {"type": "image_url", "image_url": {"url": url}},
     ]
 
-    answer = await served.client.chat.completions.create(
+    answer = await vendor_served.client.chat.completions.create(
         model=MODELS[wire], messages=[{"role": "user", "content": content}]
     )
 
@@ -173,8 +131,8 @@ async def test_an_image_goes_to_the_vendor_as_it_came(
     assert "iVBORw0KGgo=" in str(vendor.requests[0].body)
 
 
-async def test_what_a_model_cannot_do_is_a_400_that_says_so(served: Serving) -> None:
-    status, document, _ = await served.post(
+async def test_what_a_model_cannot_do_is_a_400_that_says_so(vendor_served: Serving) -> None:
+    status, document, _ = await vendor_served.post(
         "/chat/completions",
         {"model": "anthropic/claude-3-haiku", "messages": ASKED, "seed": 1, "logprobs": True},
     )
