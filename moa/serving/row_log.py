@@ -75,7 +75,8 @@ class RowLog:
         rows, self._held = self._held, []
         written, self._written = self._written, None
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=self._schema)
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        # Who reads the folder reads the files by their names: later rows come later.
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         name = f"{self._name}/{stamp}-{secrets.token_hex(4)}.parquet"
         try:
             await asyncio.to_thread(self._folder.put_table, name, table)

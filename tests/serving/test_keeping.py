@@ -54,3 +54,20 @@ async def test_the_query_log_is_what_the_nightly_job_and_the_training_read(
     assert set(outcomes.column("query_id").to_pylist()) == set(
         prepared.column("query_id").to_pylist()
     )
+
+
+async def test_of_several_grades_of_one_completion_the_last_counts(
+    start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "log"
+    served = await start(f"query_log.folder={folder}", f"feedback.folder={folder}")
+    answer = await served.client.chat.completions.create(model="moa", messages=HELLO)
+
+    grades = [0.5, 0.25, 1.0, 0.0, 0.75]
+    for grade in grades:
+        await served.post("/feedback", {"completion_id": answer.id, "grade": grade})
+    await served.endpoint.keeper.close()
+
+    kept = pq.read_table(folder / "graded_outcomes.parquet").column("grade").to_pylist()
+    assert kept == grades, "all are kept, in their order"
+    assert read_dataset(folder, [answer.model], split="train").grade.tolist() == [[0.75]]
