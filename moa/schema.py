@@ -200,7 +200,7 @@ LOGGED_QUERIES = pa.schema(
         _required("query_id", pa.string()),  # `RUN/ID`: ids are unique in a run only
         _required("prompt", pa.string()),  # the text that the router has read
         _required("source", pa.string()),  # the query's first tag, or `log`
-        _required("split", pa.string()),  # `train`, or `held_out` for the gate
+        _required("split", pa.string()),  # `train`; `held_out` for the gate; `neither`
         _required("duplicate_group", pa.string()),  # near duplicates share it
         _required("tags", STRINGS),
         _required("run_id", pa.string()),

@@ -1,0 +1,144 @@
+"""The outcome table: what a router learns from and is judged by, and what grows every night.
+
+`queries.parquet/date=D/RUN.parquet` holds `LOGGED_QUERIES`, and
+`graded_outcomes.parquet/date=D/RUN.parquet` `LOGGED_GRADES`; DuckDB, Polars and pandas read either
+folder as one table. A run's two files are each whole or absent; the grades come last, so that no
+grade is there without its query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+
+from moa.errors import ConfigError
+from moa.schema import LOGGED_GRADES, LOGGED_QUERIES, agree
+from moa.storage.near_duplicates import NearDuplicates, fingerprint, is_held_out
+from moa.storage.object_store import Folder
+
+QUERIES = "queries.parquet"
+GRADES = "graded_outcomes.parquet"
+TRAIN, HELD_OUT, NEITHER = "train", "held_out", "neither"
+"""Sides of a query. `NEITHER`: it is nearly the same as queries of both sides."""
+_PLACED = ["query_id", "prompt", "duplicate_group", "split"]
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """Whose rows are written: those of one run."""
+
+    run_id: str
+    day: date
+    """On which the run began."""
+
+    @property
+    def name(self) -> str:
+        """Of its file in each of the two folders."""
+        return f"date={self.day.isoformat()}/{self.run_id}.parquet"
+
+
+class OutcomeTable:
+    """A folder on a disk or in a bucket. One process at a time may write to it."""
+
+    def __init__(self, url: str) -> None:
+        self.folder = Folder(url)
+
+    def write(
+        self, night: Night, queries: pa.Table, grades: pa.Table, *, held_out_share: float
+    ) -> None:
+        """Write a night's rows, in place of those that an earlier grading of it has written.
+
+        Args:
+            night: whose they are.
+            queries: `LOGGED_QUERIES` but `split` and `duplicate_group`, which are added here.
+            grades: `LOGGED_GRADES`.
+            held_out_share: of the groups of near duplicates that begin tonight.
+        """
+        placed = self._placed(night, queries, held_out_share)
+        self.folder.put_table(
+            f"{QUERIES}/{night.name}", agree(placed, LOGGED_QUERIES, where=QUERIES)
+        )
+        self.folder.put_table(f"{GRADES}/{night.name}", agree(grades, LOGGED_GRADES, where=GRADES))
+
+    def _placed(self, night: Night, queries: pa.Table, held_out_share: float) -> pa.Table:
+        """The queries with their groups and sides. What an earlier grading of the run has placed
+        stays where it is; then those of other nights count, then those above in this one."""
+        known = NearDuplicates()
+        kept: dict[str, tuple[str, str]] = {}
+        names = self.folder.names(QUERIES)
+        for name in sorted(names, key=lambda one: one != night.name):
+            table = self.folder.read_table(f"{QUERIES}/{name}", columns=_PLACED)
+            for row in table.to_pylist():
+                known.add(fingerprint(row["prompt"]), row["duplicate_group"], row["split"])
+                if name == night.name:
+                    kept[row["query_id"]] = row["duplicate_group"], row["split"]
+        groups, sides = [], []
+        for name, prompt in zip(
+            queries.column("query_id").to_pylist(),
+            queries.column("prompt").to_pylist(),
+            strict=True,
+        ):
+            group, side = kept.get(name) or _place(known, prompt, held_out_share)
+            groups.append(group)
+            sides.append(side)
+        added = queries.append_column("split", pa.array(sides, pa.string()))
+        return added.append_column("duplicate_group", pa.array(groups, pa.string()))
+
+
+def _place(known: NearDuplicates, prompt: str, held_out_share: float) -> tuple[str, str]:
+    mark = fingerprint(prompt)
+    group, sides = known.place(mark)
+    if len(sides) > 1:
+        side = NEITHER
+    elif sides:
+        (side,) = sides
+    else:
+        side = HELD_OUT if is_held_out(group, held_out_share) else TRAIN
+    known.add(mark, group, side)
+    return group, side
+
+
+def read_log(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file, or a folder of such files as one table, in the order of their names.
+
+    Args:
+        folder: that holds it.
+        name: of the file or the folder.
+        columns: of these, those that are there; by default all.
+
+    Raises:
+        ConfigError: there is neither, or a file of it is no Parquet file.
+    """
+    where = f"{folder.url}/{name}"
+    try:
+        if folder.has(name):
+            return _some(folder.read_table(name), columns)
+        files = [one for one in folder.names(name) if one.endswith(".parquet")]
+        if not files:
+            raise ConfigError(f"{where} is not there: recordings names the folder that holds it")
+        tables = [_some(folder.read_table(f"{name}/{one}"), columns) for one in files]
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{where} is no Parquet file: {error}") from None
+
+
+def _some(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    if columns is None:
+        return table
+    return table.select([name for name in columns if name in table.column_names])
+
+
+def latest(grades: pa.Table) -> pa.Table:
+    """Of one query, model and grader the last row: by `graded_at` where there is such a column, and
+    else as they come. The order of the others stays, so that of several graders the latest is last.
+    """
+    if "graded_at" in grades.column_names:
+        grades = grades.sort_by([("graded_at", "ascending")])
+    numbered = grades.select(["query_id", "model", "grader"]).append_column(
+        "number", pa.array(range(len(grades)), pa.int64())
+    )
+    last = numbered.group_by(["query_id", "model", "grader"]).aggregate([("number", "max")])
+    return grades.take(last.column("number_max").combine_chunks().sort())
