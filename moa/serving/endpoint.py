@@ -17,7 +17,7 @@ from moa.request import ChatRequest, Message
 from moa.serving import spans
 from moa.serving.calls import Caller, Course, Order, tokens_of
 from moa.serving.chat_wire import Asked, message_document
-from moa.serving.conversations import Conversations
+from moa.serving.conversations import Begun, ConversationOwner, Conversations
 from moa.serving.ids import CompletionId, Ids
 from moa.serving.keeping import Keeper
 from moa.serving.merging import merged
@@ -84,7 +84,9 @@ class Endpoint:
         limits: TenantLease,
         keeper: Keeper,
         meters: Meters,
+        conversations: ConversationOwner | None = None,
     ) -> None:
+        """With an owner, conversations are known that other processes have answered."""
         self.setup = setup
         self.scorer = scorer
         """May be swapped for another at any time: a request looks at it once."""
@@ -94,11 +96,12 @@ class Endpoint:
         self.meters = meters
         self.ids = Ids(setup.secret)
         self._limits = limits
-        self._conversations = Conversations(setup.config.stickiness.conversations)
+        self._conversations = Conversations(setup.config.stickiness.conversations, conversations)
 
     async def close(self) -> None:
         """Close the connections, and write what is held."""
         await self.caller.close()
+        await self._conversations.close()
         await self.keeper.close()
 
     def use(self, scorer: Scorer, default_model: str) -> None:
@@ -114,8 +117,9 @@ class Endpoint:
         """
         self.routing.check_name(model, tenant.models)
         await self._limits.take(tenant, Need(1, 0.0, Decimal(0)))
+        sticky = await self._sticky(tenant, chats)
         scored = await self._scored(chats)
-        return self.routing.routes(model, chats, scored, allowed=tenant.models)
+        return self.routing.routes(model, chats, scored, allowed=tenant.models, sticky=sticky)
 
     async def begin(self, tenant: Tenant, asked: Asked) -> Inquiry:
         """Let a request in: it has a route, and its tenant has room for it.
@@ -125,7 +129,7 @@ class Endpoint:
         """
         started_at = time.monotonic()
         self.routing.check_name(asked.model, tenant.models)
-        sticky = self._sticky(tenant, asked.chat)
+        sticky = await self._sticky(tenant, [asked.chat])
         scored = await self._scored([asked.chat])
         (route,) = self.routing.routes(
             asked.model, [asked.chat], scored, allowed=tenant.models, sticky=sticky
@@ -212,16 +216,24 @@ class Endpoint:
             log.error("router.out", error=type(error).__name__)
             return None
 
-    def _sticky(self, tenant: Tenant, chat: ChatRequest) -> list[Sticky | None]:
-        """The model that began this conversation."""
-        config = self.setup.config.stickiness
-        begun = self._conversations.begun(tenant.name, chat.messages)
-        if config.mode == "off" or begun is None:
-            return []
-        warm = self._conversations.age_s(begun) <= config.warm_s
+    async def _sticky(
+        self, tenant: Tenant, chats: Sequence[ChatRequest]
+    ) -> list[Sticky | None] | None:
+        """The models that began these conversations; `None`: nothing is known of any."""
+        if self.setup.config.stickiness.mode == "off":
+            return None
+        begun = await self._conversations.begun(tenant.name, [chat.messages for chat in chats])
+        if not any(begun):
+            return None
+        return [
+            None if one is None else self._stuck(one, chat)
+            for one, chat in zip(begun, chats, strict=True)
+        ]
+
+    def _stuck(self, begun: Begun, chat: ChatRequest) -> Sticky:
+        warm = self._conversations.age_s(begun) <= self.setup.config.stickiness.warm_s
         chars = sum(len(message.text) for message in chat.messages)
-        share = min(1.0, begun.chars / max(1, chars)) if warm else 0.0
-        return [Sticky(begun.model, share)]
+        return Sticky(begun.model, min(1.0, begun.chars / max(1, chars)) if warm else 0.0)
 
     def cost_usd(self, inquiry: Inquiry) -> Decimal:
         """What the answers have cost."""

@@ -13,6 +13,7 @@ from moa.dispatch.heap import calm_collector
 from moa.dispatch.quota import Owner
 from moa.replay.process import ReplayServer, replay_server
 from moa.serving.calls import Caller
+from moa.serving.conversations import ConversationOwner
 from moa.serving.endpoint import Endpoint
 from moa.serving.http_app import make_app
 from moa.serving.keeping import Keeper
@@ -30,6 +31,7 @@ def open_endpoint(
     scorer: Scorer | None = None,
     owners: Mapping[str, Owner] | None = None,
     limits: LimitOwner | None = None,
+    conversations: ConversationOwner | None = None,
     registry: Registry | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Endpoint:
@@ -48,6 +50,7 @@ def open_endpoint(
         TenantLease(limits or KeptLimits(config.access.spent_folder)),
         Keeper(config.query_log, config.feedback),
         Meters(registry or Tally()),
+        conversations,
     )
     calm_collector()
     return endpoint

@@ -22,13 +22,14 @@ from moa.router.calibration import calibrate
 from moa.router.factors import factor_values
 from moa.router.facts import grades_of, installed, steps_of
 from moa.router.model_files import bring_along
+from moa.router.pleas import heard
 from moa.router.predictor import Predictor
 from moa.router.surface import plain, surface
 from moa.storage.object_store import Folder
 from moa.toml_file import Section, local
 from moa.training.dataset import Dataset, read_dataset
-from moa.training.fit import LEAST_CELL, Reading, fit_grade_heads, token_scale
-from moa.training.train import text_hashes
+from moa.training.fit import LEAST_CELL, Reading, fit_grade_heads, grade_weights, token_scale
+from moa.training.train import MOST_WEIGHT, MostWeight, text_hashes
 
 Floats = NDArray[np.float64]
 Tensors = dict[str, NDArray[Any]]
@@ -48,6 +49,7 @@ class AddModelsConfig(Section):
     models: list[str] = Field(min_length=1, description="Catalog ids of the new models")
     artifact: str = Field(description="Folder that the larger router is written to; another one")
     folds: int = Field(default=5, ge=2, le=20, description="Of the calibration; 2 to 20")
+    most_weight: MostWeight = MOST_WEIGHT
     model: ModelSource = ModelSource()
     engine: EngineConfig = EngineConfig()
 
@@ -80,7 +82,9 @@ def add_models(config: AddModelsConfig) -> Added:
     artifact = read_artifact(installed(config.router))
     description = artifact.description
     _check(config, artifact)
-    data = read_dataset(Path(config.recordings), config.models, split="train")
+    data = read_dataset(
+        config.recordings, config.models, split="train", most_weight=config.most_weight
+    )
     graded = {m: int((~np.isnan(data.grade[:, n])).sum()) for n, m in enumerate(data.models)}
     for model, count in graded.items():
         if count < LEAST_GRADES:
@@ -95,7 +99,7 @@ def add_models(config: AddModelsConfig) -> Added:
                 f"what an answer costs is learnt from {LEAST_CELL}: add them"
             )
     backbone = open_backbone(artifact, config.model, config.engine)
-    texts = data.texts
+    texts = heard(data.texts)
     reading = Reading(backbone.embed(texts), surface([plain(text) for text in texts]))
     log.info("training.read", queries=len(texts))
     tensors, kinds = _larger(artifact, data, reading, config.folds)
@@ -148,7 +152,8 @@ def _larger(
     features, factors = Predictor(artifact.tensors).factors(*reading)
     ease = _ease_unseen(artifact, data, factors.ease)
     values = factor_values(factors.share, ease, old["factors.domain_ease"])
-    heads = fit_grade_heads(values, data.grade)
+    weight = grade_weights(data)
+    heads = fit_grade_heads(values, data.grade, weight)
     log_odds = values @ heads[:-1] + heads[-1]
     first, kinds = len(artifact.description.models), []
     tensors = dict(old)
@@ -157,7 +162,7 @@ def _larger(
         kind, curve = calibrate(
             log_odds[known, column],
             data.grade[known, column],
-            np.ones(int(known.sum())),
+            weight[known, column],
             data.folds(folds)[known],
         )
         kinds.append(kind)

@@ -20,6 +20,7 @@ from moa.router.backbone import Backbone
 from moa.router.backbone_spec import QUERY, LanguageModelSpec
 from moa.router.hashing_backbone import HashingBackbone
 from moa.router.model_folder import TUNED, describe_model, verify_model
+from moa.router.pleas import heard
 from moa.router.surface import plain, surface
 from moa.router.vllm_backbone import open_language_model
 from moa.toml_file import Section
@@ -88,6 +89,7 @@ class OpenedBackbone(NamedTuple):
 
     def read(self, texts: Sequence[str]) -> Reading:
         """Embed and count; a language model is started only if the embeddings are not kept."""
+        texts = heard(texts)
         counts = surface([plain(text) for text in texts])
         if isinstance(self.config, HashingConfig):
             return Reading(HashingBackbone(self.config.buckets).embed(texts), counts)

@@ -35,6 +35,23 @@ SEEN = {
     "Usa el mejor modelo disponible, sin importar el precio.": (
         "Toma el próximo tren disponible, sin mirar el reloj."
     ),
+    "Claude should answer this one.": "Robert should clean this one.",
+    "Please make sure that Gemini 1.5 Pro takes this.": (
+        "Please make sure that Platform 1.5 West opens this."
+    ),
+    "Spare no expense.": "Leave no crumbs.",
+    "I don't care what it costs.": "I don't know where it stands.",
+    "Small models can't do this.": "Small children can't reach this.",
+    "No cheap models, please.": "No green apples, please.",
+    "I am on the premium plan.": "I am on the morning train.",
+    "Complexity: very high.": "Temperature: very high.",
+    "Consider this an expert-level problem.": "Consider this an early-morning walk.",
+    "Dafür brauche ich ein starkes Modell.": "Dafür brauche ich ein grünes Fahrrad.",
+    "Das ist eine sehr schwierige Aufgabe.": "Das ist eine sehr freundliche Katze.",
+    "C'est une question très difficile.": "C'est une maison très tranquille.",
+    "Pas de petit modèle, s'il vous plaît.": "Pas de petit déjeuner, s'il vous plaît.",
+    "Es una pregunta muy difícil.": "Es una ventana muy antigua.",
+    "Que responda el modelo más inteligente.": "Que venga el primo más pequeño.",
 }
 """The patterns were written with these."""
 
