@@ -32,7 +32,7 @@ from moa.serving.feedback import read_feedback
 from moa.serving.http_streams import (
     EventStream,
     chat_events,
-    guarded,
+    event_stream,
     read_body,
     response_events,
     too_long,
@@ -97,7 +97,7 @@ class Http:
         if asked.stream:
             stream = ChatStream(completion_id, created, inquiry.model, asked.include_usage)
             events = chat_events(endpoint, inquiry, stream, pieces, first)
-            return EventStream(guarded(events, endpoint), headers)
+            return event_stream(events, headers, endpoint.setup.config.calls.total_s)
         completions = [inquiry.completions[n] for n in range(asked.n)]
         answer = whole_answer(completion_id, created, inquiry.model, completions, inquiry.usage)
         if asked.explain:
@@ -117,7 +117,7 @@ class Http:
         headers = endpoint.headers(inquiry)
         if asked.stream:
             events = response_events(endpoint, inquiry, frame, pieces, first)
-            return EventStream(guarded(events, endpoint), headers)
+            return event_stream(events, headers, endpoint.setup.config.calls.total_s)
         moa = endpoint.explanation(inquiry) if asked.explain else None
         return JSON(frame.whole(inquiry.completions[0], inquiry.usage, moa), headers=headers)
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,16 +20,29 @@ from moa.serving.response_frames import ResponseFrame, ResponseStream
 
 BODY_S = 60.0
 """That a request's body may take."""
+LAST_WORDS_S = 1.0
+"""That a client whose answer took too long has to take the error that says so."""
+log = structlog.get_logger()
 T = TypeVar("T")
 
 
 class EventStream(Response):
-    """Server-sent events, until they end or the client hangs up."""
+    """Server-sent events, until they end, the client hangs up, or does not take them.
+
+    Args:
+        events: made as they are taken: a client that stops reading stops its vendor, and what
+            waits for it is what the sockets on the way hold.
+        headers: of the answer.
+        total_s: that it may take; who has not taken all by then is cut off.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], headers: dict[str, str], total_s: float
+    ) -> None:
         self._events = events
+        self._total_s = total_s
         self.on_end: Callable[[], None] = _nobody
         super().__init__(
             b"", headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -38,9 +52,12 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `Response.__call__`."""
         try:
-            await unless_left(receive, self._send(send))
+            async with asyncio.timeout(self._total_s):
+                await unless_left(receive, self._send(send))
         except ClientDisconnect:
             pass
+        except TimeoutError:  # an answer without its end makes the server close the connection
+            log.warning("client.cut_off", total_s=self._total_s)
         finally:
             self.on_end()
 
@@ -116,18 +133,24 @@ def too_long(total_s: float) -> Refusal:
     )
 
 
-async def guarded(
-    events: AsyncGenerator[bytes, None], endpoint: Endpoint
-) -> AsyncGenerator[bytes, None]:
+def event_stream(
+    events: AsyncGenerator[bytes, None], headers: dict[str, str], total_s: float
+) -> EventStream:
     """Events for as long as a request may take."""
-    until = time.monotonic() + endpoint.setup.config.calls.total_s
+    return EventStream(_guarded(events, total_s), headers, total_s + LAST_WORDS_S)
+
+
+async def _guarded(
+    events: AsyncGenerator[bytes, None], total_s: float
+) -> AsyncGenerator[bytes, None]:
+    until = time.monotonic() + total_s
     async with aclosing(events) as coming:
         while True:
             try:
                 async with asyncio.timeout(max(0.0, until - time.monotonic())):
                     data = await anext(coming, None)
             except TimeoutError:
-                yield event(error_document(too_long(endpoint.setup.config.calls.total_s)))
+                yield event(error_document(too_long(total_s)))
                 return
             if data is None:
                 return

@@ -148,10 +148,11 @@ async def test_a_client_that_hangs_up_is_seen_upstream(
     provider_server.set_script(
         {"synthetic": True, "latency": {"median_s": 0.3, "per_output_token_s": 0.1}}
     )
-    asking = asyncio.create_task(_ask(served, stream))
+    begun = asyncio.Event()
+    asking = asyncio.create_task(_ask(served, stream, begun))
     await _until(lambda: bool(provider_server.ledger()))
     if stream:
-        await asyncio.sleep(1)
+        await asyncio.wait_for(begun.wait(), 10)
 
     asking.cancel()
 
@@ -163,11 +164,11 @@ async def test_a_client_that_hangs_up_is_seen_upstream(
     assert await served.client.chat.completions.create(model=STRAIGHT, messages=HELLO)
 
 
-async def _ask(served: Serving, stream: bool) -> None:
+async def _ask(served: Serving, stream: bool, begun: asyncio.Event) -> None:
     document = {"model": STRAIGHT, "messages": HELLO, "stream": stream}
     async with served.http.post(f"{served.base_url}/chat/completions", json=document) as answer:
         async for _ in answer.content:
-            pass
+            begun.set()
 
 
 async def _until(holds: Callable[[], bool], seconds: float = 10) -> None:
