@@ -59,7 +59,7 @@ def _on_ray(config: EndpointConfig) -> None:
     if "RAY_ADDRESS" in os.environ:
         _deploy(config, os.environ["RAY_ADDRESS"])
         return
-    with TemporaryDirectory(prefix="moa-endpoint-") as folder:
+    with TemporaryDirectory(prefix="moa-") as folder:
         if config.serve.haproxy:  # read when Serve is imported
             os.environ.update(ray_environ(Path(folder), config.serve.drain_s))
         _deploy(config, "local")

@@ -24,6 +24,8 @@ DEREGISTER_S = 5
 """That a replica that goes is still reachable: HAProxy knows within a second, Ray's 30 are for load
 balancers that poll.
 """
+_LONGEST_FOLDER = 27
+"""HAProxy takes 97 characters for a socket, of which Ray uses 70."""
 NO_REPLICA = Refusal(
     "no replica has answered: there is none, or it has died with this request",
     status=503,
@@ -41,8 +43,13 @@ def ray_environ(folder: Path, drain_s: float) -> dict[str, str]:
         drain_s: that a replica has to end its streams.
 
     Raises:
-        ConfigError: there is no HAProxy.
+        ConfigError: there is no HAProxy, or the folder's name is too long.
     """
+    if len(str(folder)) > _LONGEST_FOLDER:
+        raise ConfigError(
+            f"serve.haproxy: {folder} has more than the {_LONGEST_FOLDER} characters that HAProxy "
+            "leaves for it: set TMPDIR to a shorter one, or serve.haproxy = false"
+        )
     statistics, metrics = free_port(), free_port()
     files = {
         "CONFIG_FILE_LOC": "haproxy.cfg",

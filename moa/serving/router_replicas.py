@@ -28,7 +28,7 @@ log = structlog.get_logger()
 class Scorings(NamedTuple):
     """What a router replica has done so far."""
 
-    version: str
+    replica: str
     asks: int
     batches: int
 
@@ -59,7 +59,7 @@ class RouterReplica:
 
     async def scorings(self) -> Scorings:
         """So far, health checks included."""
-        return Scorings(self._scorer.version, self._asks, self._batches)
+        return Scorings(serve.get_replica_context().replica_tag, self._asks, self._batches)
 
     async def check_health(self) -> None:
         """The router works, not only the process; asked as others ask: an engine has one caller.

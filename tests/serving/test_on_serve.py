@@ -1,107 +1,54 @@
-"""The endpoint on a local Ray: replicas come, go and die under load, and clients see nothing."""
+"""The endpoint on a Ray cluster: replicas come, go and die under load, and clients see nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from decimal import Decimal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
+import openai
 import psutil
 import pytest
-import ray
-from openai import AsyncOpenAI
-from ray import serve
 
-from moa.serving.config import EndpointConfig
-from moa.serving.deployment import replayed_vendors, start
-from tests.serving.conftest import ROOT, STRAIGHT, config_of
+from tests.serving.conftest import STRAIGHT
+from tests.serving.on_ray import (
+    HELLO,
+    SLOW,
+    EndpointOnRay,
+    artifact,
+    endpoint_on_ray,
+    load,
+    until,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-HELLO: Any = [{"role": "user", "content": "What is the sum of the first ten primes?"}]
-SLOW_VENDORS = "replay.script={latency={median_s=0.2,per_output_token_s=0.02}}"
 
 
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    ray.init(
-        address="local",
-        num_cpus=6,
-        object_store_memory=100 << 20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-    )
-    yield
-    serve.shutdown()  # type: ignore[no-untyped-call]
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def config(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> EndpointConfig:
-    """Of an endpoint that runs: two ingress replicas."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointOnRay]:
+    """Two ingress replicas, which score for themselves."""
     folder = tmp_path_factory.mktemp("endpoint")
-    made = config_of(
-        f"http.port={port}",
-        f"feedback.folder={folder}/feedback",
-        f"router.artifact={artifact(folder, 'first')}",
-        f"replay.recordings={ROOT}/moa/recordings",
-        "serve.min_replicas=2",
-        "serve.max_replicas=2",
-        "serve.num_cpus=0.5",
-        "serve.drain_s=30",
-        "serve.health_every_s=1",
-        SLOW_VENDORS,
-    )
-    start(made)
-    return made
+    with endpoint_on_ray(folder) as endpoint:
+        endpoint.overrides += [
+            f"router.artifact={artifact(folder, 'first')}",
+            "serve.min_replicas=2",
+            "serve.max_replicas=2",
+            "serve.num_cpus=0.5",
+            "serve.max_ongoing=8",
+        ]
+        endpoint.server.set_script(SLOW)
+        deployed = endpoint.deploy()
+        assert deployed.returncode == 0, deployed.stderr[-3000:]
+        yield endpoint
 
 
-def artifact(folder: Path, name: str) -> Path:
-    """A copy of the embedded router, with a version of its own."""
-    copy = folder / name
-    shutil.copytree(ROOT / "moa/router/embedded", copy)
-    document = (copy / "artifact.json").read_text()
-    (copy / "artifact.json").write_text(document + " " * len(name))
-    return copy
-
-
-@asynccontextmanager
-async def client_of(config: EndpointConfig, retries: int = 0) -> AsyncIterator[AsyncOpenAI]:
-    url = f"http://127.0.0.1:{config.http.port}/v1"
-    async with AsyncOpenAI(api_key="x", base_url=url, max_retries=retries) as client:
-        yield client
-
-
-def ledger(config: EndpointConfig) -> list[dict[str, Any]]:
-    assert config.replay is not None
-    found: list[dict[str, Any]] = ray.get(replayed_vendors(config.replay).ledger.remote())
-    return found
-
-
-async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not await asyncio.to_thread(holds):  # noqa: ASYNC110 - it is in another process
-            await asyncio.sleep(0.1)
-
-
-async def test_the_endpoint_answers_on_serve(config: EndpointConfig) -> None:
-    async with client_of(config) as client:
+async def test_the_endpoint_answers_on_serve(running: EndpointOnRay) -> None:
+    async with running.client() as client:
         raw = await client.chat.completions.with_raw_response.create(model="moa", messages=HELLO)
         stream = await client.chat.completions.create(model="moa", messages=HELLO, stream=True)
         at = [time.monotonic() async for _ in stream]
@@ -110,105 +57,132 @@ async def test_the_endpoint_answers_on_serve(config: EndpointConfig) -> None:
     assert at[-1] - at[0] > 0.1  # it came in pieces
 
 
+def test_nothing_of_the_proxy_listens_elsewhere(running: EndpointOnRay) -> None:
+    listening = {
+        (one.laddr.ip, one.laddr.port)
+        for pid in running.haproxies()
+        for one in psutil.Process(pid).net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    }
+
+    assert len(listening) == 3  # the endpoint, HAProxy's statistics, its metrics
+    assert {host for host, _ in listening} == {"127.0.0.1"}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_hangs_up_is_seen_upstream(
-    config: EndpointConfig, stream: bool
+    running: EndpointOnRay, stream: bool
 ) -> None:
-    before = len(ledger(config))
+    before = len(running.server.ledger())
     document = {"model": STRAIGHT, "messages": HELLO, "stream": stream}
-    url = f"http://127.0.0.1:{config.http.port}/v1/chat/completions"
 
     async def ask() -> None:
+        url = f"{running.url}/v1/chat/completions"
         async with aiohttp.ClientSession() as http, http.post(url, json=document) as answer:
             async for _ in answer.content:
                 pass
 
     asking = asyncio.create_task(ask())
-    await until(lambda: len(ledger(config)) > before)
+    await asyncio.to_thread(until, lambda: len(running.server.ledger()) > before)
     await asyncio.sleep(0.4)
     asking.cancel()
 
-    await until(lambda: ledger(config)[before]["fate"] == "client_left")
+    await asyncio.to_thread(until, lambda: running.server.ledger()[before]["fate"] == "client_left")
+
+
+async def test_more_than_it_takes_is_refused_with_an_error_object(running: EndpointOnRay) -> None:
+    document = {"model": STRAIGHT, "messages": HELLO}
+
+    async def ask(http: aiohttp.ClientSession) -> tuple[int, str, dict[str, object]]:
+        async with http.post(f"{running.url}/v1/chat/completions", json=document) as answer:
+            return answer.status, answer.headers.get("Retry-After", ""), await answer.json()
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        answers = await asyncio.gather(*(ask(http) for _ in range(300)))
+
+    refused = [answer for answer in answers if answer[0] != 200]
+    assert {status for status, *_ in answers} == {200, 503}
+    assert len(answers) - len(refused) >= 8
+    for _, retry_after, body in refused:
+        assert retry_after == "1"
+        assert body["error"]["code"] == "busy"  # type: ignore[index]
 
 
 async def test_a_router_is_replaced_under_load_and_nothing_is_lost(
-    config: EndpointConfig, tmp_path: Path
+    running: EndpointOnRay, tmp_path: Path
 ) -> None:
     newer = artifact(tmp_path, "second")
-    changed = config.router.model_copy(update={"artifact": str(newer)})
+    before = running.replicas("ingress")
 
-    async with client_of(config) as client:
+    async with running.client() as client:
         versions: list[str] = []
-        load = [asyncio.create_task(_load(client, versions, n, seconds=12)) for n in range(6)]
+        asking = [asyncio.create_task(load(client, versions, n, seconds=20)) for n in range(6)]
         await asyncio.sleep(2)
-        await asyncio.to_thread(start, config.model_copy(update={"router": changed}))
-        await asyncio.gather(*load)
+        deployed = await asyncio.to_thread(running.deploy, f"router.artifact={newer}")
+        await asyncio.gather(*asking)
 
+    assert deployed.returncode == 0, deployed.stderr[-3000:]
     assert len(set(versions)) == 2
     assert versions[0] != versions[-1]
+    await asyncio.to_thread(until, lambda: not (running.replicas("ingress") & before), 40)
 
 
-async def test_replicas_are_replaced_one_by_one_and_no_stream_is_cut(
-    config: EndpointConfig,
+async def test_a_connection_that_is_kept_outlives_the_replicas_behind_it(
+    running: EndpointOnRay,
 ) -> None:
-    other = config.model_copy(update={"max_usd_per_query": Decimal(5)})
+    """What of HAProxy was before an update knows the old replicas only."""
+    before = running.replicas("ingress")
+    connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=120)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        async with http.get(f"{running.url}/v1/models") as first:
+            await first.read()
+        deployed = await asyncio.to_thread(running.deploy, "max_usd_per_query=5")
+        await asyncio.to_thread(until, lambda: not (running.replicas("ingress") & before), 60)
+        async with http.get(f"{running.url}/v1/models") as second:
+            status = second.status
 
-    async with client_of(config) as client:
-        seen: list[str] = []
-        load = [asyncio.create_task(_load(client, seen, n, seconds=25)) for n in range(4)]
-        await asyncio.sleep(2)
-        before = replicas()
-        await asyncio.to_thread(start, other)
-        await asyncio.gather(*load)
-
-    await until(lambda: not (replicas() & before), 40)
-    assert len(seen) > 20
+    assert deployed.returncode == 0, deployed.stderr[-3000:]
+    assert status == 200
 
 
 async def test_a_killed_replica_costs_no_client_of_openai_its_answer(
-    config: EndpointConfig,
+    running: EndpointOnRay,
 ) -> None:
-    async with client_of(config, retries=4) as client:
+    async with running.client(retries=4) as client:
         seen: list[str] = []
-        load = [asyncio.create_task(_load(client, seen, n, seconds=12)) for n in range(6)]
+        asking = [asyncio.create_task(load(client, seen, n, seconds=12)) for n in range(6)]
         await asyncio.sleep(2)
-        os.kill(min(replicas()), signal.SIGKILL)
-        results = await asyncio.gather(*load, return_exceptions=True)
+        os.kill(min(running.replicas("ingress")), signal.SIGKILL)
+        results = await asyncio.gather(*asking, return_exceptions=True)
 
     # A stream that was in its middle ends with an error: nobody can say its rest.
     broken = [one for one in results if isinstance(one, BaseException)]
     sys.stdout.write(f"{len(broken)} of 3 streams broke\n")
     assert len(broken) <= 3
     assert all(number % 2 for number, one in enumerate(results) if isinstance(one, BaseException))
-    await until(lambda: len(replicas()) == 2, 60)
+    await asyncio.to_thread(until, lambda: len(running.replicas("ingress")) == 2, 60)
 
 
-async def _load(client: AsyncOpenAI, seen: list[str], number: int, *, seconds: float) -> None:
-    """Ask again and again; odd ones stream. Any error ends it."""
-    until_s = time.monotonic() + seconds
-    while time.monotonic() < until_s:
-        create = client.chat.completions.with_raw_response.create
-        if number % 2:
-            async with client.chat.completions.with_streaming_response.create(
-                model="moa", messages=HELLO, stream=True
-            ) as answer:
-                text = await answer.text()
-                assert text.endswith("data: [DONE]\n\n"), text[-200:]
-                seen.append(answer.headers["x-moa-router-version"])
-        else:
-            raw = await create(model="moa", messages=HELLO)
-            assert raw.parse().choices[0].message.content
-            seen.append(raw.headers["x-moa-router-version"])
+async def test_without_retries_a_killed_replica_costs_what_it_had_taken_and_says_so(
+    running: EndpointOnRay,
+) -> None:
+    """They may have been sent to a vendor: whoever sent them again would pay twice."""
+    asked = len(running.server.ledger())
+    async with running.client() as client:
+        asking = [
+            asyncio.create_task(client.chat.completions.create(model=STRAIGHT, messages=HELLO))
+            for _ in range(8)
+        ]
+        await asyncio.to_thread(until, lambda: len(running.server.ledger()) == asked + 8)
+        os.kill(min(running.replicas("ingress")), signal.SIGKILL)
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+        after = await client.chat.completions.create(model=STRAIGHT, messages=HELLO)
 
-
-def replicas() -> set[int]:
-    """Process ids of this test's ingress replicas."""
-    mine = psutil.Process().children(recursive=True)
-    found = set()
-    for process in mine:
-        try:
-            if "ServeReplica:moa:ingress" in " ".join(process.cmdline()):
-                found.add(process.pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    lost = [one for one in ended if isinstance(one, BaseException)]
+    assert 0 < len(lost) < 8
+    for error in lost:  # HAProxy cuts where its own connection to the replica was not a new one
+        cut = isinstance(error, openai.APIConnectionError)
+        assert cut or (isinstance(error, openai.APIStatusError) and error.code == "no_replica")
+    assert len(running.server.ledger()) == asked + 9, "nothing was sent again"
+    assert after.choices[0].message.content
+    await asyncio.to_thread(until, lambda: len(running.replicas("ingress")) == 2, 60)

@@ -1,0 +1,173 @@
+"""A Ray cluster that runs the endpoint, started and updated by the commands that users give."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+import pytest
+from openai import AsyncOpenAI
+
+from moa.replay.process import ReplayServer, replay_server
+from moa.serving.haproxy import free_port, ray_environ
+from tests.jobs.conftest import KEYS, RAY, ROOT, catalog_at, cluster
+
+HELLO: Any = [{"role": "user", "content": "What is the sum of the first ten primes?"}]
+SLOW: dict[str, object] = {
+    "synthetic": True,
+    "latency": {"median_s": 0.2, "per_output_token_s": 0.02},
+}
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class EndpointOnRay:
+    """A cluster, and what is deployed on it."""
+
+    address: str
+    """For RAY_ADDRESS."""
+    pid: int
+    """Of the process that has started the cluster, whose children all others are."""
+    config: Path
+    port: int
+    server: ReplayServer
+    overrides: list[str] = field(default_factory=list)
+    """Of all deployments."""
+
+    @property
+    def url(self) -> str:
+        """Without `/v1`."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Of commands that are given."""
+        return {**os.environ, **KEYS, **RAY, "RAY_ADDRESS": self.address}
+
+    def deploy(self, *overrides: str) -> subprocess.CompletedProcess[str]:
+        """Deploy as a user does; again, it is an update. The command ends once it is there."""
+        given = (f"http.port={self.port}", *self.overrides, *overrides)
+        sets = [flag for one in given for flag in ("--set", one)]
+        command = [sys.executable, "jobs/serve_router.py", "--config", str(self.config), *sets]
+        return self.command(command)
+
+    def command(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Any command that knows of the cluster."""
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environ, capture_output=True, text=True, timeout=180
+        )
+
+    def replicas(self, deployment: str) -> set[int]:
+        """Process ids of the replicas that there are of one deployment."""
+        return self._processes(f"ServeReplica:moa:{deployment}")
+
+    def haproxies(self) -> set[int]:
+        """Process ids."""
+        return self._processes("haproxy.cfg")
+
+    def _processes(self, words: str) -> set[int]:
+        found = set()
+        for one in psutil.Process(self.pid).children(recursive=True):
+            try:
+                if words in " ".join(one.cmdline()):
+                    found.add(one.pid)
+            except psutil.Error:  # it ended meanwhile
+                continue
+        return found
+
+    def client(self, retries: int = 0) -> AsyncOpenAI:
+        """OpenAI's own."""
+        return AsyncOpenAI(api_key="x", base_url=f"{self.url}/v1", max_retries=retries)
+
+
+@contextmanager
+def endpoint_on_ray(
+    folder: Path, *, cpus: int = 8, drain_s: float = 30, limits: str = "", **environ: str
+) -> Iterator[EndpointOnRay]:
+    """A cluster for as long as the block, nothing deployed yet.
+
+    Args:
+        folder: empty.
+        cpus: that Ray believes to have.
+        drain_s: that streams have to end when their replica goes.
+        limits: of the catalog's models.
+        environ: of the cluster, besides what HAProxy needs.
+    """
+    with (
+        TemporaryDirectory(prefix="moa-") as proxy,
+        replay_server(synthetic=True) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in {**ray_environ(Path(proxy), drain_s), **environ}.items():
+            patch.setenv(name, value)
+        catalog = catalog_at(folder / "catalog.toml", server.base_url, limits)
+        text = (ROOT / "jobs/configs/serve.toml").read_text()
+        text = text[: text.index("\n[replay]")]
+        for before, after in {
+            'catalog = "jobs/configs/demo_catalog.toml"': f'catalog = "{catalog}"',
+            'folder = "runs/endpoint"': f'folder = "{folder}/feedback"',
+        }.items():
+            assert before in text
+            text = text.replace(before, after)
+        config = folder / "serve.toml"
+        config.write_text(text)
+        options = f"num_cpus={cpus}, include_dashboard=False, object_store_memory=100 << 20"
+        says = "context.address_info['gcs_address'] + '|' + str(__import__('os').getpid())"
+        with cluster(options, says) as said:
+            patch.undo()  # read by now
+            address, _, pid = said.partition("|")
+            overrides = [f"serve.drain_s={drain_s}", "serve.health_every_s=1"]
+            yield EndpointOnRay(address, int(pid), config, free_port(), server, overrides)
+
+
+def artifact(folder: Path, name: str) -> Path:
+    """A copy of the embedded router, with a version of its own."""
+    copy = folder / name
+    shutil.copytree(ROOT / "moa/router/embedded", copy)
+    document = (copy / "artifact.json").read_text()
+    (copy / "artifact.json").write_text(document + " " * len(name))
+    return copy
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for what happens in other processes, of which nobody tells; in a thread of its own."""
+    give_up_at = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < give_up_at, "it never came"
+        time.sleep(0.1)
+
+
+async def load(client: AsyncOpenAI, seen: list[str], number: int, *, seconds: float) -> None:
+    """Ask again and again, the last time after so long; odd ones stream. Any error ends it.
+
+    Args:
+        client: whom to ask by.
+        seen: gets the router's version of each answer.
+        number: of this asker.
+        seconds: how long.
+    """
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        if number % 2:
+            async with client.chat.completions.with_streaming_response.create(
+                model="moa", messages=HELLO, stream=True
+            ) as answer:
+                text = await answer.text()
+                assert text.endswith("data: [DONE]\n\n"), text[-200:]
+                seen.append(answer.headers["x-moa-router-version"])
+        else:
+            raw = await client.chat.completions.with_raw_response.create(
+                model="moa", messages=HELLO
+            )
+            assert raw.parse().choices[0].message.content
+            seen.append(raw.headers["x-moa-router-version"])
