@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
 from moa.errors import ConfigError
 from moa.fine_tuning.config import SPLIT, DataConfig
 from moa.router.prompt_tokens import PromptTokens
-from moa.training.dataset import Dataset, read_dataset, read_queries
+from moa.training.dataset import Dataset, read_dataset, read_grades, read_queries
 
 Ints = NDArray[np.int64]
 Reals = NDArray[np.float32]
@@ -88,7 +87,7 @@ def _means(values: Reals, source: Ints, sources: int) -> Reals:
     return np.asarray(means, np.float32)
 
 
-def read_examples(folder: Path, config: DataConfig, tokens: PromptTokens) -> Examples:
+def read_examples(folder: Path | str, config: DataConfig, tokens: PromptTokens) -> Examples:
     """The training queries of a folder.
 
     Raises:
@@ -99,7 +98,7 @@ def read_examples(folder: Path, config: DataConfig, tokens: PromptTokens) -> Exa
     return make_examples(read_dataset(folder, models, split=SPLIT), config, tokens)
 
 
-def graded_models(folder: Path, least: int) -> list[str]:
+def graded_models(folder: Path | str, least: int) -> list[str]:
     """Every model with at least so many grades on training queries, sorted.
 
     Raises:
@@ -108,12 +107,8 @@ def graded_models(folder: Path, least: int) -> list[str]:
     queries = read_queries(folder).filter(pc.field("split") == SPLIT)
     if not len(queries):
         raise ConfigError(f"{folder} has no query whose split is {SPLIT!r}: nothing to learn from")
-    path = folder / "graded_outcomes.parquet"
-    if not path.is_file():
-        raise ConfigError(f"{path} is not there: recordings names the folder that holds it")
-    graded = pq.read_table(path, columns=["query_id", "model", "grade"]).filter(
+    graded = read_grades(folder).filter(
         pc.field("query_id").isin(queries.column("query_id").combine_chunks())
-        & pc.field("grade").is_valid()
     )
     counts = {
         one["values"]: one["counts"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from moa.errors import ConfigError
 from moa.schema import LOGGED_GRADES, LOGGED_QUERIES, agree
@@ -131,14 +132,15 @@ def _some(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
     return table.select([name for name in columns if name in table.column_names])
 
 
-def latest(grades: pa.Table) -> pa.Table:
-    """Of one query, model and grader the last row: by `graded_at` where there is such a column, and
-    else as they come. The order of the others stays, so that of several graders the latest is last.
+def latest(grades: pa.Table, key: Sequence[str]) -> pa.Table:
+    """Of the rows with one key the last one: by `graded_at` where there is such a column, else as
+    they come. The rows that are left are in that order.
     """
     if "graded_at" in grades.column_names:
-        grades = grades.sort_by([("graded_at", "ascending")])
-    numbered = grades.select(["query_id", "model", "grader"]).append_column(
-        "number", pa.array(range(len(grades)), pa.int64())
-    )
-    last = numbered.group_by(["query_id", "model", "grader"]).aggregate([("number", "max")])
-    return grades.take(last.column("number_max").combine_chunks().sort())
+        by_time = [("graded_at", "ascending")]
+        grades = grades.take(pc.sort_indices(grades, by_time, null_placement="at_start"))
+    numbered = grades.select(list(key)).append_column("row", pa.array(range(len(grades))))
+    last = numbered.group_by(list(key)).aggregate([("row", "max")]).column("row_max")
+    if len(last) == len(grades):
+        return grades
+    return grades.take(last.take(pc.sort_indices(last)))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from moa.evaluation.calibration import Calibration, calibration
 from moa.intervals import Interval
+from moa.storage.object_store import Folder
+from moa.storage.outcome_table import GRADES, read_log
 from moa.training.dataset import Dataset
 from moa.training.fit import Fitted
 
@@ -95,7 +96,7 @@ def model_card(
     )
 
 
-def data_card(data: Dataset, folder: Path) -> str:
+def data_card(data: Dataset, folder: Path | str) -> str:
     """Markdown."""
     sources = sorted(set(data.sources))
     known = ~np.isnan(data.grade)
@@ -132,15 +133,15 @@ def _backbone(spec: Mapping[str, Any]) -> str:
     )
 
 
-def _graders(folder: Path) -> list[str]:
-    column = pq.read_table(folder / "graded_outcomes.parquet", columns=["grader"])["grader"]
+def _graders(folder: Path | str) -> list[str]:
+    column = read_log(Folder(str(folder)), GRADES, ["grader"]).column("grader")
     return sorted(one for one in column.unique().to_pylist() if one)
 
 
-def _licences(folder: Path) -> str:
+def _licences(folder: Path | str) -> str:
     """A recordings folder explains itself in its README; a log of one's own need not."""
-    if (folder / "README.md").is_file():
-        return f"`{folder / 'README.md'}`."
+    if Folder(str(folder)).has("README.md"):
+        return f"`{folder}/README.md`."
     return "not stated: the folder has no README.md."
 
 

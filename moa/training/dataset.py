@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
 from moa.errors import ConfigError, SchemaError
-from moa.schema import GRADED_OUTCOMES, agree
+from moa.schema import GRADED_OUTCOMES, LOGGED_GRADES, agree
+from moa.storage.near_duplicates import text_group
+from moa.storage.object_store import Folder
+from moa.storage.outcome_table import GRADES, QUERIES, latest, read_log
 
 Floats = NDArray[np.float64]
 
@@ -41,6 +43,9 @@ class Dataset:
     """Queries with the same normalised prompt share one; shape (n,)."""
     other_grade: Floats
     """Of k models beyond `models`, NaN where missing; shape (n, k)."""
+    weight: Floats | None = None
+    """Of each grade: one over the probability with which its model was chosen, up to a bound, NaN
+    where missing; shape (n, m). `None`: each counts once."""
 
     def folds(self, count: int) -> NDArray[np.intp]:
         """A fold of each query, below `count`: by its group's hash, so that it never changes."""
@@ -65,6 +70,7 @@ class Dataset:
             taken(self.sources),
             taken(self.groups),
             self.other_grade[rows],
+            None if self.weight is None else self.weight[rows],
         )
 
     def of_models(self, models: Sequence[str]) -> Dataset:
@@ -76,22 +82,28 @@ class Dataset:
             grade=self.grade[:, columns],
             input_tokens=self.input_tokens[:, columns],
             output_tokens=self.output_tokens[:, columns],
+            weight=None if self.weight is None else self.weight[:, columns],
         )
 
 
 LEAST_OTHER = 200
 """Grades of a model beyond those asked for, for it to tell how easy queries are."""
 EVERY_SPLIT = "*"
+LOGGED = ("propensity", "graded_at")
+"""Of `LOGGED_GRADES`: what is read where it is there."""
 
 
-def read_dataset(folder: Path, models: Sequence[str], *, split: str) -> Dataset:
+def read_dataset(
+    folder: Path | str, models: Sequence[str], *, split: str, most_weight: float = 1.0
+) -> Dataset:
     """The queries of one split that at least one of the models has a grade on.
 
     Args:
-        folder: with `queries.parquet`, see `read_queries`, and `graded_outcomes.parquet`, which is
-            `GRADED_OUTCOMES`; as in `moa/recordings`.
+        folder: with `queries.parquet`, see `read_queries`, and `graded_outcomes.parquet`, see
+            `read_grades`; as in `moa/recordings`, or an outcome table: a path, s3://… or gs://….
         models: catalog ids.
         split: `train`, `demo`, whatever the queries say, or `EVERY_SPLIT`.
+        most_weight: bound of a grade's weight; at 1 each counts once.
 
     Raises:
         ConfigError: a file or a column is missing, or a model has no graded outcome.
@@ -99,7 +111,7 @@ def read_dataset(folder: Path, models: Sequence[str], *, split: str) -> Dataset:
     queries = read_queries(folder)
     if split != EVERY_SPLIT:
         queries = queries.filter(pc.field("split") == split)
-    everybody = _graded(folder / "graded_outcomes.parquet").filter(
+    everybody = read_grades(folder).filter(
         pc.field("query_id").isin(queries.column("query_id").combine_chunks())
     )
     graded = everybody.filter(pc.field("model").isin(list(models)))
@@ -128,7 +140,19 @@ def read_dataset(folder: Path, models: Sequence[str], *, split: str) -> Dataset:
         texts("source"),
         texts("duplicate_group"),
         _matrix(everybody, "grade", ids, others),
+        _weight(graded, ids, models, most_weight),
     )
+
+
+def _weight(
+    graded: pa.Table, ids: pa.ChunkedArray, models: Sequence[str], most: float
+) -> Floats | None:
+    """One over the propensity, up to `most`; one that is not known counts as 1."""
+    if most == 1 or "propensity" not in graded.column_names:
+        return None
+    propensity = _matrix(graded, "propensity", ids, models)
+    known = ~np.isnan(_matrix(graded, "grade", ids, models))
+    return np.where(known, np.minimum(1 / np.nan_to_num(propensity, nan=1.0), most), np.nan)
 
 
 def _others(graded: pa.Table, models: Sequence[str]) -> list[str]:
@@ -155,7 +179,7 @@ def _matrix(graded: pa.Table, name: str, ids: pa.ChunkedArray, models: Sequence[
     return values
 
 
-def read_queries(folder: Path) -> pa.Table:
+def read_queries(folder: Path | str) -> pa.Table:
     """The queries of a folder: `query_id`, `prompt`, and what may be left out in one's own logs:
     `split` (all are `train` then), `source` (one for all), and `duplicate_group` (queries whose
     prompts differ in case and spaces only).
@@ -163,8 +187,8 @@ def read_queries(folder: Path) -> pa.Table:
     Raises:
         ConfigError: there is no such file, or it has no such columns.
     """
-    path = folder / "queries.parquet"
-    queries = _read(path)
+    path = f"{folder}/{QUERIES}"
+    queries = read_log(Folder(str(folder)), QUERIES)
     for name in ("query_id", "prompt"):
         if name not in queries.column_names:
             raise ConfigError(f"{path} has no column {name!r}; it has {queries.column_names}")
@@ -177,13 +201,12 @@ def read_queries(folder: Path) -> pa.Table:
         queries = queries.append_column("source", pa.array(["log"] * len(queries)))
     if "duplicate_group" not in queries.column_names:
         prompts = queries.column("prompt").to_pylist()
-        plain = (" ".join(str(prompt).lower().split()) for prompt in prompts)
-        groups = [xxhash.xxh3_64_hexdigest(text.encode()) for text in plain]
+        groups = [text_group(str(prompt)) for prompt in prompts]
         queries = queries.append_column("duplicate_group", pa.array(groups))
     return queries
 
 
-def _as_text(queries: pa.Table, path: Path) -> pa.Table:
+def _as_text(queries: pa.Table, path: str) -> pa.Table:
     """The columns that are read as strings, whatever type of text or number they were."""
     for place, name in enumerate(queries.column_names):
         if name not in ("query_id", "prompt", "split", "source", "duplicate_group"):
@@ -201,36 +224,41 @@ def _as_text(queries: pa.Table, path: Path) -> pa.Table:
     return queries
 
 
-def _graded(path: Path) -> pa.Table:
+def read_grades(folder: Path | str) -> pa.Table:
+    """The known grades of a folder, one of each query and model: `GRADED_OUTCOMES`, and the columns
+    `LOGGED` where they are there.
+
+    Of one query, model and grader the last row counts, by `graded_at` or as the files come; where
+    that is no grade, there is none. Of several graders the one that has graded last counts.
+
+    Raises:
+        ConfigError: there is no such file, or it is none of grades in [0, 1].
+    """
+    path = f"{folder}/{GRADES}"
+    graded = _graded(read_log(Folder(str(folder)), GRADES), path)
+    known = latest(graded, ["query_id", "model", "grader"]).filter(pc.field("grade").is_valid())
+    return latest(known, ["query_id", "model"])
+
+
+def _graded(table: pa.Table, path: str) -> pa.Table:
+    more = [LOGGED_GRADES.field(name) for name in LOGGED if name in table.column_names]
+    read = pa.schema([*GRADED_OUTCOMES, *(field.with_nullable(True) for field in more)])
     try:
-        graded = agree(_read(path), GRADED_OUTCOMES, where=str(path))
+        graded = agree(table, read, where=path)
     except SchemaError as error:
         raise ConfigError(f"{error}: it must be as GRADED_OUTCOMES of moa/schema.py") from None
-    low, high = pc.min_max(graded.column("grade")).as_py().values()
+    _check_within(graded.column("grade"), path, "grades", "scale them; a missing one is null")
+    if "propensity" in graded.column_names:
+        remedy = "give the probability with which the model was chosen; null counts as 1"
+        _check_within(graded.column("propensity"), path, "propensities", remedy)
+        if pc.any(pc.equal(graded.column("propensity"), 0)).as_py():
+            raise ConfigError(f"{path}: a propensity is 0, and such a model is never chosen")
+    return graded
+
+
+def _check_within(column: pa.ChunkedArray, path: str, what: str, remedy: str) -> None:
+    low, high = pc.min_max(column).as_py().values()
     if low is not None and not 0 <= low <= high <= 1:
         raise ConfigError(
-            f"{path}: grades reach from {low:g} to {high:g}, and must be in [0, 1]: scale them; a "
-            "missing one is null"
+            f"{path}: {what} reach from {low:g} to {high:g}, and must be in [0, 1]: {remedy}"
         )
-    return _latest(graded)
-
-
-def _latest(graded: pa.Table) -> pa.Table:
-    """The rows with a grade; of several of one query and model the last: whoever grades again has
-    thought again.
-
-    The files of a folder are read in the order of their names, which the endpoint gives by time.
-    """
-    graded = graded.filter(pc.field("grade").is_valid())
-    rows = graded.select(["query_id", "model"]).append_column("row", pa.array(range(len(graded))))
-    last = rows.group_by(["query_id", "model"]).aggregate([("row", "max")]).column("row_max")
-    return graded if len(last) == len(graded) else graded.take(pc.take(last, pc.sort_indices(last)))
-
-
-def _read(path: Path) -> pa.Table:
-    if not path.exists():  # a folder of files is one table, as the endpoint writes it
-        raise ConfigError(f"{path} is not there: recordings names the folder that holds it")
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{path} is no Parquet file: {error}") from None

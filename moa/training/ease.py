@@ -30,12 +30,14 @@ class Ease(NamedTuple):
     """Shape (C,)."""
 
 
-def fit_ease(grade: Floats, domain: Ints) -> Ease:
+def fit_ease(grade: Floats, domain: Ints, weight: Floats | None = None) -> Ease:
     """Ease of queries and domains.
 
     Args:
         grade: of n queries by k models, NaN where missing, shape (n, k).
         domain: of each query, numbered from 0, shape (n,).
+        weight: of each grade in its model's mean of a domain, 0 where missing, shape (n, k);
+            by default each counts once.
 
     A query's is one step of Newton's method from its domain's mean towards what the grades make
     most likely. Source: the Rasch model; Lord and Novick, 1968.
@@ -44,8 +46,10 @@ def fit_ease(grade: Floats, domain: Ints) -> Ease:
     known = ~np.isnan(grade)
     inside = np.eye(domains)[domain]
     counts = inside.T @ known
-    sums = inside.T @ np.nan_to_num(grade)
-    mean = np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts >= LEAST_GRADES)
+    weight = known.astype(np.float64) if weight is None else weight
+    weights = inside.T @ weight
+    sums = inside.T @ (np.nan_to_num(grade) * weight)
+    mean = np.divide(sums, weights, out=np.full(counts.shape, np.nan), where=counts >= LEAST_GRADES)
     expected = mean[domain]
     counted = known & ~np.isnan(expected)
     better = np.where(counted, grade - expected, 0).sum(axis=1)

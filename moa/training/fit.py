@@ -80,13 +80,16 @@ def fit(data: Dataset, reading: Reading, *, folds: int) -> Fitted:
     features = fit_features(reading.embeddings, reading.surface, weight)
     standard = features(reading.embeddings, reading.surface)
     x = standard.astype(np.float64)
-    ease = fit_ease(np.concatenate([data.grade, data.other_grade], axis=1), domains.of_query)
+    counted = grade_weights(data)
+    everybody = np.concatenate([data.grade, data.other_grade], axis=1)
+    others = (~np.isnan(data.other_grade)).astype(np.float64)
+    ease = fit_ease(everybody, domains.of_query, np.concatenate([counted, others], axis=1))
     experts = fit_experts(x, ease.of_query[:, None], domains.of_query, fold)
     member = fit_domain_map(x, domains, weight, fold)
     factors = Factors(member.weights, np.nan_to_num(experts.weights[:, :, 0]), ease.of_domain)
     values = factor_values(member.share, np.nan_to_num(experts.out_of_fold[:, 0]), ease.of_domain)
-    grade = fit_grade_heads(values, data.grade)
-    kinds, curves = _curves(values, data.grade, grade, weight, fold)
+    grade = fit_grade_heads(values, data.grade, counted)
+    kinds, curves = _curves(values, data.grade, grade, weight[:, None] * counted, fold)
     heads = _token_heads(x, data, domains, member, fold, grade)
     novelty = fit_novelty(reading.embeddings, standard, domains.of_query, weight, fold)
     tensors = _tensors(features, factors, heads, curves, novelty)
@@ -94,13 +97,34 @@ def fit(data: Dataset, reading: Reading, *, folds: int) -> Fitted:
     return Fitted(domains.names, kinds, tensors)
 
 
-def fit_grade_heads(values: Floats, grade: Floats) -> Floats:
-    """Logistic regression of each model's grades on factors, shape (factors + 1, m)."""
+def grade_weights(data: Dataset) -> Floats:
+    """By how much each grade counts, 0 where missing; shape (n, m).
+
+    Inverse propensities, scaled so that a model's sum to the number of grades that would tell as
+    much if each counted once: a few that stand for many must not look like many.
+
+    Source: Kish, Survey Sampling, 1965.
+    """
+    known = ~np.isnan(data.grade)
+    if data.weight is None:
+        return known.astype(np.float64)
+    weight = np.where(known, data.weight, 0.0)
+    return np.asarray(weight * (weight.sum(axis=0) / np.maximum((weight**2).sum(axis=0), 1e-9)))
+
+
+def fit_grade_heads(values: Floats, grade: Floats, weight: Floats | None = None) -> Floats:
+    """Logistic regression of each model's grades on factors, shape (factors + 1, m).
+
+    Args:
+        values: of the factors, shape (n, factors).
+        grade: NaN where missing, shape (n, m).
+        weight: of each grade, shape (n, m); by default each counts once.
+    """
     columns = []
     for model in range(grade.shape[1]):
         known = ~np.isnan(grade[:, model])
-        ones = np.ones(int(known.sum()))
-        columns.append(fit_log_odds(values[known], grade[known, model], ones, l2=HEAD_L2))
+        counts = np.ones(int(known.sum())) if weight is None else weight[known, model]
+        columns.append(fit_log_odds(values[known], grade[known, model], counts, l2=HEAD_L2))
     return np.stack(columns, axis=1)
 
 
@@ -112,7 +136,7 @@ def _curves(
     for model in range(grade.shape[1]):
         known = ~np.isnan(grade[:, model])
         kind, curve = calibrate(
-            log_odds[known, model], grade[known, model], weight[known], fold[known]
+            log_odds[known, model], grade[known, model], weight[known, model], fold[known]
         )
         kinds.append(kind)
         curves.append(curve)

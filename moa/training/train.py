@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import structlog
@@ -34,6 +34,16 @@ SEEN = (
     "queries that neither saw (jobs/evaluate_router.py)"
 )
 
+MOST_WEIGHT = 10.0
+MostWeight = Annotated[
+    float,
+    Field(
+        ge=1,
+        description="Bound of a grade's weight, which is one over the probability with which its "
+        "model was chosen (`propensity`, where the grades say it); 1: each counts once",
+    ),
+]
+
 log = structlog.get_logger()
 
 
@@ -42,12 +52,14 @@ class TrainRouterConfig(Section):
 
     recordings: str = Field(
         description="Folder with queries.parquet (query_id, prompt; if there: source, split, "
-        "duplicate_group) and graded_outcomes.parquet (GRADED_OUTCOMES)"
+        "duplicate_group) and graded_outcomes.parquet (GRADED_OUTCOMES), or an outcome table: a "
+        "path, s3://… or gs://…"
     )
     models: list[str] = Field(min_length=1, description="Catalog ids that the router shall know")
     artifact: str = Field(description="Folder that the artifact is written to")
     catalog: str = Field(description="Prices the report's comparison; the router knows no price")
     folds: int = Field(default=5, ge=2, le=20, description="Of the cross-validation; 2 to 20")
+    most_weight: MostWeight = MOST_WEIGHT
     policy: PolicyConfig | None = Field(
         default=None, description="Of the summary that the job prints; without it there is none"
     )
@@ -81,7 +93,9 @@ def train_router(config: TrainRouterConfig) -> Trained:
             something that training needs is not installed.
         ArtifactError: as `open_for_training`.
     """
-    data = read_dataset(Path(config.recordings), config.models, split="train")
+    data = read_dataset(
+        config.recordings, config.models, split="train", most_weight=config.most_weight
+    )
     check_enough(data, config.folds, where=config.recordings)
     opened = open_for_training(config.backbone, artifact=Path(config.artifact))
     reading = opened.read(data.texts)
@@ -196,6 +210,6 @@ def _write(
             folds=config.folds,
             note=SEEN if opened.fine_tuned else None,
         ),
-        data_card(data, Path(config.recordings)),
+        data_card(data, config.recordings),
     )
     return write_artifact(Path(config.artifact), description, tensors, cards)
