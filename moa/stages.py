@@ -30,9 +30,10 @@ from moa.schema import (
     SCORED_QUERIES,
     agree,
 )
-from moa.storage.prepare import prepare
+from moa.storage.prepare import prepare, prepared_again
 from moa.storage.query_log import Partition, read_partition
 from moa.storage.run_folder import NOBODY, PartName, PieceName, RunFolder
+from moa.storage.shadow_folder import ShadowFolder
 
 ENGINE_FAILED = 70
 """Exit status of a process whose engine has failed."""
@@ -186,6 +187,35 @@ class Keep:
             run.write_queries(part, agree(queries, SCORED_QUERIES, where=f"keep {part}"))
             columns = {"part": [str(part)], "rows": [queries.num_rows], "router_s": [router_s]}
             yield pa.table(columns, schema=SCORED_PARTS)
+
+
+class Shadow:
+    """Names of scored parts → what another router would decide, a file each in the run folder.
+
+    It reads what the run has kept, not what it works on: whatever becomes of it, the run goes on.
+    """
+
+    def __init__(
+        self, router: RouterConfig, current: Deciding, shadow: Deciding, run_folder: str
+    ) -> None:
+        self._router = Router.load(router.shadow or "", router.model, router.engine)
+        self._current = current
+        self._shadow = shadow
+        self._run_folder = run_folder
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Write each part of the batch, and give its name on."""
+        for name in batch.column("part").to_pylist():
+            part = PartName.parse(name)
+            queries = RunFolder(self._run_folder).read_queries(part)
+            ShadowFolder(self._run_folder).write(part, self._decided(queries))
+            yield pa.table({"part": [name]})
+
+    def _decided(self, queries: pa.Table) -> pa.Table:
+        """`SCORED_QUERIES` by the run's router → `SHADOW_DECISIONS`."""
+        again = scored_by(self._router, self._shadow.pool, prepared_again(queries))
+        expected, current = self._shadow.expect(again), self._current.expect(queries)
+        return self._shadow.shadow_table(again, expected, self._current.by_policy(current))
 
 
 def bury(run: RunFolder, part: PartName, queries: pa.Table, letters: list[DeadLetter]) -> None:

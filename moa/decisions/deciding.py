@@ -17,7 +17,7 @@ from moa.planning.exploration import Exploration, explored
 from moa.planning.policy import NOBODY as NO_MODEL
 from moa.planning.policy import Candidates, Decisions, Ints, decide, reason_nobody
 from moa.prices import PriceTable
-from moa.schema import ROUTING_DECISIONS, agree
+from moa.schema import ROUTING_DECISIONS, SHADOW_DECISIONS, agree
 
 LIVE: Lane = "live"
 DEFECTIVE = "defective"
@@ -177,6 +177,29 @@ class Deciding:
         for name, values in columns.items():
             table = table.append_column(name, pa.array(values, ROUTING_DECISIONS.field(name).type))
         return agree(table, ROUTING_DECISIONS, where="decide")
+
+    def shadow_table(self, queries: pa.Table, expected: Expected, current: Decisions) -> pa.Table:
+        """`SHADOW_DECISIONS` of a whole part, by the policy: nothing is explored, nothing planned.
+
+        Args:
+            queries: its `SCORED_QUERIES`, by the shadow.
+            expected: of them.
+            current: what the run's own router would decide by the policy.
+        """
+        rows = queries.num_rows
+        chosen, theirs = np.full(rows, NO_MODEL), np.full(rows, NO_MODEL)
+        chosen[expected.good] = self.by_policy(expected).chosen
+        theirs[expected.good] = current.chosen
+        table = queries.select(["query_id", "partition", "row", "expected_grade", "novelty"])
+        columns = {
+            "model": _named(self.pool, chosen),
+            "current_model": _named(self.pool, theirs),
+            "expected_cost_usd": per_model(expected.cost_usd, expected.good, rows),
+            "router_version": [self.router_version] * rows,
+        }
+        for name, values in columns.items():
+            table = table.append_column(name, pa.array(values, SHADOW_DECISIONS.field(name).type))
+        return agree(table, SHADOW_DECISIONS, where="shadow")
 
     def _choices(
         self,

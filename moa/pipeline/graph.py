@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import pyarrow as pa
@@ -13,8 +14,9 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
+from moa.decisions.deciding import Deciding
 from moa.pipeline.job import Job
-from moa.stages import Decide, Keep, Read, Score
+from moa.stages import Decide, Keep, Read, Score, Shadow
 from moa.storage.query_log import Partition
 from moa.storage.run_folder import PartName, RunFolder
 from moa.storage.scan import scan
@@ -97,21 +99,59 @@ def score_backlog(job: Job, scored: frozenset[PartName]) -> Generator[pa.Table, 
     yield from _parts(job, scored, Keep(job.run_folder))
 
 
-def _parts(
-    job: Job, done: frozenset[PartName], last: Decide | Keep
+def shadow_parts(
+    job: Job, shadow: Deciding, parts: Sequence[PartName]
 ) -> Generator[pa.Table, None, None]:
-    left = _unfinished(job.partitions, done)
-    if not left:
-        return
+    """Have another router decide on decided parts; a table with each one's name as it is written.
+
+    Args:
+        job: what was done.
+        shadow: what its decisions have in common.
+        parts: decided.
+    """
+    config = job.config
+    _keep_quiet()
+    with _restarts_said_the_old_way():
+        written = ray.data.from_items(
+            [{"part": str(part)} for part in parts], override_num_blocks=len(parts)
+        ).map_batches(
+            Shadow,
+            fn_constructor_args=(config.router, job.deciding, shadow, job.run_folder),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=config.router.replicas),
+            num_cpus=1,
+            num_gpus=config.router.num_gpus,
+            ray_remote_args_fn=_restarts,
+        )
+    yield from written.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _keep_quiet() -> None:
     context = DataContext.get_current()
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # see moa.pipeline.failures
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run tells its own progress
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # and what went wrong
+
+
+@contextmanager
+def _restarts_said_the_old_way() -> Iterator[None]:
     with warnings.catch_warnings():
         # How often an actor is restarted cannot be said otherwise yet; Ray is held below 2.61.
         warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
+        yield
+
+
+def _parts(
+    job: Job, done: frozenset[PartName], last: Decide | Keep
+) -> Generator[pa.Table, None, None]:
+    left = _unfinished(job.partitions, done)
+    if not left:
+        return
+    _keep_quiet()
+    with _restarts_said_the_old_way():
         parts = _graph(job, left, done, last)
     yield from parts.iter_batches(batch_size=None, batch_format="pyarrow")
 

@@ -25,6 +25,7 @@ from moa.pipeline.graph import cluster_cpus, cluster_gpus, cluster_nodes
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.nightly import plan_backlog, route_backlog
 from moa.pipeline.progress import Events, LiveLine
+from moa.pipeline.shadow import shadow_backlog, shadow_problem
 from moa.pipeline.stop import Stop
 from moa.replay.process import replay_server
 from moa.reports.plan_page import plan_page, plan_text
@@ -70,6 +71,8 @@ def run_job(
     job = check_job(config, environ=environ)
     for warning in job.prices.warnings:
         log.warning("prices.doubtful", why=warning)
+    for problem in shadow_problem(job):
+        log.warning("shadow.will_fail", why=problem)
     if job.left_out:
         log.warning("queries.left_out", files=len(job.left_out), examples=job.left_out[:3])
     run = RunFolder(job.run_folder)
@@ -80,6 +83,7 @@ def run_job(
         with vendors(job) as standing_in, cluster(job), telling(job.config, stop) as tell:
             approved_usd = approve_usd if approve_usd is not None else _approved_usd(config)
             route_backlog(standing_in, tell, stop, approved_usd=approved_usd)
+            shadow_backlog(job, stop)
         return _finish(run, config)
 
 
@@ -156,7 +160,7 @@ def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
                 "per million tokens"
                 for model, rates in zip(job.models, prices, strict=True)
             ),
-            *(f"  warning: {warning}" for warning in job.warnings),
+            *(f"  warning: {warning}" for warning in (*job.warnings, *shadow_problem(job))),
             f"accounts      {', '.join(job.accounts)}: "
             + ("not needed, calls are replayed" if config.replay else "credentials found"),
             f"backlog       {len(job.partitions):,} partitions, "

@@ -19,6 +19,7 @@ import numpy as np
 from moa.intervals import Interval
 from moa.reports.comparisons import FEWEST_GRADED, Compared, Comparison, compare
 from moa.reports.detours import DeadTally, Detour, DetourTally, Outage
+from moa.reports.exploration import Explored, explored
 from moa.reports.inputs import (
     ForecastFacts,
     PolicyFacts,
@@ -27,9 +28,11 @@ from moa.reports.inputs import (
     ReportInputs,
     RouterFacts,
     RunFacts,
+    ShadowFacts,
 )
-from moa.reports.matched import LIMIT, ExpectedSample, Matched, OutcomeSample, match
+from moa.reports.matched import LIMIT, ExpectedSample, Keys, Matched, OutcomeSample, match
 from moa.reports.planned import Planned, planned
+from moa.reports.shadow import Shadow, ShadowTally, shadow_of
 from moa.reports.tally import (
     DeadLetterTally,
     DecisionTally,
@@ -149,6 +152,10 @@ class CostReport:
     detours: tuple[Detour, ...]
     outage: Outage | None
     """What the detours cost together, and what is left dead; `None` without either."""
+    explored: Explored | None
+    """What exploration cost; `None` of a run without."""
+    shadow: Shadow | None
+    """What another router would have done; `None` of a run without."""
     doubts: tuple[Doubt, ...]
     """The first queries of the backlog with calls that are perhaps paid and have no answer."""
     doubtful: int
@@ -215,7 +222,17 @@ def build(inputs: ReportInputs, *, limit: int = LIMIT) -> CostReport:
     matched = match(
         sample, rows, expected, inputs.graded, pool=inputs.pool, cost_usd=inputs.cost_usd
     )
-    return _report(inputs, outcomes, detours, dead, decisions, letters, matched)
+    shadow = _shadow(inputs.shadow, keys, matched)
+    return _report(inputs, outcomes, detours, dead, decisions, letters, matched, shadow)
+
+
+def _shadow(facts: ShadowFacts | None, keys: Keys, matched: Matched) -> Shadow | None:
+    if facts is None:
+        return None
+    tally = ShadowTally(matched.pool, keys)
+    for one in facts.parts():
+        tally.add(one)
+    return shadow_of(facts, tally, matched)
 
 
 def _report(
@@ -226,6 +243,7 @@ def _report(
     decisions: DecisionTally,
     letters: DeadLetterTally,
     matched: Matched,
+    shadow: Shadow | None,
 ) -> CostReport:
     sums = list(outcomes.spend.values())
     compared = _compared(inputs, matched)
@@ -258,6 +276,8 @@ def _report(
         routes=tuple((*route, queries) for route, queries in _commonest(decisions.routes)),
         detours=detours.detours(inputs.policy.willingness_to_pay),
         outage=detours.outage(outcomes.reasons, inputs.policy.willingness_to_pay),
+        explored=explored(decisions, matched, value_usd=inputs.policy.willingness_to_pay),
+        shadow=shadow,
         doubts=tuple(outcomes.doubts),
         doubtful=outcomes.doubtful,
         tags=_tags(outcomes),

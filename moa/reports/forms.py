@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
 
@@ -9,7 +10,9 @@ import orjson
 import pyarrow as pa
 
 from moa.reports.cost_report import CostReport, Reason, Spend
+from moa.reports.exploration import explored_sentences
 from moa.reports.plan_verdict import plan_sentences
+from moa.reports.shadow import shadow_sentences
 from moa.reports.verdict import astray, verdict
 from moa.reports.wording import amounts, cents, counted, money, queries
 from moa.schema import COST_REPORT
@@ -73,11 +76,17 @@ def summary_lines(report: CostReport) -> list[str]:
             for one, usd in zip(report.spend, bill, strict=True)
         ),
         *plan_sentences(report),
-        *([" ".join(sentences)] if (sentences := astray(report)) else []),
+        *_paragraph(astray(report)),
+        *_paragraph(explored_sentences(report.explored, report.policy.willingness_to_pay)),
+        *_paragraph(shadow_sentences(report.shadow, report.policy.willingness_to_pay)),
         *(f"dead letters: {one.queries:,} {one.reason}{_example(one)}" for one in report.reasons),
         *verdict(report),
         *(["replayed: no vendor was called, nothing was paid"] if report.replayed else []),
     ]
+
+
+def _paragraph(sentences: Sequence[str]) -> list[str]:
+    return [" ".join(sentences)] if sentences else []
 
 
 def _bought(report: CostReport, one: Spend) -> str:

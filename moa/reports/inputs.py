@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -94,6 +94,29 @@ class ForecastFacts:
     """Sum of the expected costs of the queries that have ended, dead ones too."""
 
 
+class Shadowed(NamedTuple):
+    """A part that both routers have decided on."""
+
+    decisions: pa.Table
+    """`expected_grade` and `expected_cost_usd` of its `ROUTING_DECISIONS`."""
+    shadow: pa.Table
+    """`SHADOW_DECISIONS`, in the same row order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowFacts:
+    """Which router was the shadow, and how it fared."""
+
+    artifact: str
+    version: str | None
+    """`None` when it could not be read."""
+    seconds: float
+    """That it took; in no bill."""
+    failure: str | None
+    """Why it has not decided on everything; `None` when it has."""
+    parts: Callable[[], Iterator[Shadowed]]
+
+
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
     """Everything that `moa.reports.cost_report.build` reads."""
@@ -121,5 +144,7 @@ class ReportInputs:
     router: RouterFacts
     run: RunFacts
     forecast: ForecastFacts
+    shadow: ShadowFacts | None = None
+    """`None` of a run without another router beside its own."""
     plans: tuple[Mapping[str, Any], ...] = ()
     """As `plan_document` gives them, the first one first; none of a run that was not planned."""

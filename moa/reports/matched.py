@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moa.planning.policy import EXPLORED
 from moa.reports.inputs import PriceOf
 from moa.reports.tally import per_model
 
@@ -30,7 +31,10 @@ Keys = NDArray[np.uint64]
 LIVE = "live"
 _MANY = 1000
 """Tokens; of so few that no longer prompt's price counts."""
-_COLUMNS = ["query_id", "status", "model", "lane", "input_tokens", "output_tokens", "cost_usd"]
+_COLUMNS = [
+    "query_id", "status", "model", "lane", "input_tokens", "output_tokens", "cost_usd",
+]  # fmt: skip
+_HELD = [*_COLUMNS, "tags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,14 @@ class Matched:
     where it refused to answer in this run."""
     expected_grade: NDArray[np.float64]
     """The router's, shape (n, m); NaN where missing."""
+    explored: NDArray[np.bool_]
+    """Whose model was drawn, shape (n,)."""
+    preferred: NDArray[np.int64]
+    """Column of the model that would have been asked, were nothing explored; -1 where it is not
+    known; shape (n,)."""
+    novelty: NDArray[np.float64]
+    """Shape (n,); NaN where it is not known."""
+    tags: tuple[tuple[str, ...], ...]
 
     def __len__(self) -> int:
         return len(self.our_cost)
@@ -90,7 +102,7 @@ class OutcomeSample:
         self.answered += len(asked)
         keys = place_keys(asked, self._seed)
         keep = keys <= self._highest
-        self._held.append((keys[keep], asked.select(_COLUMNS).filter(pa.array(keep))))
+        self._held.append((keys[keep], asked.select(_HELD).filter(pa.array(keep))))
         if sum(len(k) for k, _ in self._held) > 2 * self._limit:
             self._cut()
 
@@ -121,6 +133,9 @@ class ExpectedSample:
         self.cost_usd = np.full((len(keys), len(pool)), np.nan)
         self.can = np.zeros((len(keys), len(pool)), bool)
         """Whether the model could take the query."""
+        self.explored = np.zeros(len(keys), bool)
+        self.preferred = np.full(len(keys), -1)
+        self.novelty = np.full(len(keys), np.nan)
 
     def add(self, table: pa.Table) -> None:
         """Read one table of `ROUTING_DECISIONS`."""
@@ -134,6 +149,10 @@ class ExpectedSample:
         self.grade[at[hit]] = per_model(found["expected_grade"], models)
         self.cost_usd[at[hit]] = per_model(found["expected_cost_usd"], models)
         self.can[at[hit]] = _can(found, self._pool)
+        self.novelty[at[hit]] = found["novelty"].to_numpy()
+        self.explored[at[hit]] = pc.equal(found["rule"], EXPLORED).to_numpy()
+        if "preferred_model" in found.column_names:  # early runs have not noted it
+            self.preferred[at[hit]] = _places(found["preferred_model"], self._pool)
 
 
 def place_keys(table: pa.Table, seed: int) -> Keys:
@@ -203,6 +222,10 @@ def match(
         could_answer=can & (priced | recorded),
         grade=np.where(can, grade, np.nan),
         expected_grade=expected.grade,
+        explored=expected.explored,
+        preferred=expected.preferred,
+        novelty=expected.novelty,
+        tags=tuple(map(tuple, rows.column("tags").to_pylist())) if len(rows) else (),
     )
 
 
@@ -262,7 +285,12 @@ def _columns_of(rows: pa.Table, pool: tuple[str, ...]) -> NDArray[np.int64]:
     """Column of the model that answered; -1 for one outside the pool."""
     if not len(rows):
         return np.empty(0, np.int64)
-    column = pc.index_in(rows["model"], pa.array(pool, pa.string()))
+    return _places(rows["model"], pool)
+
+
+def _places(models: pa.ChunkedArray, pool: tuple[str, ...]) -> NDArray[np.int64]:
+    """Columns of models; -1 of those outside the pool."""
+    column = pc.index_in(models, pa.array(pool, pa.string()))
     return np.asarray(pc.fill_null(column, -1).to_numpy(), np.int64)
 
 

@@ -10,8 +10,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from moa.reports import charts
 from moa.reports.cost_report import CostReport
 from moa.reports.drawing import colour
+from moa.reports.exploration import explored_sentences
 from moa.reports.inputs import PolicyFacts
 from moa.reports.plan_verdict import plan_notes
+from moa.reports.shadow import shadow_sentences
 from moa.reports.verdict import astray, criterion, verdict, which_queries
 from moa.reports.wording import (
     MINUS,
@@ -62,6 +64,10 @@ def render_html(report: CostReport, *, title: str) -> str:
             best=report.best,
             verdict=_unbroken(verdict(report)),
             astray=_unbroken(astray(report)),
+            explored=_unbroken(
+                explored_sentences(report.explored, report.policy.willingness_to_pay)
+            ),
+            shadow=_unbroken(shadow_sentences(report.shadow, report.policy.willingness_to_pay)),
             plan=report.planned,
             plan_notes=plan_notes(report),
             criterion=report.planned.aim if report.planned else criterion(report.policy),
@@ -126,6 +132,7 @@ def rules(policy: PolicyFacts) -> dict[str, str]:
         "novel": f"Too unlike the training data to judge (novelty above {policy.max_novelty:g}): "
         "the default model",
         "planned": "Planned: best for all queries together, within budget, limits and deadline",
+        "explored": "Explored: drawn at random from the models that can take the query",
         "redrive": "A dead letter, sent again to the model that the redrive named",
         "nobody_can": "No model can take the query",
         "defective": "The row of the backlog is no request",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ from moa.reports.inputs import (
     ReportInputs,
     RouterFacts,
     RunFacts,
+    Shadowed,
+    ShadowFacts,
     Tables,
 )
 from moa.reports.page import render_html
@@ -34,6 +36,7 @@ from moa.schema import GRADED_OUTCOMES, agree
 from moa.storage.merged_run import MergedRun
 from moa.storage.object_store import filesystem_of
 from moa.storage.run_folder import RunFolder
+from moa.storage.shadow_folder import ShadowFolder
 from moa.toml_file import override
 
 
@@ -127,6 +130,7 @@ def _inputs(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> 
         ),
         router=_router_facts(run, first, config),
         run=_run_facts(merged, first),
+        shadow=_shadow(run),
         forecast=ForecastFacts(_expected_usd(merged.decided, config.pool)),
         plans=tuple(run.plans()),
     )
@@ -170,6 +174,21 @@ def _router_facts(run: RunFolder, first: dict[str, Any], config: RouteBatchConfi
         best_constant=first["router"]["best_constant"],
         best_constant_why=first["router"]["best_constant_why"],
     )
+
+
+def _shadow(run: RunFolder) -> ShadowFacts | None:
+    folder = ShadowFolder(run.url)
+    facts = folder.facts()
+    if facts is None:
+        return None
+
+    def parts() -> Iterator[Shadowed]:
+        for part in folder.parts():
+            decisions = run.read_decisions(part, columns=["expected_grade", "expected_cost_usd"])
+            yield Shadowed(decisions, folder.read(part))
+
+    names = ("artifact", "version", "seconds", "failure")
+    return ShadowFacts(**{name: facts[name] for name in names}, parts=parts)
 
 
 def _run_facts(run: MergedRun, first: dict[str, Any]) -> RunFacts:

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from moa.catalog import Lane
 from moa.request import MOST_OUTPUT_TOKENS, ChatRequest
-from moa.schema import PREPARED_QUERIES, agree
+from moa.schema import PREPARED_QUERIES, QUERIES, agree
 from moa.storage.duplicates import CLASH, FOLLOWER, TWIN, generated_id
 from moa.storage.log_columns import ABOUT_THE_QUERY, NOT_UTF8, cells, text_lists
 from moa.storage.openai_batch import BadLine, read_id, read_line
@@ -118,6 +118,18 @@ def prepare(table: pa.Table, partition: int, duplicates: pa.Table) -> pa.Table:
         for name, values in columns.items()
     }
     return agree(pa.table(arrays), PREPARED_QUERIES, where=f"prepare {partition}")
+
+
+def prepared_again(queries: pa.Table) -> pa.Table:
+    """`QUERIES` as they were kept → `PREPARED_QUERIES`: the text is made of the request."""
+    requests = queries.column("request").to_pylist()
+    chats = [ChatRequest.model_validate_json(one) if one else None for one in requests]
+    texts = ["" if chat is None else chat.text() for chat in chats]
+    tokens = [0.0 if chat is None else chat.other_input_tokens() for chat in chats]
+    table = queries.select(QUERIES.names)
+    table = table.append_column("text", pa.array(texts, pa.string()))
+    table = table.append_column("other_input_tokens", pa.array(tokens, pa.float32()))
+    return agree(table, PREPARED_QUERIES, where="prepare again")
 
 
 class _Mark(NamedTuple):
