@@ -13,6 +13,7 @@ from moa.command_line import Config, Overrides, explaining, run_command
 from moa.evaluation.config import EvaluateRouterConfig, PoolConfig
 from moa.evaluation.page import render_html
 from moa.evaluation.summary import evaluation_lines
+from moa.evaluation.verdict import VERDICT
 from moa.toml_file import describe_keys, read_toml
 from moa.training.evaluate import evaluate_router
 
@@ -33,7 +34,7 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_bytes(evaluation.json())
     (folder / "evaluation.html").write_text(render_html(evaluation))
-    (folder / "verdict.json").write_bytes(evaluation.verdict_json())
+    (folder / VERDICT).write_bytes(evaluation.verdict().json_bytes())
     print(*evaluation_lines(evaluation), f"page: {folder / 'evaluation.html'}", sep="\n")
     if not evaluation.passed:
         why = (

@@ -5,6 +5,7 @@ MoaError
 ├── SchemaError            a stage received a table it did not agree to
 ├── ArtifactError          a router on disk is damaged, or made for something else
 ├── EngineError            the engine of a language model died: end its process, start another
+├── NotPromoted            a router may not go live: the message says why, and what would help
 ├── RunError               the run folder says no: in use, or made by another configuration
 ├── Interrupted            the run was asked to stop; started again, it goes on
 ├── Refusal                the endpoint answers with an error: status, code, what to do
@@ -40,6 +41,10 @@ class ArtifactError(MoaError):
 
 class EngineError(MoaError):
     """The engine that hosts a language model failed, by no fault of a query; it cannot go on."""
+
+
+class NotPromoted(MoaError):
+    """A router may not go live: the gate's verdict does not permit it, or another was quicker."""
 
 
 class RunError(MoaError):

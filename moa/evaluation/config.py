@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from moa.config import EngineConfig, ModelSource, PolicyConfig
 from moa.evaluation.gate import GateConfig
+from moa.evaluation.off_policy import MOST_WEIGHT
+from moa.evaluation.traffic_gate import TrafficGate
 from moa.toml_file import Section, day, local
 
 
@@ -21,6 +23,11 @@ class PoolConfig(Section):
         "the router's training data",
     )
     gate: GateConfig = GateConfig()
+    traffic: TrafficGate | None = Field(
+        default=None,
+        description="What is asked on logged traffic, where mostly one model has answered a query; "
+        "by default this is not looked at",
+    )
 
     @model_validator(mode="after")
     def _make_sense(self) -> PoolConfig:
@@ -37,11 +44,19 @@ class EvaluateRouterConfig(Section):
     """All that `jobs/evaluate_router.py` is told."""
 
     artifact: str = Field(description="Folder of the router: a path or s3://…")
+    current: str | None = Field(
+        default=None,
+        description="The router in use: folder of an artifact, or of promotions; by default there "
+        "is none to compare with",
+    )
     recordings: str = Field(
-        description="Folder with queries.parquet and graded_outcomes.parquet, as for training"
+        description="Folder with queries.parquet and graded_outcomes.parquet, as for training: "
+        "recordings, or an outcome table"
     )
     split: str = Field(
-        default="demo", description="Of the queries; one that the router was not fitted on"
+        default="demo",
+        description="Of the queries; one that the router was not fitted on: held_out of an outcome "
+        "table",
     )
     catalog: str = Field(description="TOML file of the models and their prices")
     prices_as_of: date | None = Field(
@@ -67,6 +82,12 @@ class EvaluateRouterConfig(Section):
         default=None,
         description="TOML file of the job that trained the router: it is trained anew without each "
         "source, and measured on that source; by default this is not looked at",
+    )
+    most_weight: float = Field(
+        default=MOST_WEIGHT,
+        ge=1,
+        description="Queries of logged traffic that one answer may stand for, as rare as it was; "
+        "a lower one steadies the estimates, and leans them on mean grades; ≥ 1",
     )
     perturb: bool = Field(default=True, description="Measure the flip rate")
     model: ModelSource = ModelSource()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import orjson
@@ -17,6 +19,8 @@ from moa.evaluation.judged import Bools, Floats, Judged
 from moa.evaluation.left_out import LeftOut
 from moa.evaluation.metrics import Curves, Metrics, curves, masks, metrics
 from moa.evaluation.robustness import Robustness
+from moa.evaluation.traffic import TrafficEvaluation
+from moa.evaluation.verdict import CheckVerdict, PoolVerdict, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,11 @@ class Basis:
     notes: tuple[str, ...] = ()
     taught: int = 0
     """Of the queries, those that the router was fitted on."""
+    current: str | None = None
+    """Version of the router in use; `None` without one."""
+    data_sha256: str = ""
+    """Of the queries' ids, grades and propensities."""
+    made_at: datetime = field(default_factory=partial(datetime.now, UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +101,47 @@ class Evaluation:
     calibration: tuple[Calibration, ...]
     """Per model, on all queries that it has a grade on."""
     calibration_by_domain: Mapping[str, tuple[Calibration, ...]] = field(default_factory=dict)
+    traffic: tuple[TrafficEvaluation, ...] = ()
+    """Pools on logged traffic, where mostly one model has answered a query."""
 
     @property
     def passed(self) -> bool:
         """Whether every pool's gate is, on queries that the router was not fitted on."""
-        return not self.basis.taught and all(one.gate.passed for one in self.pools)
+        return not self.basis.taught and all(gate.passed for _, gate in self.gates)
+
+    @property
+    def gates(self) -> tuple[tuple[str, Gate], ...]:
+        """Each pool's name, on logged traffic with that said, and its gate."""
+        recorded = ((one.name, one.gate) for one in self.pools)
+        logged = ((f"{one.name} on logged traffic", one.gate) for one in self.traffic)
+        return (*recorded, *logged)
 
     def json(self) -> bytes:
         """All figures. What is not defined is null."""
         document = {"passed": self.passed, "evaluation": _plain(self)}
         return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
 
-    def verdict_json(self) -> bytes:
-        """The verdict alone: what a pipeline reads."""
+    def verdict(self) -> Verdict:
+        """The verdict alone: what a pipeline reads, and a promotion rests on."""
+        said = [*(one.verdict for one in self.pools), *(one.verdict for one in self.traffic)]
         pools = {
-            one.name: {
-                "passed": one.gate.passed,
-                "verdict": one.verdict,
-                "checks": _plain(one.gate.checks),
-            }
-            for one in self.pools
+            name: PoolVerdict(
+                passed=found.passed,
+                verdict=sentence,
+                checks=[CheckVerdict(**asdict(check)) for check in found.checks],
+            )
+            for (name, found), sentence in zip(self.gates, said, strict=True)
         }
-        document = {"passed": self.passed, "router": self.basis.router, "pools": pools}
-        return orjson.dumps(document, option=orjson.OPT_INDENT_2)
+        return Verdict(
+            passed=self.passed,
+            router=self.basis.router,
+            current=self.basis.current,
+            data=self.basis.data,
+            data_sha256=self.basis.data_sha256,
+            made_at=self.basis.made_at,
+            taught=self.basis.taught,
+            pools=pools,
+        )
 
 
 def evaluate_pool(

@@ -36,8 +36,8 @@ FOLDS = 5
 PRIOR_GRADES = 20.0
 """A domain's mean counts as many grades as it has against these of the model everywhere."""
 LEAST_EVIDENCE = 50
-"""Known answers of either side to queries that two routers send elsewhere. With 50 to 100 of them
-95 % intervals held the truth in 91 to 96 of 100 drawn logs, with 11 to 16 in 81 to 88: errors have
+"""Known answers of either side to queries that two routers send elsewhere. With 50 to 110 of them
+95 % intervals held the truth in 90 to 97 of 100 drawn logs, with 11 to 16 in 82 to 90: errors have
 a long tail, and a log that missed it does not know (tests/bench/bench_off_policy.py). Intervals in
 standard errors of each drawn set were no better."""
 PER = 1000

@@ -21,7 +21,8 @@ NONE = "\N{EN DASH}"
 
 def render_html(evaluation: Evaluation) -> str:
     """The page."""
-    models = list(dict.fromkeys(name for pool in evaluation.pools for name in pool.pool))
+    pools = [*(one.pool for one in evaluation.pools), *(one.pool for one in evaluation.traffic)]
+    models = list(dict.fromkeys(name for pool in pools for name in pool))
     made = environment("moa.evaluation")
     made.filters.update(
         number=partial(cell, form=number),

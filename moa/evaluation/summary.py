@@ -5,6 +5,7 @@ from __future__ import annotations
 from moa.evaluation.evaluation import Evaluation, PoolEvaluation, Settings, evaluate_pool
 from moa.evaluation.judged import Judged
 from moa.evaluation.metrics import Point
+from moa.evaluation.traffic import TrafficEvaluation
 from moa.intervals import Interval
 
 
@@ -57,11 +58,33 @@ def evaluation_lines(evaluation: Evaluation) -> list[str]:
         f"router's {one.ece_of_perfect:.3f}"
         for one in evaluation.calibration
     ]
-    for pool in evaluation.pools:
-        for check in pool.gate.checks:
+    lines += [line for pool in evaluation.traffic for line in traffic_lines(pool)]
+    for name, found in evaluation.gates:
+        for check in found.checks:
             mark = "passed" if check.passed else "FAILED"
-            lines.append(f"{mark} {pool.name}: {check.what} {check.measured}, {check.wanted}")
+            lines.append(f"{mark} {name}: {check.what} {check.measured}, {check.wanted}")
     return lines
+
+
+def traffic_lines(one: TrafficEvaluation) -> list[str]:
+    """One pool on logged traffic."""
+    routers = {"candidate": one.candidate, "in use": one.current}
+    values = {**{name: it for name, it in routers.items() if it is not None}, **one.constants}
+    lines = [
+        f"{one.name} on logged traffic: {one.queries:,} queries with {one.answers:,} graded answers"
+    ]
+    lines += [
+        f"  {name:28} grade {told(it.grade)}  ${it.cost_usd.value:.3f} per 1,000; known of "
+        f"{it.known:,}, as good as {it.effective:,.0f}"
+        for name, it in values.items()
+    ]
+    lines += [
+        f"  {name}: {told(it.grade)} against {'the router in use' if one.current else 'constant'}"
+        for name, it in one.by_domain.items()
+    ]
+    if one.flip_rate:
+        lines.append(f"  flip rate {told(one.flip_rate)}")
+    return [*lines, f"  {one.verdict}"]
 
 
 def told(found: Interval) -> str:

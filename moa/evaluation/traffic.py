@@ -11,6 +11,7 @@ from moa.config import PolicyConfig
 from moa.evaluation.calibration import Calibration, calibration
 from moa.evaluation.gate import Gate
 from moa.evaluation.off_policy import (
+    LEAST_EVIDENCE,
     Difference,
     Draws,
     Floats,
@@ -24,6 +25,7 @@ from moa.evaluation.off_policy import (
 )
 from moa.evaluation.traffic_gate import TrafficGate, traffic_gate
 from moa.intervals import Interval
+from moa.reports.wording import better, better_bounds, gain
 
 EVERY_MODEL = "all models"
 LEAST_CALIBRATED = 200
@@ -68,6 +70,30 @@ class TrafficEvaluation:
     own router has sent them."""
     flip_rate: Interval | None
     gate: Gate
+
+    @property
+    def verdict(self) -> str:
+        """What the log says of the router, in a sentence."""
+        found, than = self.against_best_constant, f"{self.best_constant} for every query"
+        if not found.measured:
+            first, second = found.evidence
+            return (
+                f"The log does not tell whether the router is worth more than {than}: of the "
+                f"queries that it sends elsewhere {first:,} answers of its models are known, and "
+                f"{second:,} of {self.best_constant}; {LEAST_EVIDENCE} of each are needed. Explore "
+                "more, or wait for more nights."
+            )
+        figure = found.grade if found.worth_usd is None else found.worth_usd
+        proven = (
+            "is proven better" if figure.low > 0 else "is proven worse" if figure.high < 0
+            else "is not proven better"
+        )  # fmt: skip
+        worth = found.worth_usd
+        money = f", {_usd(worth)} per 1,000 queries" if worth else ""
+        return (
+            f"By the log the router {proven} than {than}: answers are "
+            f"{better(found.grade.value)} ({better_bounds(found.grade)}){money}."
+        )
 
 
 def evaluate_traffic(
@@ -129,6 +155,10 @@ def evaluate_traffic(
             nothing_in_use=choices.nothing_in_use,
         ),
     )  # fmt: skip
+
+
+def _usd(found: Interval) -> str:
+    return f"worth {gain(found.value)} ({gain(found.low)} to {gain(found.high)})"
 
 
 def _calibrations(

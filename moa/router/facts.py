@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from moa.errors import ConfigError
 from moa.router.artifact import Artifact, TrainingFacts, check_backbone, read_artifact
 from moa.router.best_constant import BestConstant, best_constant
+from moa.router.promotions import promoted
 
 GRADE_STEPS = 250
 """Training grades are kept in steps of 1/250; `NO_GRADE` stands for a missing one."""
@@ -63,19 +64,34 @@ class RouterFacts:
         return best_constant(grades_of(steps), pool)
 
 
-def read_facts(url: str) -> RouterFacts:
+def read_facts(url: str, *, version: str | None = None) -> RouterFacts:
     """Read a router's facts and check that this version can run it.
 
     Args:
         url: as for `Router.load`.
+        version: that a run has begun with, see `router_folder`.
 
     Raises:
         ArtifactError: it is missing, damaged, of another format, or on a backbone that this version
             has not.
     """
-    artifact = read_artifact(installed(url))
+    artifact = read_artifact(router_folder(url, version=version))
     check_backbone(artifact)
     return RouterFacts.of(artifact)
+
+
+def router_folder(url: str, *, version: str | None = None) -> str:
+    """The folder of the artifact that a config's `router.artifact` means at this moment.
+
+    Args:
+        url: of an artifact, here or in the installation, or of promotions.
+        version: of the router that a run has begun with: of promotions, it is the one that counts
+            for this run, whatever was promoted since.
+
+    Raises:
+        ArtifactError: what was promoted is not there.
+    """
+    return promoted(installed(url), version=version)
 
 
 def installed(url: str) -> str:

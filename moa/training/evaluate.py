@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +19,22 @@ from moa.evaluation.evaluation import (
     calibrations_by_domain,
     evaluate_pool,
 )
+from moa.evaluation.gate import GateConfig
 from moa.evaluation.left_out import Stranger, left_out
 from moa.evaluation.robustness import robustness
+from moa.evaluation.traffic import TrafficEvaluation
 from moa.prices import PriceTable
 from moa.reports.wording import price
-from moa.router.artifact import Artifact, open_backbone, read_artifact
-from moa.router.facts import RouterFacts, installed
+from moa.router.artifact import DESCRIPTION, Artifact, open_backbone, read_artifact
+from moa.router.facts import RouterFacts, router_folder
 from moa.router.router import Router
+from moa.storage.object_store import Folder
 from moa.toml_file import read_toml
 from moa.training.backbone import open_for_training
 from moa.training.dataset import EVERY_SPLIT, Dataset, read_dataset
 from moa.training.judge import answered_by_all, judge, read_domains
 from moa.training.left_out import strangers
+from moa.training.traffic import InUse, Traffic, data_hash, score_in_use
 from moa.training.train import TrainRouterConfig, text_hashes
 
 Strangers = Mapping[str, Mapping[str, Stranger]]
@@ -45,16 +49,18 @@ def evaluate_router(config: EvaluateRouterConfig) -> Evaluation:
         ConfigError: a model, a price or the recordings are not there, or the router does not know
             a model.
     """
-    artifact = read_artifact(installed(config.artifact))
+    artifact = read_artifact(router_folder(config.artifact))
     facts = RouterFacts.of(artifact)
     models = list(dict.fromkeys(name for pool in config.pools.values() for name in pool.models))
     facts.check_pool(models)
     prices = _prices(config, models)
-    folder = Path(config.recordings)
-    data = read_dataset(folder, models, split=config.split)
-    domains = read_domains(folder, data)
+    data = read_dataset(
+        config.recordings, models, split=config.split, most_weight=config.most_weight
+    )
+    domains = read_domains(config.recordings, data)
     # Before the router's own engine: one that ends takes those beside it in its process with it.
     untaught = _strangers(config, models, prices)
+    in_use = _in_use(config, data, models)
     router = Router(artifact, open_backbone(artifact, config.model, config.engine))
     scores = router.score(data.texts, models)
     settings = Settings(
@@ -86,14 +92,43 @@ def evaluate_router(config: EvaluateRouterConfig) -> Evaluation:
             asked=pool.gate, robust=robust, strangers=mine, calibrations=calibrated,
         )  # fmt: skip
 
+    traffic = Traffic(data, domains, scores, router.score, prices, in_use)
     return Evaluation(
         title=config.title,
-        basis=_basis(config, artifact, data, prices),
+        basis=_basis(config, artifact, data, prices, in_use),
         settings=settings,
-        pools=tuple(pool_of(name, pool) for name, pool in config.pools.items()),
+        pools=tuple(pool_of(name, pool) for name, pool in _recorded(config, data)),
         calibration=calibrated,
         calibration_by_domain=calibrations_by_domain(graded, settings),
+        traffic=tuple(_logged(config, facts, traffic)),
     )
+
+
+def _recorded(config: EvaluateRouterConfig, data: Dataset) -> Iterator[tuple[str, PoolConfig]]:
+    """Pools that are measured on what all of their models have answered: of logged traffic, that
+    must be most of it, or asked for (and is an error then, if there is none)."""
+    for name, pool in config.pools.items():
+        asked = pool.traffic is None or pool.gate != GateConfig()
+        if asked or answered_by_all(data, pool.models).mean() > 0.5:
+            yield name, pool
+
+
+def _logged(
+    config: EvaluateRouterConfig, facts: RouterFacts, traffic: Traffic
+) -> Iterator[TrafficEvaluation]:
+    for name, pool in config.pools.items():
+        if pool.traffic is not None:
+            best = pool.best_constant or facts.best_constant(pool.models).model
+            yield traffic.evaluate(name, pool.models, pool.traffic, config, best_constant=best)
+
+
+def _in_use(config: EvaluateRouterConfig, data: Dataset, models: Sequence[str]) -> InUse | None:
+    """The router to compare with; a folder in which nothing was promoted yet has none."""
+    if config.current is None:
+        return None
+    url = router_folder(config.current)
+    there = Folder(url).has(DESCRIPTION)
+    return score_in_use(read_artifact(url) if there else None, data, models, config)
 
 
 def _strangers(
@@ -122,7 +157,11 @@ def _prices(config: EvaluateRouterConfig, models: Sequence[str]) -> PriceTable:
 
 
 def _basis(
-    config: EvaluateRouterConfig, artifact: Artifact, data: Dataset, prices: PriceTable
+    config: EvaluateRouterConfig,
+    artifact: Artifact,
+    data: Dataset,
+    prices: PriceTable,
+    in_use: InUse | None,
 ) -> Basis:
     facts, policy = RouterFacts.of(artifact), config.policy
     if policy.willingness_to_pay is not None:
@@ -153,4 +192,6 @@ def _basis(
         best_constants=best,
         notes=tuple(notes),
         taught=taught,
+        current=in_use.artifact.version if in_use and in_use.artifact else None,
+        data_sha256=data_hash(data),
     )

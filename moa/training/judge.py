@@ -77,7 +77,7 @@ def answered_by_all(data: Dataset, pool: Sequence[str]) -> Bools:
     return np.asarray(np.isfinite(known).all(axis=1))
 
 
-def read_domains(folder: Path, data: Dataset) -> tuple[str, ...]:
+def read_domains(folder: Path | str, data: Dataset) -> tuple[str, ...]:
     """What each query is about, where the recordings say so, and else its source; shape (n,)."""
     queries = read_queries(folder)
     if "domain" not in queries.column_names:

@@ -104,7 +104,7 @@ def test_the_json_holds_every_figure(made: Evaluation) -> None:
 
 
 def test_the_verdict_is_short(made: Evaluation) -> None:
-    verdict = orjson.loads(made.verdict_json())
+    verdict = orjson.loads(made.verdict().json_bytes())
 
     assert verdict["passed"] is False
     assert verdict["pools"]["P<3>"]["verdict"] == made.pools[0].verdict
