@@ -31,6 +31,7 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
     print(f"router {trained.version} in {job.artifact}; best constant {best.model}: {best.why}")
     for model, figures in told.items():
         print(f"  {model:28}", *(f"{name} {value:.4f}" for name, value in figures.items()))
+    print("\ntraining data:", *trained.look, sep="\n")
     if job.policy is None:
         return
     if not answered_by_all(trained.data, job.models).any():

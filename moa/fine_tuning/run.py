@@ -87,7 +87,7 @@ def prepare(config: FineTuneConfig) -> Prepared:
     quiet()
     check_output(config.output)
     base = find_base(config.base)
-    examples = read_examples(Path(config.recordings), config.data, _tokens(config.base, base))
+    examples = read_examples(config.recordings, config.data, _tokens(config.base, base))
     spec = _described(config.base, base)
     check_model(config, base)
     plan = Plan(config, spec, examples)

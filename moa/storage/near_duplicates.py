@@ -8,6 +8,7 @@ changes.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 _RANDOM = np.random.default_rng(0)
 _FACTORS = _RANDOM.integers(0, 2**63, _BANDS * _ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 _OFFSETS = _RANDOM.integers(0, 2**63, _BANDS * _ROWS, dtype=np.uint64)
+_PLACES = _RANDOM.integers(0, 2**63, _WORDS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+"""What a word's hash is multiplied by, for its place in a sequence."""
 _SPLIT_SEED = 7
 """So that sides and folds, which are by the same names, have nothing to do with each other."""
 
@@ -41,6 +44,11 @@ def text_group(prompt: str) -> str:
 def is_held_out(group: str, share: float) -> bool:
     """Whether a group is on the side that nothing is learnt from: so is this share of groups."""
     return xxhash.xxh3_64_intdigest(group.encode(), seed=_SPLIT_SEED) < share * 2.0**64
+
+
+@lru_cache(maxsize=1 << 16)
+def _hash(word: str) -> int:
+    return xxhash.xxh3_64_intdigest(word.encode())
 
 
 class Fingerprint(NamedTuple):
@@ -59,10 +67,10 @@ def fingerprint(prompt: str) -> Fingerprint:
     Source: Broder, On the resemblance and containment of documents, 1997.
     """
     words = _TOKEN.findall(prompt.lower())
-    sequences = {" ".join(words[n : n + _WORDS]) for n in range(max(1, len(words) - _WORDS + 1))}
-    hashed = (xxhash.xxh3_64_intdigest(sequence.encode()) for sequence in sequences)
-    hashes = np.fromiter(hashed, np.uint64, len(sequences))
-    mixed = (hashes[:, None] * _FACTORS + _OFFSETS) >> np.uint64(32)
+    hashed = np.fromiter(map(_hash, words), np.uint64, len(words))
+    hashed = np.pad(hashed, (0, max(0, _WORDS - len(words))))
+    sequences = np.unique(np.lib.stride_tricks.sliding_window_view(hashed, _WORDS) @ _PLACES)
+    mixed = (sequences[:, None] * _FACTORS + _OFFSETS) >> np.uint64(32)
     least = np.asarray(mixed.min(axis=0), np.uint32)
     whole, width = least.tobytes(), 4 * _ROWS
     bands = tuple(whole[n * width : (n + 1) * width] for n in range(_BANDS))

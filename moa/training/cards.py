@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,14 @@ def model_card(
     )
 
 
-def data_card(data: Dataset, folder: Path | str) -> str:
-    """Markdown."""
+def data_card(data: Dataset, folder: Path | str, look: Sequence[str] = ()) -> str:
+    """Markdown.
+
+    Args:
+        data: what was learnt from.
+        folder: as `read_dataset`.
+        look: at it, of a log of one's own: `data_look`.
+    """
     sources = sorted(set(data.sources))
     known = ~np.isnan(data.grade)
     of = np.array(data.sources)
@@ -115,6 +121,7 @@ def data_card(data: Dataset, folder: Path | str) -> str:
             "duplicates; a group is never on both sides of a fold.",
             f"- Graded by {', '.join(_graders(folder))}.",
             f"- Sources and licences: {_licences(folder)}",
+            *look,
             "",
             f"| source | queries | {' | '.join(data.models)} |",
             "|---" * (len(data.models) + 2) + "|",

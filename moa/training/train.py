@@ -21,6 +21,7 @@ from moa.router.router import Scores, prompt_features, scores_of
 from moa.toml_file import Section, local
 from moa.training.backbone import BackboneConfig, HashingConfig, OpenedBackbone, open_for_training
 from moa.training.cards import data_card, figures, model_card, values
+from moa.training.data_look import data_look
 from moa.training.dataset import Dataset, read_dataset
 from moa.training.fit import Fitted, Reading, fit
 
@@ -83,6 +84,8 @@ class Trained(NamedTuple):
     data: Dataset
     held_out: Scores
     """Of every training query, by a router that was fitted on other folds."""
+    look: list[str]
+    """At the training data, a fact a line."""
 
 
 def train_router(config: TrainRouterConfig) -> Trained:
@@ -106,8 +109,9 @@ def train_router(config: TrainRouterConfig) -> Trained:
     log.info("training.fitted", domains=fitted.domains, calibration=fitted.calibration)
     tokens_per_feature = fit_prompt_tokens(data)
     predicted = held_out(data, reading, config.folds)
-    version = _write(config, data, opened, fitted, predicted, tokens_per_feature)
-    return Trained(version, data, scores_of(predicted, data.texts, tokens_per_feature))
+    look = data_look(data, config.recordings)
+    version = _write(config, data, opened, fitted, predicted, tokens_per_feature, look)
+    return Trained(version, data, scores_of(predicted, data.texts, tokens_per_feature), look)
 
 
 def held_out(data: Dataset, reading: Reading, folds: int) -> Prediction:
@@ -175,6 +179,7 @@ def _write(
     fitted: Fitted,
     predicted: Prediction,
     tokens_per_feature: Floats,
+    look: list[str],
 ) -> str:
     known = ~np.isnan(data.grade)
     told = figures(data, predicted.grade)
@@ -210,6 +215,6 @@ def _write(
             folds=config.folds,
             note=SEEN if opened.fine_tuned else None,
         ),
-        data_card(data, config.recordings),
+        data_card(data, config.recordings, look if data.weight is not None else ()),
     )
     return write_artifact(Path(config.artifact), description, tensors, cards)
