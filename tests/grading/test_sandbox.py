@@ -44,7 +44,7 @@ def open_files() -> int:
 def attack(sandbox: Sandbox, name: str, *, given: str = "", limits: Limits = SMALL) -> Run:
     """Run one of the corpus; nothing that it calls a breach may have happened."""
     run = sandbox.run(
-        [sandbox.python, "-s", "/program/program.py"],
+        [sandbox.python, "-u", "-s", "/program/program.py"],
         files={"program.py": hostile(name)},
         streams=Streams(given.encode()),
         limits=limits,
