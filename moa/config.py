@@ -136,7 +136,9 @@ class RouterConfig(Section):
     """The trained router, and the machines that it runs on."""
 
     artifact: str = Field(
-        default="moa/router/embedded", description="Folder of the artifact: a path or s3://…"
+        default="moa/router/embedded",
+        description="Folder of the artifact, a path or s3://…; or of promotions "
+        "(jobs/promote_router.py), of which a run takes the last when it begins, and keeps it",
     )
     replicas: int = Field(default=1, ge=1, description="Actors that score, each with a router; ≥ 1")
     num_gpus: float = Field(

@@ -170,7 +170,7 @@ def _graph(
         )
         .map_batches(
             Score,
-            fn_constructor_args=(config.router, job.pool),
+            fn_constructor_args=(job.router, job.pool),
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=config.router.replicas),

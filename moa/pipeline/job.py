@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moa.catalog import Account, Model, load_catalog
-from moa.config import ReplayConfig, RouteBatchConfig, config_hash, resolved
+from moa.config import ReplayConfig, RouteBatchConfig, RouterConfig, config_hash, resolved
 from moa.decisions.deciding import Deciding
 from moa.errors import ConfigError, SchemaError
 from moa.pipeline.provenance import git_commit, versions
@@ -21,7 +21,7 @@ from moa.prices import PriceTable
 from moa.providers.accounts import check_abilities, check_batches, check_credentials
 from moa.replay.recordings import Recordings
 from moa.replay.script import parse_script
-from moa.router.facts import read_facts
+from moa.router.facts import read_facts, router_folder
 from moa.schema import GRADED_OUTCOMES, agree
 from moa.storage.log_files import FORMATS
 from moa.storage.object_store import Folder, filesystem_of
@@ -38,12 +38,16 @@ class Job:
     models: tuple[Model, ...]
     """Pool order."""
     prices: PriceTable
+    artifact: str
+    """Folder of the router; of promotions, the one that counts for this run."""
     router_version: str
     best_constant: str
     """Catalog id: the model of the pool that did best on the router's training data."""
     best_constant_why: str
     run_folder: str
     partitions: tuple[Partition, ...]
+    domain_queries: Mapping[str, int] = field(default_factory=dict)
+    """The router's domain → its training queries; empty when it does not say."""
     left_out: tuple[str, ...] = ()
     """Files where the query log is that are not read."""
     deadline: datetime | None = None
@@ -85,6 +89,12 @@ class Job:
             exploration_of(self.config),
         )
 
+    @property
+    def router(self) -> RouterConfig:
+        """As configured, but of promotions the artifact that counts for this run: whatever is
+        promoted while it is at work, its actors load the same."""
+        return self.config.router.model_copy(update={"artifact": self.artifact})
+
     def identity(self) -> dict[str, str]:
         """What must not change between two starts of a run: with it, other decisions are made."""
         return {
@@ -98,9 +108,11 @@ class Job:
         return {
             "started_at": datetime.now(UTC).isoformat(),
             "router": {
+                "artifact": self.artifact,
                 "version": self.router_version,
                 "best_constant": self.best_constant,
                 "best_constant_why": self.best_constant_why,
+                "domain_queries": dict(self.domain_queries),
             },
             "price_date": self.prices.as_of.isoformat(),
             "prices": self.prices.document(),
@@ -119,12 +131,13 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
         ArtifactError: the router is damaged.
     """
     models, accounts = _callable(config, config.pool, key="pool", environ=environ)
-    router = read_facts(config.router.artifact)
+    run_folder = _checked_folder(config)
+    artifact = _artifact(config, run_folder)
+    router = read_facts(artifact)
     pool = tuple(model.id for model in models)
     router.check_pool(pool)
     best_constant = router.best_constant(pool)
     _check_default(config.policy.default_model, pool)
-    run_folder = _checked_folder(config)
     found = find_backlog(config.queries)
     prices = PriceTable.build(models, as_of=_price_date(config, run_folder))
     _check_lanes(config, models, prices)
@@ -133,11 +146,13 @@ def check_job(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> Job:
         accounts=accounts,
         models=models,
         prices=prices,
+        artifact=artifact,
         router_version=router.version,
         best_constant=best_constant.model,
         best_constant_why=best_constant.why,
         run_folder=run_folder,
         partitions=found.partitions,
+        domain_queries=router.training.domain_queries,
         left_out=found.left_out,
         deadline=_deadline(config, run_folder),
     )
@@ -175,6 +190,7 @@ def job_again(
         accounts=accounts,
         models=models,
         prices=prices,
+        artifact=config.router.artifact,
         router_version=first["router"]["version"],
         best_constant=first["router"]["best_constant"],
         best_constant_why=first["router"]["best_constant_why"],
@@ -220,6 +236,13 @@ def _checked_folder(config: RouteBatchConfig) -> str:
 def run_folder_of(config: RouteBatchConfig) -> str:
     """Where a run is."""
     return f"{config.run.folder.rstrip('/')}/{config.run.id}"
+
+
+def _artifact(config: RouteBatchConfig, run_folder: str) -> str:
+    """A run that goes on keeps the router that it began with, whatever was promoted since."""
+    first = RunFolder(run_folder).first_start()
+    begun_with = None if first is None else first["router"]["version"]
+    return router_folder(config.router.artifact, version=begun_with)
 
 
 def _price_date(config: RouteBatchConfig, run_folder: str) -> date | None:
