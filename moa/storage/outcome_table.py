@@ -24,7 +24,7 @@ QUERIES = "queries.parquet"
 GRADES = "graded_outcomes.parquet"
 TRAIN, HELD_OUT, NEITHER = "train", "held_out", "neither"
 """Sides of a query. `NEITHER`: it is nearly the same as queries of both sides."""
-_PLACED = ["query_id", "prompt", "duplicate_group", "split"]
+_PLACED = ["prompt", "duplicate_group", "split"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +68,14 @@ class OutcomeTable:
         """The queries with their groups and sides. What an earlier grading of the run has placed
         stays where it is; then those of other nights count, then those above in this one."""
         known = NearDuplicates()
-        kept: dict[str, tuple[str, str]] = {}
         names = self.folder.names(QUERIES)
         for name in sorted(names, key=lambda one: one != night.name):
             table = self.folder.read_table(f"{QUERIES}/{name}", columns=_PLACED)
             for row in table.to_pylist():
                 known.add(fingerprint(row["prompt"]), row["duplicate_group"], row["split"])
-                if name == night.name:
-                    kept[row["query_id"]] = row["duplicate_group"], row["split"]
         groups, sides = [], []
-        for name, prompt in zip(
-            queries.column("query_id").to_pylist(),
-            queries.column("prompt").to_pylist(),
-            strict=True,
-        ):
-            group, side = kept.get(name) or _place(known, prompt, held_out_share)
+        for prompt in queries.column("prompt").to_pylist():
+            group, side = _place(known, prompt, held_out_share)
             groups.append(group)
             sides.append(side)
         added = queries.append_column("split", pa.array(sides, pa.string()))
@@ -137,8 +130,8 @@ def latest(grades: pa.Table, key: Sequence[str]) -> pa.Table:
     they come. The rows that are left are in that order.
     """
     if "graded_at" in grades.column_names:
-        by_time = [("graded_at", "ascending")]
-        grades = grades.take(pc.sort_indices(grades, by_time, null_placement="at_start"))
+        by_time = [("graded_at", "ascending", "at_start")]
+        grades = grades.take(pc.sort_indices(grades, by_time))
     numbered = grades.select(list(key)).append_column("row", pa.array(range(len(grades))))
     last = numbered.group_by(list(key)).aggregate([("row", "max")]).column("row_max")
     if len(last) == len(grades):
