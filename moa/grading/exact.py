@@ -41,7 +41,8 @@ def is_exactly(given: str, reference: str) -> bool:
     left = literal(_unfenced(given))
     if left is not None and right is not None:
         return repr_of(left[0]) == repr_of(right[0])
-    return _unfenced(given) == _unfenced(reference)
+    text = left[0] if left is not None and isinstance(left[0], str) else _unfenced(given)
+    return text == _unfenced(reference)
 
 
 def _is_string(given: str, right: str) -> bool:

@@ -14,6 +14,7 @@ import re
 _LONGEST = 100_000
 """Characters from the end; answers stand there, and no pattern may take long."""
 _LONGEST_BOX = 2000
+_MOST_BOXES = 50
 _FIELD = re.compile(r'"(?:final_?)?answer"\s*:\s*', re.IGNORECASE)
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _BARE = re.compile(r"[^,}\]\n]+")
@@ -98,7 +99,7 @@ def _tag(text: str) -> str | None:
 def _box(text: str) -> str | None:
     """The last `\\boxed{…}` with balanced braces, or what follows the last `####` after it."""
     box, end = None, 0
-    for found in reversed(list(_BOX.finditer(text))):
+    for found in reversed(list(_BOX.finditer(text))[-_MOST_BOXES:]):
         close = _closing_brace(text, found.end())
         if close is not None:
             box, end = text[found.end() + 1 : close], close

@@ -1,9 +1,10 @@
 """Maths: the final answer of a completion against the reference, as values rather than as text.
 
 Our own reading comes first: numbers with units, percent, money and separators, ranges, lists,
-words. What it cannot read goes to `math-verify`, in a process of its own (`symbolic.py`). Where the
-two would disagree ours counts: the library (0.9.0) takes neither `10\\%` for 0.1 nor
-`1 < x \\le 2` for `(1, 2]`.
+words. What it cannot read goes to `math-verify`, in a process of its own (`symbolic.py`). Of what
+is read here the library (0.9.0) does not take `3 1/2` for 3.5, `2 hours` for `120 minutes`,
+`1 < x \\le 2` for a reference `(1, 2]`, or `x < 1 \\text{ or } x > 3` for a union, and it
+takes `1021_3` for `1021_4`.
 
 A completion that says something but gives no answer is wrong: 0. There is no grade where the
 completion is empty, the reference cannot be read, or the comparison did not end.
@@ -94,11 +95,12 @@ def given_answer(completion: str, reference: str) -> str | None:
         return _out_of_sentence(marked, is_number=is_number)
     if is_unfinished(completion):
         return None
-    answer = _out_of_sentence(last_line(completion)[-_LONGEST_ANSWER:], is_number=is_number)
-    if answer is None and is_number:
+    line = last_line(completion)[-_LONGEST_ANSWER:]
+    if is_number and not re.search(r"\d", line):
         numbers = number_texts(plain_maths(completion[-_LONGEST_ANSWER:]))
-        return numbers[-1] if numbers else None
-    return answer
+        if numbers:
+            return numbers[-1]
+    return _out_of_sentence(line, is_number=is_number)
 
 
 def _out_of_sentence(text: str, *, is_number: bool) -> str | None:

@@ -71,9 +71,16 @@ class Comparison:
             return self._in_order(left_tuple, right_tuple)
         left = left_tuple or elements(given)
         right = right_tuple or elements(reference)
-        if len(left) == len(right) == 1:
+        if 1 in (len(left), len(right)) and not self._is_plain(left, right):
             return None
         return self._in_any_order(left, right)
+
+    @staticmethod
+    def _is_plain(left: Sequence[str], right: Sequence[str]) -> bool:
+        """Whether one of two lists is a single number, which no list of several can be."""
+        return len(left) != len(right) and any(
+            len(parts) == 1 and read_quantity(parts[0]) is not None for parts in (left, right)
+        )
 
     def _same_ranges(self, given: Sequence[Range], reference: Sequence[Range]) -> bool:
         """Whether the unions have the same ranges, in whatever order."""

@@ -27,11 +27,10 @@ _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), put)
     for pattern, put in (
-        (r"\\\\(?=[A-Za-z%$])", r"\\"),  # escaped once too often
         (r"\\[\[\]()](?=\s|$)|^\\[\[(]", " "),
         (r"\\(?:left|right|displaystyle|textstyle|limits|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])", ""),
         (r"(?<=\d)(?:\\[,!]|\{,\}|\\ )(?=\d)", ""),  # between the thousands
-        (r"\\[!,;:> ]|\\q?quad(?![A-Za-z])|(?<!\\)~", " "),
+        (r"(?<!\\)\\[!,;:> ]|\\q?quad(?![A-Za-z])|(?<!\\)~", " "),
         (r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}",
          r" \1 "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -45,6 +44,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"\\(?:leq|leqslant|le)(?![A-Za-z])|<=", r"\\le "),
         (r"\\(?:geq|geqslant|ge)(?![A-Za-z])|>=", r"\\ge "),
+        (r"\\varnothing(?![A-Za-z])|^\\\{\s*\\\}$", r"\\emptyset"),
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ|\\degree(?![A-Za-z])|\\deg(?![A-Za-z])", " degrees "),
@@ -54,6 +54,9 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\s+", " "),
     )
 )  # fmt: skip
+_ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z%$])")
+_REPEATED = re.compile(r"(\d{0,9})\.(\d{0,9})\\(?:overline|bar)\s*\{(\d{1,9})\}")
+_TRAILING = re.compile(r"(?:[.,;:\s]|(?<![\w)}\s])!)+$")
 _LEADING = re.compile(r"^(?:=|:|\\approx|approximately|about|exactly|is|are)\s+", re.IGNORECASE)
 _ASSIGNED = re.compile(r"^\s*[A-Za-z](?:_\w|_\{\w+\})?(?:\([a-z](?:,\s*[a-z])*\))?\s*(?:=|\\in\b)")
 _OPENING, _CLOSING = "([{", ")]}"
@@ -63,10 +66,12 @@ _LIST_WORD = re.compile(r"^(?:,?\s+(?:and|or)\s+|\s*[,;]\s+(?:and\s+|or\s+)?|\s*
 def plain_maths(text: str) -> str:
     """A text in the one way of writing; dollar signs stay where they are before an amount."""
     text = _SIGN.sub(lambda sign: _SIGNS[sign[0]], text)
-    text = _without_dollars(text)
+    if "\\begin" not in text:  # where two of them end a row
+        text = _ESCAPED_TWICE.sub(r"\\", text)
+    text = _REPEATED.sub(_as_fraction, _without_dollars(text))
     for pattern, put in _RULES:
         text = pattern.sub(put, text)
-    text = text.strip().rstrip(".,;:!").strip()
+    text = _TRAILING.sub("", text).strip()
     return _LEADING.sub("", text)
 
 
@@ -78,6 +83,13 @@ def _without_dollars(text: str) -> str:
     if text.count("$") % 2 == 0:
         text = re.sub(r"\$([^$]*)\$", r" \1 ", text)
     return text.replace(money, "$")
+
+
+def _as_fraction(decimal: re.Match[str]) -> str:
+    """`0.1\\overline{6}` → `\\frac{15}{90}`."""
+    whole, fixed, repeated = decimal.groups()
+    all_digits, once = int(whole + fixed + repeated), int(whole + fixed or 0)
+    return f"\\frac{{{all_digits - once}}}{{{'9' * len(repeated)}{'0' * len(fixed)}}}"
 
 
 def without_name(text: str) -> str:

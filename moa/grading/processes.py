@@ -173,7 +173,7 @@ def _serve(function: str, connection: socket.socket, memory_bytes: int) -> None:
 def _limit_cpu_time(limit_s: float) -> None:
     """So that a process whose caller was killed does not compute for ever."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime + limit_s) + 2
+    most = int(used.ru_utime + used.ru_stime + limit_s) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
 
 

@@ -11,7 +11,7 @@ from moa.grading.units import Unit, read_unit
 _LONGEST = 120
 """Characters of a number with its unit; a longer text is none."""
 _LARGEST_EXPONENT = 400
-_PLAIN = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+"
+_PLAIN = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?:[ ]\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+"
 _WHOLE = r"\d+(?:,\d{3})*"
 _NUMBER = re.compile(
     rf"""(?P<sign>[-+]?)\s*(?P<money>[$€£¥]?)\s*(?P<inner_sign>-?)\s*(?:

@@ -49,10 +49,16 @@ def _parsed(text: str) -> list[Any]:
         (f"${text}$", LatexExtractionConfig()),
         (text, ExprExtractionConfig()),
     ):
-        found = parse(
-            written, [config], fallback_mode="no_fallback", parsing_timeout=_ALARM_S,
-            raise_on_error=False,
-        )  # fmt: skip
+        try:
+            found = parse(
+                written,
+                [config],
+                fallback_mode="no_fallback",
+                parsing_timeout=_ALARM_S,
+                raise_on_error=True,
+            )
+        except Exception:  # of whatever kind: it is not written as the library reads it
+            continue
         if found:
             return list(found)
     return []

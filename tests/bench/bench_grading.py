@@ -3,8 +3,8 @@
 `python -m tests.bench.bench_grading [--recordings FOLDER] [--show N]` grades the raw completions of
 all sources with references, but of code, again. Per source and split: how many, how many have no
 grade, the share of equal grades and Cohen's kappa, each with 95 % intervals by bootstrap over
-queries, and grades a second in one process. Disagreements are listed with what was answered; who was right is for people to say:
-`moa/grading/README.md`.
+queries, and grades a second in one process. Disagreements are listed with what was answered; who
+was right is for people to say: `moa/grading/README.md`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def agreement(items: list[Item], grades: list[Grade]) -> dict[str, Interval]:
         row["equal"] += grade.value == item.grade
         row["ours"] += grade.value
         row["theirs"] += item.grade
-    columns = {
+    columns: dict[Hashable, list[float]] = {
         name: [row[name] for row in sums.values()] for name in ("n", "equal", "ours", "theirs")
     }
     resamples = Resamples(columns, seed=0)
