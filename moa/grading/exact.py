@@ -46,13 +46,18 @@ def is_exactly(given: str, reference: str) -> bool:
 
 
 def _is_string(given: str, right: str) -> bool:
-    """Whether an answer is a string: quoted, or with quotes forgotten or not escaped inside."""
+    """Whether an answer is a string: quoted, or with its quotes forgotten or broken."""
     bare = _unfenced(given)
-    ways = [given, bare]
+    if right in (given, bare):
+        return True
+    read = literal(bare)
+    if read is not None and isinstance(read[0], str):
+        return read[0] == right
     if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "'\"":
-        ways.append(bare[1:-1])
-    read = [literal(text) for text in (bare, f"'{given}'", f"'{bare}'")]
-    return right in ways or any(one is not None and one[0] == right for one in read)
+        return bare[1:-1] == right
+    if any(quote in bare for quote in "'\""):
+        return False  # in quotes of ours it would be another literal
+    return any(literal(f"'{text}'") == (right,) for text in (given, bare))
 
 
 def literal(text: str) -> tuple[object] | None:

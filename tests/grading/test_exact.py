@@ -37,6 +37,8 @@ LITERALS = st.recursive(
         ("'148: b'148''", "\"148: b'148'\""),
         ("Paris", "Paris"),
         ("-0", "0"),
+        ("\\foo", "'\\\\foo'"),
+        ("'t\nZ'", "'t\\nZ'"),
     ],
 )
 def test_the_same_literal_is_exact(given: str, reference: str) -> None:
@@ -55,6 +57,10 @@ def test_the_same_literal_is_exact(given: str, reference: str) -> None:
         ("Paris", "paris"),
         ("[1, 2", "[1, 2]"),
         ("{1, 2}", "[1, 2]"),
+        ("'r'", "''"),
+        ("'\"a\"'", "'a'"),
+        ("'\\foo'", "'\\\\foo'"),
+        ("'148: b'148'", "\"148: b'148'\""),
     ],
 )
 def test_another_value_or_type_is_not(given: str, reference: str) -> None:
