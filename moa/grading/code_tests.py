@@ -13,7 +13,16 @@ import json
 import math
 from typing import Annotated, Literal, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from moa.grading.sandbox import Limits
 
@@ -52,7 +61,18 @@ class AssertTest(_Part):
     functions return arrives as data, and the program cannot touch the assertions."""
 
 
-Test = StdinTest | CallTest | AssertTest
+def kind_of_test(said: object) -> str:
+    """By what only that kind says."""
+    keys = said if isinstance(said, dict) else {}
+    return next((key for key in ("call", "asserts") if key in keys), "stdin")
+
+
+Test = Annotated[
+    Annotated[StdinTest, Tag("stdin")]
+    | Annotated[CallTest, Tag("call")]
+    | Annotated[AssertTest, Tag("asserts")],
+    Discriminator(kind_of_test),
+]
 
 
 class CodeTests(_Part):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from moa.errors import ConfigError
 from moa.grading.choice import ChoiceGrader
+from moa.grading.code import CodeGrader
 from moa.grading.exact import ExactGrader
 from moa.grading.facts import FactsGrader
 from moa.grading.grader import Grader
@@ -13,6 +14,7 @@ from moa.grading.maths import MathsGrader
 
 GRADERS: dict[str, Callable[[], Grader]] = {
     "choice": ChoiceGrader,
+    "code": CodeGrader,
     "exact": ExactGrader,
     "facts": FactsGrader,
     "maths": MathsGrader,
