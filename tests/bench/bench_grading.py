@@ -158,7 +158,8 @@ def report(items: list[Item], graders: dict[str, Grader], *, show: int) -> dict[
         f"{cells[0]:>24} {cells[1]:>24} {len(items) / seconds:9.0f}"
     )
     lines = list(disagreements(items, grades))
-    print("\n".join(lines[:show]))
+    for line in lines[:show]:
+        print(line)
     return {
         "source": first.source, "split": first.split, "n": len(items), "missing": missing,
         "disagree": len(lines) - missing, "items_per_s": round(len(items) / seconds),
