@@ -15,12 +15,13 @@ SLOW ?=
 export REQUIRE_VLLM
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve cpu test check bench bench-training router evaluate clean
+.PHONY: help demo serve cpu test exams check bench bench-training router evaluate clean
 
 help:
 	@echo "make demo    the main job on real, recorded queries: no key, no GPU"
 	@echo "make serve   the OpenAI-compatible endpoint with the demo's config: no key, no GPU"
 	@echo "make test    the tests; SLOW=1 for those that take long, too"
+	@echo "make exams   other people's clients against the endpoint: LiteLLM, llm, schemathesis"
 	@echo "make cpu     vLLM and torch for the CPU, into the same environment"
 	@echo "make check   lint, types, spelling"
 	@echo "make bench   the benchmarks (tests/bench): minutes"
@@ -66,13 +67,24 @@ RUN ?= demo-$(shell date -u +%Y%m%d-%H%M%S)
 demo: $(VENV)/.core
 	$(BIN)/python jobs/route_batch.py --config jobs/configs/demo.toml --set run.id='$(RUN)'
 
+# Other people's clients, in an environment of their own: they want other versions than this one.
+EXAMS := $(VENV)/exams
+$(EXAMS)/.made: $(VENV)/.made tests/serving/exams/requirements.txt
+	$(PYTHON) -m venv --clear $(EXAMS)
+	$(EXAMS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/serving/exams/requirements.txt
+	@touch $@
+
+exams: $(VENV)/.dev $(EXAMS)/.made
+	$(BIN)/python -m pytest -m exams tests/serving/exams
+
 # One test opens the report in a browser. Without root none can be installed: it is left out then.
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 test: $(VENV)/.dev
 	@[ -n "$(BROWSER)" ] || echo "no Chromium is installed: the report's test in a browser is left out"
 	@$(MAKE) --no-print-directory cpu || { [ -z "$(REQUIRE_VLLM)" ] && echo "vLLM cannot be had here: its tests are skipped"; }
-	$(BIN)/python -m pytest -m "not gpu and not live$(if $(SLOW),, and not slow)$(if $(BROWSER),, and not browser)" tests
+	@[ -z "$(SLOW)" ] || $(MAKE) --no-print-directory $(EXAMS)/.made || echo "their clients cannot be had here: the exams are skipped"
+	$(BIN)/python -m pytest -m "not gpu and not live$(if $(SLOW),, and not slow and not exams)$(if $(BROWSER),, and not browser)" tests
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -36,10 +36,12 @@ from moa.replay.wire import (
     Target,
     Trouble,
     bearer,
+    called,
     document_of,
     last_user_text,
     pieces,
     sse,
+    text_at,
     whole_number,
 )
 
@@ -116,6 +118,7 @@ class AnthropicReplay:
             stream=stream,
             target=target,
             most_output_tokens=whole_number(document["max_tokens"]),
+            tool=_demanded(document),
         )
 
     def unknown_model(self, model: str) -> Trouble:
@@ -124,17 +127,29 @@ class AnthropicReplay:
 
     def whole(self, asked: Asked, answer: Answer, request_id: str) -> bytes:
         """See `ReplayWire.whole`."""
-        content = [{"type": "text", "text": answer.text}] if answer.text else []
+        content: list[dict[str, Any]] = []
+        stop = _STOP[answer.finish]
+        if function := called(asked, answer):
+            content, stop = [_call(function, request_id)], "tool_use"
+        elif answer.text:
+            content = [{"type": "text", "text": answer.text}]
         usage = _usage(answer, answer.output_tokens)
         if asked.service_tier == "batch":
             usage["service_tier"] = "batch"
-        return orjson.dumps(_message(answer, request_id, content, _STOP[answer.finish], usage))
+        return orjson.dumps(_message(answer, request_id, content, stop, usage))
 
     def events(self, asked: Asked, answer: Answer, request_id: str) -> list[bytes]:
         """See `ReplayWire.events`."""
         start = _message(answer, request_id, [], None, _usage(answer, 1))
         events = [_event("message_start", message=start)]
-        if answer.text:
+        stop = _STOP[answer.finish]
+        if function := called(asked, answer):
+            stop, block = "tool_use", _call(function, request_id)
+            delta = {"type": "input_json_delta", "partial_json": ""}
+            events.append(_event("content_block_start", index=0, content_block=block))
+            events.append(_event("content_block_delta", index=0, delta=delta))
+            events.append(_event("content_block_stop", index=0))
+        elif answer.text:
             block = {"type": "text", "text": ""}
             events.append(_event("content_block_start", index=0, content_block=block))
             events.append(_event("ping"))
@@ -142,7 +157,7 @@ class AnthropicReplay:
                 delta = {"type": "text_delta", "text": piece}
                 events.append(_event("content_block_delta", index=0, delta=delta))
             events.append(_event("content_block_stop", index=0))
-        end = {"stop_reason": _STOP[answer.finish], "stop_sequence": None}
+        end = {"stop_reason": stop, "stop_sequence": None}
         usage = {
             "input_tokens": answer.input_tokens,
             "cache_creation_input_tokens": 0,
@@ -187,6 +202,16 @@ def rfc_3339(unix_s: float) -> str:
     """A moment as Anthropic writes it: whole seconds, rounded up."""
     moment = datetime.fromtimestamp(math.ceil(unix_s), tz=UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _demanded(document: dict[str, Any]) -> str | None:
+    if text_at(document, "tool_choice", "type") == "any":
+        return text_at(document, "tools", 0, "name")
+    return text_at(document, "tool_choice", "name")
+
+
+def _call(function: str, request_id: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{request_id}", "name": function, "input": {}}
 
 
 def _message(

@@ -32,10 +32,12 @@ from moa.replay.wire import (
     Target,
     Trouble,
     bearer,
+    called,
     document_of,
     last_user_text,
     pieces,
     sse,
+    text_at,
     whole_number,
 )
 
@@ -144,6 +146,7 @@ class GeminiReplay:
             most_output_tokens=whole_number(
                 config.get("maxOutputTokens") if isinstance(config, dict) else None
             ),
+            tool=_demanded(document),
         )
 
     def unknown_model(self, model: str) -> Trouble:
@@ -156,7 +159,7 @@ class GeminiReplay:
 
     def events(self, asked: Asked, answer: Answer, request_id: str) -> list[bytes]:
         """See `ReplayWire.events`."""
-        texts = pieces(answer.text) or [""]
+        texts = [""] if called(asked, answer) else pieces(answer.text) or [""]
         documents = [_document(asked, answer, request_id, text, last=False) for text in texts[:-1]]
         documents.append(_document(asked, answer, request_id, texts[-1], last=True))
         if asked.target.sse:
@@ -181,6 +184,14 @@ class GeminiReplay:
         return {}
 
 
+def _demanded(document: dict[str, Any]) -> str | None:
+    config = ("toolConfig", "functionCallingConfig")
+    if text_at(document, *config, "mode") != "ANY":
+        return None
+    named = text_at(document, *config, "allowedFunctionNames", 0)
+    return named or text_at(document, "tools", 0, "functionDeclarations", 0, "name")
+
+
 def _array(documents: list[bytes]) -> list[bytes]:
     """A JSON array that can be read as it comes."""
     first, *others = documents
@@ -192,7 +203,10 @@ def _document(
 ) -> dict[str, Any]:
     candidate: dict[str, Any] = {"index": 0}
     if answer.finish != "refusal":
-        candidate["content"] = {"role": "model", "parts": [{"text": text}]}
+        part: dict[str, Any] = {"text": text}
+        if function := called(asked, answer):
+            part = {"functionCall": {"name": function, "args": {}}}
+        candidate["content"] = {"role": "model", "parts": [part]}
     usage: dict[str, Any] = {
         "promptTokenCount": answer.input_tokens,
         "totalTokenCount": answer.input_tokens,

@@ -33,10 +33,12 @@ from moa.replay.wire import (
     Target,
     Trouble,
     bearer,
+    called,
     document_of,
     last_user_text,
     pieces,
     sse,
+    text_at,
     whole_number,
 )
 
@@ -130,6 +132,7 @@ class OpenAIReplay:
             most_output_tokens=whole_number(
                 document.get("max_completion_tokens", document.get("max_tokens"))
             ),
+            tool=_demanded(document),
         )
 
     def unknown_model(self, model: str) -> Trouble:
@@ -146,12 +149,11 @@ class OpenAIReplay:
             "refusal": REFUSAL if refused else None,
             "annotations": [],
         }
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": _finish(answer),
-        }
+        finish = _finish(answer)
+        if function := called(asked, answer):
+            message |= {"content": None, "tool_calls": [_call(function, request_id)]}
+            finish = "tool_calls"
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         document = _frame(asked, answer, request_id, "chat.completion")
         document |= {"choices": [choice], "usage": _usage(answer)}
         return orjson.dumps(document)
@@ -168,8 +170,12 @@ class OpenAIReplay:
         refused = answer.finish == "refusal"
         name, text = ("refusal", REFUSAL) if refused else ("content", answer.text)
         events = [chunk({"role": "assistant", "content": "", "refusal": None})]
-        events += [chunk({name: piece}) for piece in pieces(text)]
-        events.append(chunk({}, _finish(answer)))
+        if function := called(asked, answer):
+            call = {"index": 0, **_call(function, request_id)}
+            events += [chunk({"tool_calls": [call]}), chunk({}, "tool_calls")]
+        else:
+            events += [chunk({name: piece}) for piece in pieces(text)]
+            events.append(chunk({}, _finish(answer)))
         if asked.stream_usage:
             events.append(sse({**frame, "choices": [], "usage": _usage(answer)}))
         return [*events, b"data: [DONE]\n\n"]
@@ -211,6 +217,17 @@ def _frame(asked: Asked, answer: Answer, request_id: str, kind: str) -> dict[str
         "service_tier": tier if tier in ("flex", "priority") else "default",
         "system_fingerprint": "fp_replay",
     }
+
+
+def _demanded(document: dict[str, Any]) -> str | None:
+    if document.get("tool_choice") == "required":
+        return text_at(document, "tools", 0, "function", "name")
+    return text_at(document, "tool_choice", "function", "name")
+
+
+def _call(function: str, request_id: str) -> dict[str, Any]:
+    arguments = {"name": function, "arguments": "{}"}
+    return {"id": f"call_{request_id}", "type": "function", "function": arguments}
 
 
 def _finish(answer: Answer) -> str:

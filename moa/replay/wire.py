@@ -45,6 +45,8 @@ class Asked:
     service_tier: str | None = None
     most_output_tokens: int | None = None
     """An answer that was longer when it was recorded is cut there."""
+    tool: str | None = None
+    """The function that has to be called; nothing recorded says with which arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,22 @@ def last_user_text(turns: object, content: str) -> str | None:
 
 def _is_text(part: dict[str, Any]) -> bool:
     return isinstance(part.get("text"), str) and not part.get("thought")
+
+
+def text_at(document: object, *path: str | int) -> str | None:
+    """The text that stands at a place of some JSON; `None` where there is none."""
+    found: Any = document
+    for step in path:
+        try:
+            found = found[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return found if isinstance(found, str) else None
+
+
+def called(asked: Asked, answer: Answer) -> str | None:
+    """The function that is called, with no arguments, in place of the text."""
+    return asked.tool if answer.finish == "stop" and answer.text else None
 
 
 def multipart(content_type: str, body: bytes) -> list[Part]:

@@ -30,6 +30,34 @@ _ERROR = {
         }
     },
 }
+QUESTION = {"role": "user", "content": "What is 17 * 23?"}
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": "moa", "messages": [QUESTION], "moa": True},
+    "/v1/responses": {"model": "moa", "input": QUESTION["content"], "moa": True},
+    "/v1/route": {"queries": [{"messages": [QUESTION]}]},
+}
+_MODEL = {
+    "anyOf": [
+        {"const": "moa", "description": "The model that is worth its price"},
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 256,
+            "description": "moa:NAME: by another trade-off; a catalog id: that model",
+        },
+    ]
+}
+_ONE_QUESTION = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {"role": {"const": "user"}, "content": {"type": "string", "minLength": 1}},
+        "additionalProperties": False,
+    },
+}
+"""What most requests are; the schema of all conversations cannot say that a user must speak."""
 _POST_ERRORS = ("400", "401", "403", "404", "408", "413", "429", "502", "503", "504")
 _GET_ERRORS = ("401", "403", "404", "503")
 
@@ -55,10 +83,10 @@ def extra(method: str, path: str) -> dict[str, Any]:
     if path != "/healthz":
         entry["security"] = [{"bearer": []}]
     if (schema := _body(path)) is not None:
-        entry["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": schema}},
-        }
+        content = {"schema": schema}
+        if path in _EXAMPLES:
+            content["examples"] = {"a question": {"value": _EXAMPLES[path]}}
+        entry["requestBody"] = {"required": True, "content": {"application/json": content}}
     if path.endswith("{name:path}"):
         entry["parameters"] = [
             {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -69,14 +97,13 @@ def extra(method: str, path: str) -> dict[str, Any]:
 def _body(path: str) -> dict[str, Any] | None:
     match path:
         case "/v1/chat/completions":
-            return _joined(chat_wire.About, ChatRequest, only=chat_wire.SAME)
+            return _joined(chat_wire.About, only=chat_wire.SAME)
         case "/v1/responses":
-            said = {"type": ["string", "array"], "items": {"type": "object"}}
-            objects = {"tools": {"type": "array", "items": {"type": "object"}}}
             schema = inlined(responses_wire.About)
             schema["properties"] |= {
-                "input": said,
-                **objects,
+                "model": _MODEL,
+                "input": {"type": ["string", "array"], "minLength": 1, "items": {"type": "object"}},
+                "tools": {"type": "array", "items": {"type": "object"}},
                 "tool_choice": {"type": ["string", "object"]},
                 "text": {"type": "object"},
                 "reasoning": {"type": "object"},
@@ -84,9 +111,9 @@ def _body(path: str) -> dict[str, Any] | None:
             schema["required"] = [*schema["required"], "input"]
             return schema
         case "/v1/route":
-            one = inlined(ChatRequest)
+            one = _conversation()
             listed = {"type": "array", "minItems": 1, "items": one}
-            model = {"model": {"type": "string"}}
+            model = {"model": _MODEL}
             single = {**one, "properties": {**one["properties"], **model}}
             several = {
                 "type": "object",
@@ -100,12 +127,18 @@ def _body(path: str) -> dict[str, Any] | None:
     return None
 
 
-def _joined(
-    about: type[BaseModel], chat: type[BaseModel], *, only: tuple[str, ...]
-) -> dict[str, Any]:
-    schema, conversation = inlined(about), inlined(chat)
+def _joined(about: type[BaseModel], *, only: tuple[str, ...]) -> dict[str, Any]:
+    schema, conversation = inlined(about), _conversation()
+    schema["properties"]["model"] = _MODEL
     schema["properties"] |= {name: conversation["properties"][name] for name in only}
     schema["required"] = [*schema["required"], "messages"]
+    return schema
+
+
+def _conversation() -> dict[str, Any]:
+    schema = inlined(ChatRequest)
+    properties = schema["properties"]
+    properties["messages"] = {"anyOf": [_ONE_QUESTION, properties["messages"]]}
     return schema
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from moa.catalog import Wire
 from tests.providers.dialects import Dialect
 from tests.providers.vendor_server import Scripted, VendorServer
@@ -140,3 +142,23 @@ async def test_what_a_model_cannot_do_is_a_400_that_says_so(vendor_served: Servi
     error: Any = document["error"]
     assert status == 400
     assert error["code"] == "unsupported_by_model"
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "weather"}}]
+)
+async def test_the_demos_vendors_call_a_function_that_has_to_be_called(
+    served: Serving, model: str, choice: object
+) -> None:
+    tools: Any = [{"type": "function", "function": WEATHER}]
+    asked: Any = {"model": model, "messages": ASKED, "tools": tools, "tool_choice": choice}
+
+    whole = await served.client.chat.completions.create(**asked)
+    async with served.client.chat.completions.stream(**asked) as stream:
+        streamed = await stream.get_final_completion()
+
+    for answer in (whole, streamed):
+        (call,) = answer.choices[0].message.tool_calls or []
+        assert (call.function.name, call.function.arguments) == ("weather", "{}")
+        assert answer.choices[0].finish_reason == "tool_calls"
