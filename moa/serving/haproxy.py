@@ -62,6 +62,9 @@ def ray_environ(folder: Path, drain_s: float) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # By default HAProxy is killed, and its streams with it, when it says nothing for 5 s.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTER_S),
         # Each change of replicas starts another HAProxy; the streams of the one before must end.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(drain_s)),

@@ -38,6 +38,8 @@ class EndpointOnRay:
     """For RAY_ADDRESS."""
     pid: int
     """Of the process that has started the cluster, whose children all others are."""
+    dashboard: str
+    """Its address, where the cluster has one."""
     config: Path
     port: int
     server: ReplayServer
@@ -92,7 +94,13 @@ class EndpointOnRay:
 
 @contextmanager
 def endpoint_on_ray(
-    folder: Path, *, cpus: int = 8, drain_s: float = 30, limits: str = "", **environ: str
+    folder: Path,
+    *,
+    cpus: int = 8,
+    drain_s: float = 30,
+    limits: str = "",
+    dashboard: bool = False,
+    **environ: str,
 ) -> Iterator[EndpointOnRay]:
     """A cluster for as long as the block, nothing deployed yet.
 
@@ -101,6 +109,7 @@ def endpoint_on_ray(
         cpus: that Ray believes to have.
         drain_s: that streams have to end when their replica goes.
         limits: of the catalog's models.
+        dashboard: whether there is one.
         environ: of the cluster, besides what HAProxy needs.
     """
     with (
@@ -121,13 +130,21 @@ def endpoint_on_ray(
             text = text.replace(before, after)
         config = folder / "serve.toml"
         config.write_text(text)
-        options = f"num_cpus={cpus}, include_dashboard=False, object_store_memory=100 << 20"
-        says = "context.address_info['gcs_address'] + '|' + str(__import__('os').getpid())"
+        options = (
+            f"num_cpus={cpus}, include_dashboard={dashboard}, dashboard_port={free_port()}, "
+            "object_store_memory=100 << 20"
+        )
+        says = (
+            "context.address_info['gcs_address'] + '|' + str(__import__('os').getpid()) + '|' "
+            "+ str(context.dashboard_url)"
+        )
         with cluster(options, says) as said:
             patch.undo()  # read by now
-            address, _, pid = said.partition("|")
+            address, pid, url = said.split("|")
             overrides = [f"serve.drain_s={drain_s}", "serve.health_every_s=1"]
-            yield EndpointOnRay(address, int(pid), config, free_port(), server, overrides)
+            yield EndpointOnRay(
+                address, int(pid), f"http://{url}", config, free_port(), server, overrides
+            )
 
 
 def artifact(folder: Path, name: str) -> Path:

@@ -1,0 +1,187 @@
+"""The endpoint by the commands that users give: the job, `serve run` and `serve deploy`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from openai import AsyncOpenAI, OpenAI
+
+from moa.serving.haproxy import free_port
+from tests.jobs.conftest import KEYS, RAY, ROOT
+from tests.serving.on_ray import BIN, HELLO, EndpointOnRay, endpoint_on_ray, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+APP = "moa.serving.deployment:build"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointOnRay]:
+    """A cluster with a dashboard, as `serve deploy` asks that; nothing deployed."""
+    with endpoint_on_ray(tmp_path_factory.mktemp("endpoint"), dashboard=True) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def nothing_deployed(running: EndpointOnRay) -> Iterator[EndpointOnRay]:
+    yield running
+    serve(running, "shutdown", "--yes", "--address", running.dashboard)
+    until(lambda: not running.haproxies() and not running.replicas("ingress"), 60)
+
+
+def test_the_job_deploys_and_updates_and_what_it_deploys_outlives_it(
+    nothing_deployed: EndpointOnRay,
+) -> None:
+    running = nothing_deployed
+
+    first = running.deploy()
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert first.stdout.splitlines()[-1] == f"{running.url}/v1"
+    assert answers(running)
+    before = running.replicas("ingress")
+
+    again = running.deploy("max_usd_per_query=5")
+    assert again.returncode == 0, again.stderr[-3000:]
+    until(lambda: not (running.replicas("ingress") & before), 60)
+    assert answers(running)
+
+    elsewhere = running.deploy(f"http.port={free_port()}")
+    assert elsewhere.returncode == 2
+    assert f"listens at 127.0.0.1:{running.port}" in elsewhere.stderr
+    assert "Traceback" not in elsewhere.stderr
+    assert answers(running)
+
+
+def test_serve_run_serves_until_it_is_interrupted(nothing_deployed: EndpointOnRay) -> None:
+    running = nothing_deployed
+    start = serve(
+        running, "start", "--address", running.address, "--http-host", "127.0.0.1",
+        "--http-port", str(running.port),
+    )  # fmt: skip
+    assert start.returncode == 0, start.stderr[-3000:]
+    command = [
+        str(BIN / "serve"), "run", "--address", running.address, "--name", "moa", APP,
+        f"config={running.config}",
+    ]  # fmt: skip
+
+    with begun(command, running.environ) as process:
+        until(lambda: bool(running.replicas("ingress")), 60)
+        assert answers(running)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+
+    until(lambda: not running.replicas("ingress"), 60)
+
+
+def test_the_file_in_deploy_is_deployed_where_it_says(
+    nothing_deployed: EndpointOnRay, tmp_path: Path
+) -> None:
+    running = nothing_deployed
+    written = tmp_path / "endpoint.yaml"
+    document = yaml.safe_load((ROOT / "deploy/endpoint.yaml").read_text())
+    document["http_options"]["port"] = running.port
+    document["applications"][0]["args"]["config"] = str(running.config)
+    written.write_text(yaml.safe_dump(document))
+
+    deployed = serve(running, "deploy", str(written), "--address", running.dashboard)
+
+    assert deployed.returncode == 0, deployed.stderr[-3000:]
+    until(lambda: "RUNNING" in status(running), 90)
+    assert answers(running)
+
+
+def test_without_keys_it_does_not_start_where_others_can_reach_it(
+    nothing_deployed: EndpointOnRay,
+) -> None:
+    running = nothing_deployed
+    start = serve(
+        running, "start", "--address", running.address, "--http-host", "0.0.0.0",
+        "--http-port", str(running.port),
+    )  # fmt: skip
+    assert start.returncode == 0, start.stderr[-3000:]
+    command = [
+        str(BIN / "serve"), "run", "--address", running.address, "--name", "moa", APP,
+        f"config={running.config}",
+    ]  # fmt: skip
+
+    with begun(command, running.environ) as process:
+        out, _ = process.communicate(timeout=120)
+
+    assert not running.replicas("ingress")
+    assert "ConfigError" in out, out[-3000:]
+    assert "Serve listens at 0.0.0.0" in out
+
+
+async def test_on_its_own_ray_it_ends_in_seconds_but_not_before_its_streams(
+    tmp_path: Path,
+) -> None:
+    command = [
+        sys.executable, "jobs/serve_router.py", "--config", "jobs/configs/serve.toml",
+        "--set", "http.port=0", "--set", f"feedback.folder={tmp_path}", "--set",
+        "replay.script={latency={median_s=0.2,per_output_token_s=0.05}}",
+    ]  # fmt: skip
+    environ = {**os.environ, **RAY}
+    environ.pop("RAY_ADDRESS", None)
+
+    with begun(command, environ) as process:
+        assert process.stdout is not None
+        url = await asyncio.to_thread(url_of, process)
+        async with AsyncOpenAI(api_key="x", base_url=url, max_retries=0) as client:
+            stream = await client.chat.completions.create(model="moa", messages=HELLO, stream=True)
+            pieces = [await anext(aiter(stream))]
+            process.send_signal(signal.SIGTERM)
+            told_at = time.monotonic()
+            pieces += [piece async for piece in stream]
+            streamed_s = time.monotonic() - told_at
+        await asyncio.to_thread(process.wait, 60)
+        ended_s = time.monotonic() - told_at
+
+    assert process.returncode == 0
+    assert pieces[-1].choices[0].finish_reason == "stop"
+    sys.stdout.write(f"streamed for {streamed_s:.1f} s more, ended after {ended_s:.1f} s\n")
+
+
+def url_of(process: subprocess.Popen[str]) -> str:
+    """The address that it prints."""
+    assert process.stdout is not None
+    return next(line.strip() for line in process.stdout if line.startswith("http"))
+
+
+def answers(running: EndpointOnRay) -> bool:
+    """Whether the endpoint does."""
+    with OpenAI(api_key="x", base_url=f"{running.url}/v1", max_retries=5) as client:
+        made = client.chat.completions.create(model="moa", messages=HELLO)
+    return bool(made.choices[0].message.content)
+
+
+def serve(running: EndpointOnRay, *words: str) -> subprocess.CompletedProcess[str]:
+    """Serve's own command."""
+    return running.command([str(BIN / "serve"), *words])
+
+
+def status(running: EndpointOnRay) -> str:
+    """What Serve says of the application."""
+    said = serve(running, "status", "--address", running.dashboard, "--name", "moa").stdout
+    return str((yaml.safe_load(said) or {}).get("status", "")) if said else ""
+
+
+@contextmanager
+def begun(command: list[str], environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on; what is left of it at the end is killed."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**environ, **KEYS}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
