@@ -22,10 +22,14 @@ from moa.evaluation.left_out import Stranger, left_out
 from moa.evaluation.page import cell, number, part, render_html, usd
 from moa.evaluation.robustness import Flips, Robustness
 from moa.evaluation.summary import evaluation_lines, quick_look
+from moa.evaluation.traffic import Choices, evaluate_traffic
+from moa.evaluation.traffic_gate import TrafficGate
 from moa.intervals import Interval
 from tests.browser import looked_at, shades
+from tests.evaluation.logs import night
 from tests.evaluation.made import POLICY, by_chance, judged
 
+TRUTH = by_chance(3, queries=2000, insight=1.0)
 SETTINGS = Settings(policy=POLICY, regret_at=(0.05,), sweep_points=20, replicates=50)
 BASIS = Basis(
     router="0123", data="200 queries", prices_of="2026-11-25", prices="of that day",
@@ -142,3 +146,23 @@ def test_the_page_is_whole_in_a_browser(made: Evaluation, tmp_path: Path, width:
     assert seen["wide"] <= seen["window"] <= width
     assert seen["requests"] == 0
     assert shades(shot) > 100
+
+
+def test_logged_traffic_has_its_gate_its_values_and_its_domains() -> None:
+    chosen = TRUTH.decide(POLICY).chosen
+    log, rows = night(TRUTH, chosen, share=0.3, queries=1000, seed=0)
+    worse = TRUTH.grade.argmin(axis=1)
+    one = evaluate_traffic(
+        "own", log, Choices(worse[rows], 2, chosen[rows]), TRUTH.expected_grade[rows], POLICY,
+        asked=TrafficGate(worth_usd=0, loss_usd=1), replicates=100,
+    )  # fmt: skip
+    made = Evaluation("Own", BASIS, SETTINGS, (), (), traffic=(one,))
+
+    page, verdict = render_html(made), orjson.loads(made.verdict().json_bytes())
+
+    wanted = ("own on logged traffic", "the router in use", "never asked", "Refused", one.verdict)
+    for said in wanted:
+        assert html.escape(said) in page
+    assert verdict["pools"]["own on logged traffic"]["passed"] is False
+    assert len(verdict["pools"]["own on logged traffic"]["checks"]) == 2
+    assert any("FAILED own on logged traffic" in line for line in evaluation_lines(made))

@@ -28,14 +28,14 @@ class Routers:
         self.folder = Folder(str(home / "routers"))
         self.versions: list[str] = []
 
-    def candidate(self, *, passed: bool = True) -> PromoteRouterConfig:
+    def candidate(self, *, passed: bool = True, made_at: datetime = NOW) -> PromoteRouterConfig:
         number = len(self.versions) + 1
         place = self.home / f"candidate-{number}"
         version = another_router(place, seed=number)
         self.versions.append(version)
         last = latest(self.folder)
         said = verdict(current=last.version if last else None).model_copy(
-            update={"router": version, "made_at": NOW, "passed": passed}
+            update={"router": version, "made_at": made_at, "passed": passed}
         )
         (place / VERDICT).write_bytes(said.json_bytes())
         return PromoteRouterConfig(
