@@ -42,6 +42,7 @@ from moa.providers.provider import (
 )
 from moa.request import ChatRequest
 from moa.serving.config import CallsConfig
+from moa.serving.course import LEFT, Course
 
 WAITED = "no_turn"
 """Code of a call that was never made: its turn did not come in time, or too many wait."""
@@ -59,28 +60,6 @@ class Order:
     choices: tuple[Choice, ...]
     """The chosen model, then its fallbacks."""
     stream: bool
-
-
-@dataclass(slots=True)
-class Course:
-    """How an order fares; kept up to date while its pieces come."""
-
-    model: Model | None = None
-    """That is asked, or has answered."""
-    calls: int = 0
-    """That were made, failed ones included."""
-    failures: list[str] = field(default_factory=list)
-    """Of models that were given up: `MODEL CLASS code`, never words."""
-    output_chars: int = 0
-    """Of text that has come, of the model that is asked."""
-    waited_s: float = 0.0
-    """For its turns."""
-    sent_at: float | None = None
-    """The call that is out, or that was answered."""
-    open: bool = False
-    """Whether a call is out, or was when the client left."""
-    lost: list[tuple[str, int]] = field(default_factory=list)
-    """Models of failed calls that may be billed, each with the output tokens that had come."""
 
 
 @dataclass(slots=True, eq=False)
@@ -204,15 +183,14 @@ class Caller:
         line = self._lines[choice.model.id]
         asked_at = self._clock()
         async with self._turn(line, order, choice, elsewhere) as turn:
-            sent_at = course.sent_at = self._clock()
+            sent_at, told = self._clock(), False
             course.waited_s += sent_at - asked_at
-            course.model, course.output_chars = choice.model, 0
-            course.calls += 1
-            course.open, told = True, False
+            sent = course.send(choice.model, sent_at)
             try:
                 async with aclosing(self._pieces(order, choice, line, turn)) as pieces:
                     async for piece in pieces:
                         course.output_chars += piece.delta.chars
+                        sent.came(self._clock(), piece.delta)
                         if piece.delta.completion is not None:
                             answer = Answer(piece.delta.completion, piece.limits)
                             line.answered(turn, answer, sent_at)
@@ -221,12 +199,14 @@ class Caller:
             except ProviderError as error:
                 if not told:
                     course.open, told = False, True
+                    sent.failed(self._clock(), type(error).__name__)
                     self._heed(error, turn, line, sent_at)
                     if error.maybe_billed:
                         course.lost.append((choice.model.id, tokens_of(course.output_chars)))
                 raise
             finally:
                 if not told:  # the client has left
+                    sent.failed(self._clock(), LEFT)
                     line.left(turn, sent_at, _about(choice, course.output_chars))
 
     async def _pieces(

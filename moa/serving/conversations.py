@@ -22,7 +22,9 @@ import xxhash
 from moa.request import Message
 
 ASK_S = 0.025
-"""That a request waits for the owner; an actor of the same cluster answers in one or two ms."""
+"""That a request waits for the owner."""
+TELL_S = 10.0
+"""That telling may take: nobody waits for it, and an actor that is being started takes some."""
 AWAY_S = 1.0
 """That an owner is not asked again after it has not answered."""
 MOST_UNTOLD = 10_000
@@ -93,6 +95,7 @@ class Conversations:
         most: that are remembered here.
         owner: whom other processes tell; `None`: there are none.
         clock: seconds since 1970.
+        ask_s: that a request waits for the owner.
     """
 
     def __init__(
@@ -100,10 +103,13 @@ class Conversations:
         most: int,
         owner: ConversationOwner | None = None,
         clock: Callable[[], float] = time.time,
+        *,
+        ask_s: float = ASK_S,
     ) -> None:
         self._here = LatestConversations(most)
         self._owner = owner
         self._clock = clock
+        self._ask_s = ask_s
         self._away_until = 0.0
         self._untold: deque[tuple[int, Begun]] = deque(maxlen=MOST_UNTOLD)
         self._telling: asyncio.Task[None] | None = None
@@ -146,7 +152,7 @@ class Conversations:
 
     async def _ask(self, owner: ConversationOwner, keys: Sequence[int]) -> dict[int, Begun]:
         try:
-            async with asyncio.timeout(ASK_S):
+            async with asyncio.timeout(self._ask_s):
                 found = await owner.find(keys)
         except Exception as error:  # whatever it is: without the owner it is a new conversation
             self._is_away(error)
@@ -161,7 +167,7 @@ class Conversations:
             told = dict(self._untold)
             self._untold.clear()
             try:
-                async with asyncio.timeout(AWAY_S):
+                async with asyncio.timeout(TELL_S):
                     await owner.note(told)
             except Exception as error:  # as above: what was not told is not known elsewhere
                 self._is_away(error)

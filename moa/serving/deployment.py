@@ -32,7 +32,12 @@ from moa.serving.ray_metrics import RayRegistry
 from moa.serving.router_replicas import RemoteScorer, RouterReplica
 from moa.serving.scoring import LocalScorer
 from moa.serving.setup import Setup, check_endpoint
-from moa.serving.shared_actors import RemoteLimits, replayed_vendors, shared_state
+from moa.serving.shared_actors import (
+    RemoteLimits,
+    replayed_vendors,
+    shared_conversations,
+    shared_state,
+)
 from moa.serving.tenants import Tenants
 
 APP = "moa"
@@ -102,7 +107,12 @@ async def _open(setup: Setup, scorer: LocalScorer | RemoteScorer) -> Endpoint:
         setup = setup.replayed(urls)
     owners = await asyncio.to_thread(owners_of, setup.identities(os.environ))
     return open_endpoint(
-        setup, scorer=scorer, owners=owners, limits=RemoteLimits(state), registry=RayRegistry()
+        setup,
+        scorer=scorer,
+        owners=owners,
+        limits=RemoteLimits(state),
+        conversations=shared_conversations(setup.config),
+        registry=RayRegistry(),
     )
 
 

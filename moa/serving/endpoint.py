@@ -10,14 +10,16 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import structlog
+from opentelemetry.context import Context
 
 from moa.errors import MoaError, ProviderError
 from moa.providers.provider import Completion, CompletionDelta, Usage
 from moa.request import ChatRequest, Message
 from moa.serving import spans
-from moa.serving.calls import Caller, Course, Order, tokens_of
+from moa.serving.calls import Caller, Order, tokens_of
 from moa.serving.chat_wire import Asked, message_document
 from moa.serving.conversations import Begun, ConversationOwner, Conversations
+from moa.serving.course import Course
 from moa.serving.ids import CompletionId, Ids
 from moa.serving.keeping import Keeper
 from moa.serving.merging import merged
@@ -25,7 +27,7 @@ from moa.serving.metrics import Meters
 from moa.serving.refusals import refusal_of
 from moa.serving.routing import LIVE, Route, Routing, Scored, Scorer, Sticky
 from moa.serving.setup import Setup
-from moa.serving.tenant_limits import Need, TenantLease
+from moa.serving.tenant_limits import Need, Taken, TenantLease
 from moa.serving.tenants import Tenant
 
 log = structlog.get_logger()
@@ -47,9 +49,11 @@ class Inquiry:
     asked: Asked
     route: Route
     query_id: str
-    taken: Need
+    taken: Taken
     courses: list[Course]
     started_at: float
+    trace: Context | None = None
+    """The client's."""
     completions: dict[int, Completion] = field(default_factory=dict)
     first_piece_s: float | None = None
     settled: bool = False
@@ -96,6 +100,7 @@ class Endpoint:
         self.meters = meters
         self.ids = Ids(setup.secret)
         self._limits = limits
+        self._provider_names = spans.provider_names(setup.accounts)
         self._conversations = Conversations(setup.config.stickiness.conversations, conversations)
 
     async def close(self) -> None:
@@ -121,8 +126,13 @@ class Endpoint:
         scored = await self._scored(chats)
         return self.routing.routes(model, chats, scored, allowed=tenant.models, sticky=sticky)
 
-    async def begin(self, tenant: Tenant, asked: Asked) -> Inquiry:
+    async def begin(self, tenant: Tenant, asked: Asked, trace: Context | None = None) -> Inquiry:
         """Let a request in: it has a route, and its tenant has room for it.
+
+        Args:
+            tenant: whose it is.
+            asked: what.
+            trace: the client's, of `spans.parent_of`.
 
         Raises:
             Refusal: as `decide`.
@@ -138,8 +148,8 @@ class Endpoint:
         self.meters.novelty.add(route.novelty, {})
         self.meters.decisions.add(1, {"model": route.model.id, "rule": route.rule})
         tokens = asked.n * (route.input_tokens + route.output_tokens)
-        taken = Need(1, tokens, asked.n * route.reserved_usd)
-        await self._limits.take(tenant, taken)
+        needed = Need(1, tokens, asked.n * route.reserved_usd)
+        taken = await self._limits.take(tenant, needed)
         inquiry = Inquiry(
             tenant=tenant,
             asked=asked,
@@ -148,7 +158,9 @@ class Endpoint:
             taken=taken,
             courses=[Course() for _ in range(asked.n)],
             started_at=started_at,
+            trace=trace,
         )
+        self._gauge()
         if self.keeper.keeps_queries:
             self.keeper.query(inquiry.query_id, tenant.name, asked.chat)
         return inquiry
@@ -176,6 +188,7 @@ class Endpoint:
                 async for piece in pieces:
                     if inquiry.first_piece_s is None:
                         inquiry.first_piece_s = time.monotonic() - inquiry.started_at
+                        self._gauge()
                     if piece.delta.completion is not None:
                         inquiry.completions[piece.number] = piece.delta.completion
                     yield piece
@@ -348,20 +361,25 @@ class Endpoint:
                 meters.fallbacks.add(1, {"model": given_up, "error": error})
         if not failed and len(inquiry.completions) < inquiry.asked.n:
             meters.left.add(1, {"model": model})
-        for name, waiting in self.caller.waiting().items():
-            meters.waiting.add(waiting, {"model": name})
-        meters.in_flight.add(self.caller.in_flight(), {})
-        spans.record(
-            "chat",
+        self._gauge()
+        served = spans.Served(
             asked_model=inquiry.asked.model,
             model=model,
-            provider=model.partition("/")[0],
             rule=inquiry.route.rule,
+            tenant=inquiry.tenant.name,
             seconds=total_s,
-            tokens=(usage.input_tokens, usage.output_tokens),
             cost_usd=float(cost_usd),
+            stream=inquiry.asked.stream,
             failed=failed,
         )
+        calls = [call for course in inquiry.courses for call in course.sent]
+        spans.record(served, calls, self._provider_names, inquiry.trace, time.monotonic())
+
+    def _gauge(self) -> None:
+        """Queues as they are; told when a request comes, when it is answered and when it goes."""
+        for name, waiting in self.caller.waiting().items():
+            self.meters.waiting.add(waiting, {"model": name})
+        self.meters.in_flight.add(self.caller.in_flight(), {})
 
     def _remember(self, inquiry: Inquiry, completion: Completion) -> None:
         if self.setup.config.stickiness.mode == "off" or completion.refused:

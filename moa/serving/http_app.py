@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from moa.errors import Refusal
+from moa.serving import spans
 from moa.serving.chat_wire import (
     Asked,
     ChatStream,
@@ -256,7 +257,8 @@ class Http:
         """
 
         async def start() -> tuple[Inquiry, AsyncGenerator[Piece, None], Piece | None]:
-            inquiry = await endpoint.begin(tenant, asked)
+            trace = spans.parent_of(request.headers)
+            inquiry = await endpoint.begin(tenant, asked, trace)
             if not asked.stream:
                 await endpoint.whole(inquiry)
                 return inquiry, _nothing(), None

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from moa.serving.metrics import Labels, Meter
+
+Kind = Literal["counter", "gauge", "histogram"]
+_ENDINGS: dict[Kind, tuple[str, ...]] = {
+    "counter": ("_total",),
+    "gauge": ("",),
+    "histogram": ("_bucket", "_count", "_sum"),
+}
+
+
+def exported_names(kind: Kind, name: str) -> list[str]:
+    """The names of a meter's series on the metrics page, which dashboards ask for."""
+    return [f"ray_{name}{ending}" for ending in _ENDINGS[kind]]
 
 
 class RayRegistry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,11 +18,12 @@ from moa.config import ReplayConfig
 from moa.errors import Refusal
 from moa.replay.process import replay_server
 from moa.serving.config import EndpointConfig
+from moa.serving.conversations import Begun, LatestConversations
 from moa.serving.spent import KeptLimits
-from moa.serving.tenant_limits import Need, Verdict
+from moa.serving.tenant_limits import Need, Returned, Verdict
 from moa.serving.tenants import Tenant
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of these actors: they outlive the replicas, and perhaps their version."""
 OWNER_S = 10.0
 """That the owner of the tenants' limits may take."""
@@ -47,11 +49,11 @@ class RemoteLimits:
     def __init__(self, actor: ActorHandle[SharedState]) -> None:
         self._actor = actor
 
-    async def lease(self, tenant: Tenant, needed: Need, unused: Need) -> Verdict:
+    async def lease(self, tenant: Tenant, needed: Need, returned: Returned) -> Verdict:
         """See `LimitOwner.lease`."""
         try:
             async with asyncio.timeout(OWNER_S):
-                verdict: Verdict = await self._actor.lease.remote(tenant, needed, unused)
+                verdict: Verdict = await self._actor.lease.remote(tenant, needed, returned)
         except (RayError, TimeoutError) as error:
             log.error("limits.no_answer", error=type(error).__name__)
             raise Refusal(
@@ -62,6 +64,22 @@ class RemoteLimits:
                 retry_after_s=5.0,
             ) from None
         return verdict
+
+
+class RemoteConversations:
+    """See `moa.serving.conversations.ConversationOwner`."""
+
+    def __init__(self, actor: ActorHandle[LatestConversations]) -> None:
+        self._actor = actor
+
+    async def find(self, keys: Sequence[int]) -> dict[int, Begun]:
+        """See `ConversationOwner.find`."""
+        found: dict[int, Begun] = await self._actor.find.remote(keys)
+        return found
+
+    async def note(self, begun: Mapping[int, Begun]) -> None:
+        """See `ConversationOwner.note`."""
+        await self._actor.note.remote(begun)
 
 
 class ReplayedVendors:
@@ -108,6 +126,14 @@ def shared(kind: type, name: str, *args: object) -> ActorHandle[Any]:
 def shared_state(config: EndpointConfig) -> ActorHandle[SharedState]:
     """See `SharedState`."""
     return shared(SharedState, f"endpoint-{PROTOCOL}", config.access.spent_folder)
+
+
+def shared_conversations(config: EndpointConfig) -> RemoteConversations | None:
+    """What all replicas know of conversations; `None` where there is one replica, or none sticks."""
+    if config.stickiness.mode == "off" or config.serve.max_replicas == 1:
+        return None
+    most = config.stickiness.conversations
+    return RemoteConversations(shared(LatestConversations, f"conversations-{PROTOCOL}", most))
 
 
 def replayed_vendors(replay: ReplayConfig) -> ActorHandle[ReplayedVendors]:

@@ -11,7 +11,7 @@ from decimal import Decimal
 import orjson
 import structlog
 
-from moa.serving.tenant_limits import Need, TenantLimits, Verdict
+from moa.serving.tenant_limits import Need, Returned, TenantLimits, Verdict
 from moa.serving.tenants import Tenant
 from moa.storage.object_store import Folder
 
@@ -35,14 +35,14 @@ class KeptLimits(TenantLimits):
         self._reading: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
 
-    async def lease(self, tenant: Tenant, needed: Need, unused: Need) -> Verdict:
+    async def lease(self, tenant: Tenant, needed: Need, returned: Returned) -> Verdict:
         """See `LimitOwner.lease`. Nothing is granted before what was spent has been read."""
         if self._folder is None:
-            return await super().lease(tenant, needed, unused)
+            return await super().lease(tenant, needed, returned)
         if self._reading is None or _failed(self._reading):
             self._reading = asyncio.create_task(self._read(self._folder))
         await asyncio.shield(self._reading)
-        verdict = await super().lease(tenant, needed, unused)
+        verdict = await super().lease(tenant, needed, returned)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(self._folder))
         return verdict

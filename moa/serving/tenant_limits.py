@@ -1,8 +1,14 @@
 """What a tenant has used: counted by one owner, from which each process of the endpoint leases.
 
-A lease is counted as used when it is granted, and what was not needed is told: so no minute and
-no day goes above its limit, however many processes there are. Whoever does not fit is told at once
-when it will.
+A lease is counted as used when it is granted, until the end of the time that it is good for, and
+what was not needed is told: so no minute and no day goes above its limit, however many processes
+there are. What comes back late is worth nothing: the minute that it was taken from is over, and
+another must not become the longer for it; likewise yesterday's money. Whoever does not fit is told
+at once when it will.
+
+What a request uses is expected when it is let in, and known when it has ended. What it has used
+beyond that counts from then on. One that is expected to use more tokens than a minute has is let
+in when a whole minute's are free.
 """
 
 from __future__ import annotations
@@ -24,7 +30,9 @@ SLOT_S = 1.0
 BLOCK = 600
 """A lease is one part in so many of a minute's limit, a tenth of a second's worth, at least."""
 CREDIT_S = 1.0
-"""How long a lease is good for."""
+"""How long a lease is good for, from when it was asked for."""
+MOST_ASKS = 3
+"""Leases that come too late to be used, before a request is refused."""
 DAY_BLOCK = 200
 """The same of a day's money."""
 
@@ -44,6 +52,14 @@ class Need(NamedTuple):
             self.usd + sign * other.usd,
         )
 
+    def above(self, other: Need) -> Need:
+        """What is more than in the other."""
+        return Need(
+            max(0, self.requests - other.requests),
+            max(0.0, self.tokens - other.tokens),
+            max(Decimal(0), self.usd - other.usd),
+        )
+
     def covers(self, other: Need) -> bool:
         """Whether the other fits into it."""
         return (
@@ -56,11 +72,38 @@ class Need(NamedTuple):
 NOTHING = Need(0, 0.0, Decimal(0))
 
 
+class Taken(NamedTuple):
+    """What was leased, or what a request was counted with when it was let in."""
+
+    need: Need
+    asked_at: float = -math.inf
+    """By the clock of its process."""
+    granted_at: float = math.inf
+    """By the owner's."""
+    day: str = ""
+    """That its money is of, by the owner's clock, UTC."""
+
+
+class Returned(NamedTuple):
+    """What a process tells of its earlier leases."""
+
+    unused: Need = NOTHING
+    granted_at: float = math.inf
+    """The oldest of them, by the owner's clock."""
+    beyond: Need = NOTHING
+    """Used, and never leased."""
+    day: str = ""
+    """That the money is of."""
+
+
 class Verdict(NamedTuple):
     """What a lease comes to."""
 
     granted: Need | None
     """At least what was needed; `None`: nothing."""
+    at: float
+    """By the owner's clock."""
+    day: str
     limit: str = ""
     """Which one stands in the way: rpm, tpm or usd_per_day."""
     wait_s: float = 0.0
@@ -70,15 +113,20 @@ class Verdict(NamedTuple):
 class LimitOwner(Protocol):
     """The owner of all tenants' limits, here or elsewhere."""
 
-    async def lease(self, tenant: Tenant, needed: Need, unused: Need) -> Verdict:
+    async def lease(self, tenant: Tenant, needed: Need, returned: Returned) -> Verdict:
         """Take what is needed, and perhaps a little more.
 
         Args:
             tenant: with its limits; the latest that is heard of counts.
             needed: by the request that waits.
-            unused: of earlier leases; below zero what was used beyond them.
+            returned: of earlier leases.
         """
         ...
+
+
+def _slot(at: float) -> float:
+    """The end of the slot that a time is in."""
+    return at - at % SLOT_S + SLOT_S
 
 
 @dataclass(slots=True)
@@ -100,14 +148,28 @@ class _Used:
             self.tokens -= tokens
 
     def add(self, now: float, requests: int, tokens: float) -> None:
-        """Granted, or (below zero) told to be unused."""
-        slot = now - now % SLOT_S + SLOT_S  # as late as it can have been
+        """Granted, or used beyond what was."""
+        slot = _slot(now + CREDIT_S)  # as late as it can be used
         self.requests += requests
         self.tokens += tokens
         if self.slots and self.slots[-1][0] == slot:
             _, had_requests, had_tokens = self.slots.pop()
             requests, tokens = requests + had_requests, tokens + had_tokens
         self.slots.append((slot, requests, tokens))
+
+    def give_back(self, granted_at: float, requests: int, tokens: float) -> None:
+        """Told to be unused. It is taken from the slot that it was counted in, or from older ones,
+        which are forgotten earlier; never from younger ones.
+        """
+        for index in range(len(self.slots) - 1, -1, -1):
+            slot, had_requests, had_tokens = self.slots[index]
+            if slot > _slot(granted_at + CREDIT_S):
+                continue
+            less_requests, less_tokens = min(requests, had_requests), min(tokens, had_tokens)
+            self.slots[index] = (slot, had_requests - less_requests, had_tokens - less_tokens)
+            self.requests -= less_requests
+            self.tokens -= less_tokens
+            requests, tokens = requests - less_requests, tokens - less_tokens
 
     def free_at(self, requests: float, tokens: float) -> float:
         """When so many requests and tokens less are counted."""
@@ -126,25 +188,33 @@ class TenantLimits:
         self._clock = clock
         self._used: dict[str, _Used] = {}
 
-    async def lease(self, tenant: Tenant, needed: Need, unused: Need) -> Verdict:
+    async def lease(self, tenant: Tenant, needed: Need, returned: Returned) -> Verdict:
         """See `LimitOwner.lease`."""
         now = self._clock()
         used = self._used.setdefault(tenant.name, _Used())
         used.forget(now)
         today = datetime.fromtimestamp(now, UTC)
-        if used.day != self._today():
-            used.day, used.usd = self._today(), Decimal(0)
-        if unused != NOTHING:
-            used.add(now, -unused.requests, -unused.tokens)
-            used.usd -= unused.usd
+        day = self._today()
+        if used.day != day:
+            used.day, used.usd = day, Decimal(0)
+        self._heed(used, returned, now)
         if needed == NOTHING:
-            return Verdict(NOTHING)
+            return Verdict(NOTHING, now, day)
         if (refused := _refused(tenant, used, needed, now, today)) is not None:
             return refused
         granted = _granted(tenant, used, needed)
         used.add(now, granted.requests, granted.tokens)
         used.usd += granted.usd
-        return Verdict(granted)
+        return Verdict(granted, now, day)
+
+    def _heed(self, used: _Used, returned: Returned, now: float) -> None:
+        unused, beyond = returned.unused, returned.beyond
+        if now - returned.granted_at < MINUTE_S and returned.granted_at <= now:
+            used.give_back(returned.granted_at, unused.requests, unused.tokens)
+        if beyond.requests or beyond.tokens:
+            used.add(now, beyond.requests, beyond.tokens)
+        if returned.day == used.day:
+            used.usd = max(Decimal(0), used.usd + beyond.usd - unused.usd)
 
     def begin(self, name: str, usd: Decimal) -> None:
         """A tenant has spent so much of today before this owner was started."""
@@ -165,14 +235,14 @@ def _refused(
 ) -> Verdict | None:
     if tenant.usd_per_day is not None and used.usd + needed.usd > tenant.usd_per_day:
         midnight = (today + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-        return Verdict(None, "usd_per_day", (midnight - today).total_seconds())
+        return Verdict(None, now, used.day, "usd_per_day", (midnight - today).total_seconds())
     over_requests = used.requests + needed.requests - (tenant.rpm or math.inf)
     over_tokens = used.tokens + needed.tokens - (tenant.tpm or math.inf)
     if over_requests <= 0 and over_tokens <= 1e-6:
         return None
     limit = "rpm" if over_requests > 0 else "tpm"
     wait_s = used.free_at(max(0.0, over_requests), max(0.0, over_tokens)) - now
-    return Verdict(None, limit, max(0.1, wait_s))
+    return Verdict(None, now, used.day, limit, max(0.1, wait_s))
 
 
 def _granted(tenant: Tenant, used: _Used, needed: Need) -> Need:
@@ -200,39 +270,91 @@ class TenantLease:
         self._clock = clock
         self._hands: dict[str, _Hand] = {}
 
-    async def take(self, tenant: Tenant, needed: Need) -> None:
+    async def take(self, tenant: Tenant, needed: Need) -> Taken:
         """Count a request, before anything is sent for it.
 
         Raises:
-            Refusal: 429: it does not fit; or 503: the owner does not answer.
+            Refusal: 429: it does not fit; or 503: the owner does not answer, or too late.
         """
+        if not tenant.is_limited:
+            return Taken(needed)
+        if tenant.tpm is not None and needed.tokens > tenant.tpm:
+            needed = needed._replace(tokens=float(tenant.tpm))
+        hand = self._hands.setdefault(tenant.name, _Hand())
+        late = self._clock() - hand.credit.asked_at > CREDIT_S
+        if late or not hand.credit.need.covers(needed):
+            await self._refill(tenant, needed, hand)
+        hand.credit = hand.credit._replace(need=hand.credit.need.plus(needed, -1))
+        return hand.credit._replace(need=needed)
+
+    async def _refill(self, tenant: Tenant, needed: Need, hand: _Hand) -> None:
+        """Ask until a lease comes in time."""
+        for _ in range(MOST_ASKS):
+            asked_at = self._clock()
+            verdict = await self._owner.lease(tenant, needed, hand.told(asked_at))
+            if verdict.granted is None:
+                raise _too_much(tenant, verdict)
+            leased = Taken(verdict.granted, asked_at, verdict.at, verdict.day)
+            if self._clock() - asked_at <= CREDIT_S:
+                hand.take(leased)
+                return
+            hand.give_back(leased)
+        raise Refusal(
+            f"the owner of this key's limits takes more than {CREDIT_S:g} s to answer",
+            status=503,
+            kind="api_error",
+            code="limits_slow",
+            retry_after_s=5.0,
+        )
+
+    def settle(self, tenant: Tenant, taken: Taken, used: Need) -> None:
+        """A request has used other amounts than were taken for it; told with the next lease."""
         if not tenant.is_limited:
             return
         hand = self._hands.setdefault(tenant.name, _Hand())
-        fresh = self._clock() - hand.at <= CREDIT_S
-        if fresh and hand.credit.covers(needed):
-            hand.credit = hand.credit.plus(needed, -1)
-            return
-        unused, hand.credit = hand.credit, NOTHING
-        if tenant.tpm is not None and needed.tokens > tenant.tpm:
-            needed = needed._replace(tokens=float(tenant.tpm))
-        verdict = await self._owner.lease(tenant, needed, unused)
-        if verdict.granted is None:
-            raise _too_much(tenant, verdict)
-        hand.at = self._clock()
-        hand.credit = hand.credit.plus(verdict.granted).plus(needed, -1)
+        unused, beyond = taken.need.above(used), used.above(taken.need)
+        hand.give_back(taken._replace(need=unused), beyond)
 
-    def settle(self, tenant: Tenant, taken: Need, used: Need) -> None:
-        """A request has used other amounts than were taken for it; told with the next lease."""
-        if tenant.is_limited:
-            hand = self._hands.setdefault(tenant.name, _Hand())
-            hand.credit = hand.credit.plus(taken).plus(used, -1)
+
+_NO_LEASE = Taken(NOTHING)
 
 
 @dataclass(slots=True)
 class _Hand:
-    credit: Need = NOTHING
-    at: float = -math.inf
+    """What a process has of one tenant's limits."""
+
+    credit: Taken = _NO_LEASE
+    left: list[tuple[Taken, Need]] = field(default_factory=list)
+    """Unused of leases and requests that are over, and what those have used beyond."""
+
+    def take(self, leased: Taken) -> None:
+        """A new credit; what is left of one that another request has asked for goes back."""
+        self.give_back(self.credit)
+        self.credit = leased
+
+    def give_back(self, unused: Taken, beyond: Need = NOTHING) -> None:
+        """To be told."""
+        if (unused.need, beyond) != (NOTHING, NOTHING):
+            self.left.append((unused, beyond))
+
+    def told(self, now: float) -> Returned:
+        """All that is to be told, as one: of minutes and days that are over it is nothing."""
+        self.take(_NO_LEASE)
+        left, self.left = self.left, []
+        day = max((unused.day for unused, _ in left), default="")
+        told = Returned(day=day)
+        for unused, beyond in left:
+            need, granted_at = unused.need, unused.granted_at
+            if now - unused.asked_at >= MINUTE_S or not (need.requests or need.tokens):
+                need, granted_at = need._replace(requests=0, tokens=0.0), math.inf
+            if unused.day != day:
+                need, beyond = need._replace(usd=Decimal(0)), beyond._replace(usd=Decimal(0))
+            told = told._replace(
+                unused=told.unused.plus(need),
+                granted_at=min(told.granted_at, granted_at),
+                beyond=told.beyond.plus(beyond),
+            )
+        return told
 
 
 def _too_much(tenant: Tenant, verdict: Verdict) -> Refusal:
