@@ -10,6 +10,9 @@ import sys
 from typing import Any
 
 import litellm  # type: ignore[import-not-found, unused-ignore]
+import openai
+
+litellm.suppress_debug_info = True  # it prints advice beside errors
 
 QUESTION = {"role": "user", "content": "How is the weather in Paris?"}
 TOOL = {
@@ -70,7 +73,7 @@ def examine(base_url: str) -> dict[str, Any]:
 def _mistake(ask: Any, fields: dict[str, Any]) -> list[Any]:  # noqa: ANN401 - a function
     try:
         ask(**fields)
-    except litellm.exceptions.OpenAIError as error:
+    except openai.APIStatusError as error:  # LiteLLM's are kinds of these
         return [type(error).__name__, error.status_code, str(error)]
     return []
 
