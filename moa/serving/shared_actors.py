@@ -129,7 +129,7 @@ def shared_state(config: EndpointConfig) -> ActorHandle[SharedState]:
 
 
 def shared_conversations(config: EndpointConfig) -> RemoteConversations | None:
-    """What all replicas know of conversations; `None` where there is one replica, or none sticks."""
+    """What all replicas know of conversations; `None` where one replica is all, or none sticks."""
     if config.stickiness.mode == "off" or config.serve.max_replicas == 1:
         return None
     most = config.stickiness.conversations
