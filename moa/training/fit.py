@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,8 @@ class Fitted:
     tensors: Tensors
     """As `moa.router.predictor` reads them, and `training.ease`: of each training query as experts
     saw it that were fitted on other folds, which is what a new model's head may be fitted on."""
+    domain_queries: dict[str, int] = field(default_factory=dict)
+    """Domain → queries that were learnt from."""
 
 
 def balance(domain: Ints) -> Floats:
@@ -94,7 +96,8 @@ def fit(data: Dataset, reading: Reading, *, folds: int) -> Fitted:
     novelty = fit_novelty(reading.embeddings, standard, domains.of_query, weight, fold)
     tensors = _tensors(features, factors, heads, curves, novelty)
     tensors["training.ease"] = np.nan_to_num(experts.out_of_fold[:, 0]).astype(np.float16)
-    return Fitted(domains.names, kinds, tensors)
+    sizes = np.bincount(domains.of_query, minlength=len(domains.names)).tolist()
+    return Fitted(domains.names, kinds, tensors, dict(zip(domains.names, sizes, strict=True)))
 
 
 def grade_weights(data: Dataset) -> Floats:

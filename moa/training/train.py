@@ -190,6 +190,7 @@ def _write(
         "mean_grade": {
             m: round(float(np.nanmean(data.grade[:, n])), 4) for n, m in enumerate(data.models)
         },
+        "domain_queries": fitted.domain_queries,
         "other_models": data.other_grade.shape[1],
         "cross_validation": {model: values(one) for model, one in told.items()},
         "calibration": dict(zip(data.models, fitted.calibration, strict=True)),

@@ -39,14 +39,14 @@ def answered_run(
     *,
     run_id: str = "night",
     part_rows: int = 3,
-    rows: int | None = None,
+    of_rows: int | None = None,
 ) -> RunFolder:
-    """Write a run; query n is `qN`. Of a redrive, `rows` are those of the run's part."""
+    """Write a run; query n is `qN`. Of a redrive, `of_rows` are those of the run's part."""
     run = RunFolder(url)
     run.begin({"started_at": BEGAN.isoformat(), "config": {"run": {"id": run_id}}}, identity={})
     for first in range(0, len(asked), part_rows):
         mine = list(enumerate(asked))[first : first + part_rows]
-        part = PartName(0, first, first + (rows or len(mine)))
+        part = PartName(0, first, first + (of_rows or len(mine)))
         run.write_queries(part, _table([_query(n, one) for n, one in mine], SCORED_QUERIES))
         run.write_decisions(part, _table([_decision(n, one) for n, one in mine], ROUTING_DECISIONS))
         rows = [row for n, one in mine for row in _outcomes(n, one)]

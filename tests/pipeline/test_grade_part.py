@@ -123,7 +123,7 @@ def test_a_share_of_the_queries_is_the_same_one_each_time(tmp_path: Path) -> Non
 
 def test_the_latest_answer_of_a_redriven_query_is_graded(tmp_path: Path) -> None:
     run = answered_run(f"{tmp_path}/run", [Asked("a?", status="dead_letter"), Asked("b?")])
-    answered_run(run.redrive(1).url, [Asked("a?", completion="43")], rows=2)
+    answered_run(run.redrive(1).url, [Asked("a?", completion="43")], of_rows=2)
 
     rows = PartGrader(run, [EXACT])(PartName(0, 0, 2)).to_pylist()
 
