@@ -19,6 +19,7 @@ import numpy as np
 from moa.intervals import Interval
 from moa.reports.comparisons import FEWEST_GRADED, Compared, Comparison, compare
 from moa.reports.detours import DeadTally, Detour, DetourTally, Outage
+from moa.reports.drift import Drift, drift
 from moa.reports.exploration import Explored, explored
 from moa.reports.inputs import (
     ForecastFacts,
@@ -154,6 +155,8 @@ class CostReport:
     """What the detours cost together, and what is left dead; `None` without either."""
     explored: Explored | None
     """What exploration cost; `None` of a run without."""
+    drift: Drift | None
+    """Beside the training data; `None` when nothing was answered."""
     shadow: Shadow | None
     """What another router would have done; `None` of a run without."""
     doubts: tuple[Doubt, ...]
@@ -277,6 +280,7 @@ def _report(
         detours=detours.detours(inputs.policy.willingness_to_pay),
         outage=detours.outage(outcomes.reasons, inputs.policy.willingness_to_pay),
         explored=explored(decisions, matched, value_usd=inputs.policy.willingness_to_pay),
+        drift=_drift(inputs, matched),
         shadow=shadow,
         doubts=tuple(outcomes.doubts),
         doubtful=outcomes.doubtful,
@@ -304,6 +308,16 @@ def _planned(
     grade = None if compared.grade is None else compared.grade.value
     return planned(
         inputs.plans, outcomes.spend, decisions.lanes, ended_at=outcomes.last_at, grade=grade
+    )
+
+
+def _drift(inputs: ReportInputs, matched: Matched) -> Drift | None:
+    return drift(
+        matched,
+        best_constant=inputs.router.best_constant,
+        value_usd=inputs.policy.willingness_to_pay,
+        domains=inputs.domains,
+        taught=inputs.taught,
     )
 
 

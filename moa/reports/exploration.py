@@ -103,9 +103,10 @@ def explored_sentences(found: Explored | None, value_usd: Decimal | None) -> lis
     """What exploration cost, for people."""
     if found is None:
         return []
+    was = "was" if found.queries == 1 else "were"
     told = (
-        f"{queries(found.queries)} explored ({share(found.share)}), {found.elsewhere:,} of the "
-        f"answered ones by another model than would have been asked: {extra(found.extra_usd)}"
+        f"{queries(found.queries)} {was} explored ({share(found.share)}), {found.elsewhere:,} of "
+        f"those answered by another model than would have been asked: {extra(found.extra_usd)}"
     )
     sentences = [f"{told}, {right_answers(found.expected_gain)} expected."]
     if found.grade_difference is not None:

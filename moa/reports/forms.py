@@ -10,6 +10,7 @@ import orjson
 import pyarrow as pa
 
 from moa.reports.cost_report import CostReport, Reason, Spend
+from moa.reports.drift_words import drift_sentences
 from moa.reports.exploration import explored_sentences
 from moa.reports.plan_verdict import plan_sentences
 from moa.reports.shadow import shadow_sentences
@@ -78,6 +79,7 @@ def summary_lines(report: CostReport) -> list[str]:
         *plan_sentences(report),
         *_paragraph(astray(report)),
         *_paragraph(explored_sentences(report.explored, report.policy.willingness_to_pay)),
+        *_paragraph(drift_sentences(report.drift)[:1]),
         *_paragraph(shadow_sentences(report.shadow, report.policy.willingness_to_pay)),
         *(f"dead letters: {one.queries:,} {one.reason}{_example(one)}" for one in report.reasons),
         *verdict(report),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
@@ -144,6 +144,10 @@ class ReportInputs:
     router: RouterFacts
     run: RunFacts
     forecast: ForecastFacts
+    domains: Mapping[str, int] = field(default_factory=dict)
+    """The router's domain → queries of this run that are likeliest of it."""
+    taught: Mapping[str, int] = field(default_factory=dict)
+    """Domain → training queries; empty when the router does not say."""
     shadow: ShadowFacts | None = None
     """`None` of a run without another router beside its own."""
     plans: tuple[Mapping[str, Any], ...] = ()

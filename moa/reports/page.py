@@ -10,6 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from moa.reports import charts
 from moa.reports.cost_report import CostReport
 from moa.reports.drawing import colour
+from moa.reports.drift_words import ACTIONS, drift_sentences
 from moa.reports.exploration import explored_sentences
 from moa.reports.inputs import PolicyFacts
 from moa.reports.plan_verdict import plan_notes
@@ -67,6 +68,7 @@ def render_html(report: CostReport, *, title: str) -> str:
             explored=_unbroken(
                 explored_sentences(report.explored, report.policy.willingness_to_pay)
             ),
+            drift=_unbroken(drift_sentences(report.drift)),
             shadow=_unbroken(shadow_sentences(report.shadow, report.policy.willingness_to_pay)),
             plan=report.planned,
             plan_notes=plan_notes(report),
@@ -74,6 +76,7 @@ def render_html(report: CostReport, *, title: str) -> str:
             which_queries=which_queries(report),
             figures=charts.figures(report),
             tint=lambda model: colour(report.pool, model),
+            actions=ACTIONS,
             rules=rules(report.policy),
             money=money,
             duration=duration,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -130,6 +131,8 @@ def _inputs(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> 
         ),
         router=_router_facts(run, first, config),
         run=_run_facts(merged, first),
+        domains=_domains(run),
+        taught=first["router"].get("domain_queries", {}),  # early runs have not kept it
         shadow=_shadow(run),
         forecast=ForecastFacts(_expected_usd(merged.decided, config.pool)),
         plans=tuple(run.plans()),
@@ -174,6 +177,19 @@ def _router_facts(run: RunFolder, first: dict[str, Any], config: RouteBatchConfi
         best_constant=first["router"]["best_constant"],
         best_constant_why=first["router"]["best_constant_why"],
     )
+
+
+def _domains(run: RunFolder) -> dict[str, int]:
+    """Queries by their likeliest domain, of all parts that say so."""
+    found: Counter[str] = Counter()
+    for part in run.decided_parts():
+        try:
+            column = run.read_queries(part, columns=["domain"]).column("domain")
+        except (KeyError, pa.ArrowInvalid):  # scored before domains were kept
+            continue
+        for one in pc.value_counts(column.drop_null()).to_pylist():
+            found[one["values"]] += one["counts"]
+    return dict(found)
 
 
 def _shadow(run: RunFolder) -> ShadowFacts | None:
