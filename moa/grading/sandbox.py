@@ -132,13 +132,13 @@ class Sandbox:
             options += ["--setenv", name, value]
         for folder in (*SEEN, *ALSO_SEEN):
             options += ["--ro-bind-try", folder, folder]
-        for folder in self._folders:
-            options += ["--ro-bind", folder, folder]
         for link in ("bin", "lib", "lib32", "lib64"):
             options += ["--symlink", f"usr/{link}", f"/{link}"]
         for device in ("null", "zero", "full", "random", "urandom"):
             options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
         options += ["--size", str(limits.tmp_mb << 20), "--tmpfs", "/tmp"]
+        for folder in self._folders:  # one of them may be below the machine's /tmp
+            options += ["--ro-bind", folder, folder]
         # Locks of Python's multiprocessing are files there.
         return [*options, "--symlink", "/tmp", "/dev/shm", "--chdir", "/tmp"]
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -242,6 +243,20 @@ def test_streams_exit_codes_and_files_arrive(sandbox: Sandbox) -> None:
     assert run.stdout == large + b"\x00\xff"
     assert run.stderr == b"oops\n"
     assert (run.ended, run.exit_code) == ("exited", 7)
+
+
+def test_folders_that_it_is_given_can_be_read_wherever_they_are() -> None:
+    sandbox_here()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "data").write_text("42")
+        (Path(folder) / "python").symlink_to("/usr/bin/python3")
+
+        sandbox = open_sandbox([folder], f"{folder}/python")
+        run = sandbox.run(["/bin/sh", "-c", f"cat {folder}/data; echo 43 > {folder}/data"])
+
+        assert run.stdout == b"42"
+        assert b"Read-only file system" in run.stderr
 
 
 def test_what_runs_does_not_see_how_it_was_started(sandbox: Sandbox) -> None:

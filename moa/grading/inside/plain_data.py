@@ -7,7 +7,10 @@ object of another kind has no form: nothing a program defines leaves its process
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+
+TYPE_CHECKING = False  # as in `typing`, whose import would take longer than a call
+if TYPE_CHECKING:
+    from typing import Any
 
 COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset)
 MOST_ELEMENTS = 100_000

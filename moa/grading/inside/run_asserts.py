@@ -11,12 +11,13 @@ from __future__ import annotations
 import builtins
 import json
 import os
-import secrets
 import sys
-import traceback
-from typing import IO, Any
 
 from plain_data import decode, encode  # type: ignore[import-not-found]
+
+TYPE_CHECKING = False  # as in `typing`, whose import would take longer than a call
+if TYPE_CHECKING:
+    from typing import IO, Any
 
 TESTS = "/program/tests.py"
 PASSED, FAILED, NO_TESTS = 0, 1, 3
@@ -33,7 +34,7 @@ class Function:
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Call it; lists, dictionaries and sets among the arguments change as they did there."""
-        nonce = secrets.token_hex(8)
+        nonce = os.urandom(8).hex()
         request = {
             "nonce": nonce,
             "call": self._name,
@@ -87,13 +88,13 @@ def main() -> int:
     try:
         code = compile(source, TESTS, "exec")
     except (SyntaxError, ValueError):
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         return NO_TESTS
     functions = {name: Function(name, answers, requests) for name in sys.argv[1:]}
     try:
         exec(code, {"__name__": "tests", **functions})
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         return FAILED
     return PASSED
 

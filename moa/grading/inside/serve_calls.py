@@ -12,10 +12,13 @@ import json
 import os
 import sys
 import types
-from collections.abc import Callable
-from typing import Any
 
 from plain_data import decode, encode  # type: ignore[import-not-found]
+
+TYPE_CHECKING = False  # as in `typing`, whose import would take longer than a call
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 PROGRAM = "/program/program.py"
 
