@@ -16,7 +16,7 @@ from moa.schema import GRADED_OUTCOMES
 
 
 def graded(*grades: float | None, reason: str = "cannot read: x²") -> pa.Table:
-    rows = [
+    rows: list[dict[str, object]] = [
         {
             "query_id": f"night/q{n}", "model": "v/m", "grade": grade, "grader": "exact/1",
             "reason": reason if grade is None else None, "propensity": 1.0, "rule": "best_value",
