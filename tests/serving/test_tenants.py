@@ -237,6 +237,38 @@ async def test_a_refund_of_a_minute_that_is_over_makes_no_other_longer(clock: Fa
         await first.take(tenant, Need(1, 90.0, Decimal(0)))
 
 
+async def test_a_lease_counts_until_the_last_request_that_it_may_let_in(clock: FakeClock) -> None:
+    owner = TenantLimits(clock)
+    first, second = TenantLease(owner, clock), TenantLease(owner, clock)
+    tenant, one = Tenant("t", rpm=1200), Need(1, 0.0, Decimal(0))
+    clock.now = 1000.95
+    await first.take(tenant, one)  # two are leased
+    clock.now = 1001.9
+    await first.take(tenant, one)
+
+    clock.now = 1061.5  # less than a minute later
+    for _ in range(1198):
+        await second.take(tenant, one)
+
+    with pytest.raises(Refusal):
+        await second.take(tenant, one)
+
+
+async def test_what_was_refunded_is_not_forgotten_twice(clock: FakeClock) -> None:
+    lease = TenantLease(TenantLimits(clock), clock)
+    tenant, much = Tenant("t", tpm=100), Need(1, 90.0, Decimal(0))
+    taken = await lease.take(tenant, much)
+    clock.advance(30)
+    lease.settle(tenant, taken, Need(1, 0.0, Decimal(0)))
+    await lease.take(tenant, Need(1, 1.0, Decimal(0)))
+
+    clock.advance(32)
+    await lease.take(tenant, much)
+
+    with pytest.raises(Refusal):
+        await lease.take(tenant, much)
+
+
 async def test_a_days_money_begins_anew_at_midnight_utc_and_yesterdays_is_not_added() -> None:
     clock = FakeClock()
     clock.now = datetime(2026, 3, 28, 23, 59, 30, tzinfo=UTC).timestamp()
