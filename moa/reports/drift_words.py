@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moa.reports.drift import OFF, UNUSUAL, USUAL, Drift, TagDrift
-from moa.reports.wording import share
+from moa.reports.wording import answers, share
 
 MOST_NAMED = 6
 ACTIONS = {"nothing": "", "retrain": "retrain", "fall_back": "retrain; fall back until then"}
@@ -45,13 +45,13 @@ def _of_the_whole(found: Drift) -> list[str]:
 def _as_expected(whole: TagDrift) -> str:
     if whole.grade_gap is None:
         return ", and too few answers are graded to say whether they are as good as expected"
-    return f", and measured grades are {_gap(whole)} than expected"
+    return f", and measured grades are {_gap(whole)}"
 
 
 def _why(one: TagDrift) -> str:
     """One tag's reasons."""
     whose = f"Of {one.tag}" if one.tag is not None else "Of all queries"
-    graded = "" if one.grade_gap is None else f"; measured grades are {_gap(one)} than expected"
+    graded = "" if one.grade_gap is None else f"; measured grades are {_gap(one)}"
     return f"{whose}, {_unusual(one)}{graded}."
 
 
@@ -66,9 +66,10 @@ def _gap(one: TagDrift) -> str:
     assert one.grade_gap is not None
     gap = one.grade_gap
     word = "lower" if gap.value < 0 else "higher"
+    low, high = answers(100 * gap.low), answers(100 * gap.high)
     return (
-        f"{abs(gap.value) * 100:.1f} points {word} ({gap.low * 100:+.1f} to {gap.high * 100:+.1f}, "
-        f"where {OFF * 100:g} count)"
+        f"{abs(gap.value) * 100:.1f} points {word} than expected ({low} to {high}; {OFF * 100:g} "
+        "would count)"
     )
 
 
