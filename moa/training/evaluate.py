@@ -116,9 +116,15 @@ def _recorded(config: EvaluateRouterConfig, data: Dataset) -> Iterator[tuple[str
 def _logged(
     config: EvaluateRouterConfig, facts: RouterFacts, traffic: Traffic
 ) -> Iterator[TrafficEvaluation]:
+    """The best constant is that of the router in use: a candidate whose training grades are wrong
+    would name one that is easily beaten."""
+    in_use = traffic.in_use.artifact if traffic.in_use is not None else None
+    trusted = facts if in_use is None else RouterFacts.of(in_use)
     for name, pool in config.pools.items():
         if pool.traffic is not None:
-            best = pool.best_constant or facts.best_constant(pool.models).model
+            known = [model for model in pool.models if model in trusted.models]
+            source = trusted if known else facts
+            best = pool.best_constant or source.best_constant(known or pool.models).model
             yield traffic.evaluate(name, pool.models, pool.traffic, config, best_constant=best)
 
 
