@@ -182,7 +182,7 @@ def _router_facts(run: RunFolder, first: dict[str, Any], config: RouteBatchConfi
 def _domains(run: RunFolder) -> dict[str, int]:
     """Queries by their likeliest domain, of all parts that say so."""
     found: Counter[str] = Counter()
-    for part in run.decided_parts():
+    for part in run.scored_parts():
         try:
             column = run.read_queries(part, columns=["domain"]).column("domain")
         except (KeyError, pa.ArrowInvalid):  # scored before domains were kept
