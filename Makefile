@@ -14,6 +14,9 @@ SLOW ?=
 # Set: the tests of vLLM fail where it is missing, instead of being skipped.
 export REQUIRE_VLLM
 
+# Set: those of the sandbox fail where bubblewrap is missing.
+export REQUIRE_SANDBOX
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve cpu test exams check bench bench-training router evaluate clean
 
