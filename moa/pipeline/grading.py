@@ -210,7 +210,9 @@ def _grade(
             num_cpus=1,
             ray_remote_args_fn=_restarts,
         )
-    for number, batch in enumerate(done.iter_batches(batch_size=None, batch_format="pyarrow")):
+    # Without prefetching: a part is told when it is done, not when the next one is.
+    told = done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for number, batch in enumerate(told):
         log.info("grading.part", done=number + 1, of=len(left), queries=batch["queries"][0].as_py())
         check()
 

@@ -106,7 +106,9 @@ def test_killed_it_goes_on_and_grades_nothing_twice(config: Path) -> None:
 
     assert status == 0, out
     assert "3 parts (2 by an earlier start)" in out
-    assert sorted(graded(config)) == sorted([*(f"c{n}" for n in range(6)), "wait", "wait"])
+    begun = graded(config)
+    assert sorted(one for one in begun if one != "wait") == [f"c{n}" for n in range(6)]
+    assert "wait" in begun
     grades = pq.read_table(config.parent / "table" / GRADES)
     assert len(grades) == len(asked)
 
