@@ -222,6 +222,21 @@ LOGGED_GRADES = pa.schema(
 )
 """Graded outcomes of an outcome table. Of one query, model and grader the latest counts."""
 
+JUDGEMENTS = pa.schema(
+    [
+        _required("query_id", pa.string()),  # the log's own
+        pa.field("model", pa.string()),  # catalog id; null where two answers were compared
+        pa.field("grade", pa.float32()),  # of that one, in [0, 1]
+        pa.field("model_a", pa.string()),  # catalog ids of the two
+        pa.field("model_b", pa.string()),
+        pa.field("winner", pa.string()),  # a, b or tie
+        pa.field("reason", pa.string()),  # why there is neither grade nor winner
+        _required("rater", pa.string()),
+        _required("source", pa.string()),  # the query's first tag, or `log`
+    ]
+)
+"""What a model that judges has said of answers; see `moa.grading.judgements`."""
+
 COST_REPORT = pa.schema(
     [
         _required("run_id", pa.string()),

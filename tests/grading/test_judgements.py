@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,7 +55,7 @@ def test_winners_are_read_as_arenas_write_them(tmp_path: Path, winner: str, shar
 
 
 def test_parquet_says_the_same(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {**PAIR, "winner": "tie", "model": None, "rating": None},
         {"query_id": "q2", "model": "v/x", "rating": 1},
     ]
