@@ -10,6 +10,7 @@ own its files are in a folder of this process, and its pages are for this machin
 from __future__ import annotations
 
 import math
+import secrets
 import socket
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,8 @@ DEREGISTER_S = 5
 """That a replica that goes is still reachable: HAProxy knows within a second, Ray's 30 are for load
 balancers that poll.
 """
+_FIRST_PORT, _PORTS = 20_000, 100
+"""Above those of Ray's workers, below those that systems give to connections."""
 _LONGEST_FOLDER = 27
 """HAProxy takes 97 characters for a socket, of which Ray uses 70."""
 NO_REPLICA = Refusal(
@@ -51,6 +54,7 @@ def ray_environ(folder: Path, drain_s: float) -> dict[str, str]:
             "leaves for it: set TMPDIR to a shorter one, or serve.haproxy = false"
         )
     statistics, metrics = free_port(), free_port()
+    first = _FIRST_PORT + _PORTS * secrets.randbelow(99)
     files = {
         "CONFIG_FILE_LOC": "haproxy.cfg",
         "SOCKET_PATH": "admin.sock",
@@ -70,6 +74,10 @@ def ray_environ(folder: Path, drain_s: float) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(drain_s)),
         # Connections without a request leave it while the replicas that it knows are still there.
         "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": str(DEREGISTER_S // 2),
+        # Of the replicas. Were they those of another Ray on this machine, as Ray's own are, an
+        # HAProxy that has lost its Ray would pass requests to strangers.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _PORTS),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         **{f"RAY_SERVE_HAPROXY_{name}": str(folder / file) for name, file in files.items()},

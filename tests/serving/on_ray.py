@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -138,13 +138,23 @@ def endpoint_on_ray(
             "context.address_info['gcs_address'] + '|' + str(__import__('os').getpid()) + '|' "
             "+ str(context.dashboard_url)"
         )
-        with cluster(options, says) as said:
+        with nothing_left(proxy), cluster(options, says) as said:
             patch.undo()  # read by now
             address, pid, url = said.split("|")
             overrides = [f"serve.drain_s={drain_s}", "serve.health_every_s=1"]
             yield EndpointOnRay(
                 address, int(pid), f"http://{url}", config, free_port(), server, overrides
             )
+
+
+@contextmanager
+def nothing_left(folder: str) -> Iterator[None]:
+    """HAProxy outlives a Ray that is killed; one of this folder is ended with the block."""
+    yield
+    for one in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(word.startswith(folder) for word in one.cmdline()):
+                one.kill()
 
 
 def artifact(folder: Path, name: str) -> Path:
