@@ -19,7 +19,7 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
     job = read_toml(GradeOutcomesConfig, config, overrides)
     configure()
     done = grade_run(job)
-    print(*summary(done.graded, usd_per_hour=job.usd_per_hour), sep="\n")
+    print(*summary(done.graded, usd_per_hour=job.usd_per_hour), *done.judgements, sep="\n")
     if job.recorded is not None:
         print(*agreement(done.graded, job.recorded), sep="\n")
     again = f" ({done.earlier:,} by an earlier start)" if done.earlier else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moa.toml_file import Section
 
@@ -28,7 +28,17 @@ class GradeOutcomesConfig(Section):
     run: str = Field(description="The run's folder, finished or not: a path, s3://… or gs://…")
     table: str = Field(description="Folder of the outcome table: a path, s3://… or gs://…")
     graders: list[GraderConfig] = Field(
-        min_length=1, description="The first one whose tags a query has grades its completion"
+        default=[], description="The first one whose tags a query has grades its completion"
+    )
+    judgements: list[str] = Field(
+        default=[],
+        description="Pairs, ratings and thumbs, Parquet or JSONL, see moa/grading/README.md: they "
+        "grade what no grader does; a path, s3://… or gs://…",
+    )
+    enough_judgements: int = Field(
+        default=20,
+        ge=1,
+        description="Pairs that a source needs before its models are compared; ≥ 1",
     )
     held_out_share: float = Field(
         default=0.2,
@@ -55,3 +65,9 @@ class GradeOutcomesConfig(Section):
     usd_per_hour: float = Field(
         default=0.0, ge=0, description="What one CPU costs; for the bill of the grading"
     )
+
+    @model_validator(mode="after")
+    def _somebody_grades(self) -> GradeOutcomesConfig:
+        if not self.graders and not self.judgements:
+            raise ValueError("nobody grades: give [[graders]], or judgements")
+        return self

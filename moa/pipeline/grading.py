@@ -23,13 +23,16 @@ import xxhash
 from ray.data import ActorPoolStrategy, DataContext
 
 from moa.errors import ConfigError, RunError
+from moa.grading.bradley_terry import fitter
 from moa.grading.grader import Grader
 from moa.grading.graders import GRADERS
+from moa.grading.judgements import read_judgements
 from moa.grading.own import OwnGrader
 from moa.pipeline.failures import told_plainly
 from moa.pipeline.grade_config import GradeOutcomesConfig, GraderConfig
 from moa.pipeline.grade_part import GRADED, Choice, PartGrader
 from moa.pipeline.graph import cluster_cpus
+from moa.pipeline.judged_grades import with_judgements
 from moa.pipeline.stop import Stop
 from moa.schema import LOGGED_GRADES, LOGGED_QUERIES, agree
 from moa.storage.merged_run import MergedRun
@@ -57,6 +60,8 @@ class GradedNight(NamedTuple):
     parts: int
     earlier: int
     """Parts that an earlier start had graded."""
+    judgements: list[str]
+    """What they say of the models, in lines."""
 
 
 def open_grader(config: GraderConfig) -> Grader:
@@ -91,6 +96,9 @@ def grade_run(config: GradeOutcomesConfig) -> GradedNight:
     run = RunFolder(config.run)
     night = _night(run)
     versions = [open_grader(one).version for one in config.graders]
+    judgements = read_judgements(config.judgements)
+    if judgements.pairs:
+        fitter()  # that it is missing is not to be found at the end
     table = OutcomeTable(config.table)
     table.folder.check()
     with told_plainly(), Stop() as stop, run_lock(config.table, on_lost=stop.lose):
@@ -105,9 +113,10 @@ def grade_run(config: GradeOutcomesConfig) -> GradedNight:
         graded = pa.concat_tables([staged.read(name) for _, name in parts], promote_options="none")
         if not len(graded):
             raise RunError(f"{config.run}: no model has answered any query of it yet")
+        graded, told = with_judgements(graded, judgements, enough=config.enough_judgements)
         _write(table, night, graded, config.held_out_share)
         staged.remove()
-    return GradedNight(night, graded, len(parts), len(parts) - len(left))
+    return GradedNight(night, graded, len(parts), len(parts) - len(left), told)
 
 
 class Staged:
