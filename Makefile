@@ -83,11 +83,16 @@ exams: $(VENV)/.dev $(EXAMS)/.made
 # One test opens the report in a browser. Without root none can be installed: it is left out then.
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
+# Most tests wait more than they work, so two run at a time; those with deadlines by the clock run alone.
+BESIDE ?= 2
+WANTED := not gpu and not live$(if $(SLOW),, and not slow and not exams)$(if $(BROWSER),, and not browser)
+
 test: $(VENV)/.dev
 	@[ -n "$(BROWSER)" ] || echo "no Chromium is installed: the report's test in a browser is left out"
 	@$(MAKE) --no-print-directory cpu || { [ -z "$(REQUIRE_VLLM)" ] && echo "vLLM cannot be had here: its tests are skipped"; }
 	@[ -z "$(SLOW)" ] || $(MAKE) --no-print-directory $(EXAMS)/.made || echo "their clients cannot be had here: the exams are skipped"
-	$(BIN)/python -m pytest -m "not gpu and not live$(if $(SLOW),, and not slow and not exams)$(if $(BROWSER),, and not browser)" tests
+	$(BIN)/python -m pytest -n $(BESIDE) --dist loadfile -m "$(WANTED) and not alone" tests
+	$(BIN)/python -m pytest -m "$(WANTED) and alone" tests
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -36,6 +36,8 @@ from tests.dispatch.batch_night import (
     with_limits,
 )
 
+pytestmark = pytest.mark.alone
+
 
 async def test_every_query_is_answered_and_billed_once_at_the_price_of_batches(
     any_night: Night,

@@ -21,6 +21,8 @@ import pytest
 
 from tests.jobs.conftest import KEYS, QUERIES, ROOT, JobUnderTest, job_in
 
+pytestmark = pytest.mark.alone
+
 BOTH = "plan.lanes=['live','batch']"
 SOON = "plan.batch_hours=0.0001"
 """Batches are counted on to end at once, so that they are bought though the deadline is near."""

@@ -13,6 +13,8 @@ import pytest
 
 from tests.jobs.conftest import KEYS, RAY, ROOT, JobUnderTest, cluster, job_in
 
+pytestmark = pytest.mark.alone
+
 RPM = 2400
 MODEL = "openai/gpt-4o-mini"
 OPTIONS = "num_cpus=8, include_dashboard=False, object_store_memory=1 << 30"

@@ -12,6 +12,8 @@ import pytest
 
 from tests.jobs.conftest import JobUnderTest, job_in
 
+pytestmark = pytest.mark.alone
+
 RPM = 6000
 """Of each model: the busiest is asked for longer than a minute."""
 FAULTS = {
