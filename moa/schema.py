@@ -212,8 +212,10 @@ LOGGED_GRADES = pa.schema(
     [
         *GRADED_OUTCOMES,
         pa.field("reason", pa.string()),  # why the grade is missing
-        _required("propensity", pa.float32()),  # probability with which the model was chosen
-        _required("rule", pa.string()),  # see ROUTING_DECISIONS
+        # Probability with which the model was chosen; 1 of a fallback, which was not.
+        _required("propensity", pa.float32()),
+        # See ROUTING_DECISIONS; `fallback` where another model answered than was decided on.
+        _required("rule", pa.string()),
         _required("router_version", pa.string()),  # that decided
         _required("run_id", pa.string()),
         _required("cost_usd", USD),

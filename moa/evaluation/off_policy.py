@@ -7,10 +7,14 @@ models that a router would have chosen is an estimate of what it would have earn
 bias, however wrong the first guess was, as long as every model had a chance. Where each model has
 answered each query (probability 1), scores are the grades themselves.
 
-It knows nothing of why a grade is missing: queries without any grade are to be left out before, and
-if graders fail on one model's answers rather than on another's, so is the estimate off.
+A query of which no answer of the pool is known, as chance sent it to another model or its model was
+out, belongs here nevertheless: left out, what is left would be chosen by what was drawn. What a
+model misses by that is made up for by the answers that are known (a model's weights sum to the
+number of queries, as they would on average if none were missing), which is right as long as they
+are missing whatever the query; queries that no grader grades are to be left out before.
 
-Source: Dudík, Langford, Li, Doubly Robust Policy Evaluation and Learning, arXiv:1103.4601.
+Sources: Dudík, Langford, Li, Doubly Robust Policy Evaluation and Learning, arXiv:1103.4601;
+Swaminathan, Joachims, The Self-Normalized Estimator for Counterfactual Learning, 2015.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ PER = 1000
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """n queries and the m models of a pool; a query has at least one grade."""
+    """n queries and the m models of a pool."""
 
     pool: tuple[str, ...]
     """Catalog ids."""
@@ -161,8 +165,7 @@ def worths(logged: Logged, *, most_weight: float = MOST_WEIGHT) -> Worths:
         most_weight: that one known answer may stand for; a lower one is biased towards the guess.
     """
     known = logged.known
-    weight = np.zeros(known.shape)
-    weight[known] = np.minimum(1 / logged.propensity[known], most_weight)
+    weight = _weights(logged, most_weight)
     certain = np.where(known, logged.propensity, 0).sum(axis=1) >= 1 - 1e-6
     names = sorted(set(logged.groups))
     number = {name: place for place, name in enumerate(names)}
@@ -179,6 +182,17 @@ def worths(logged: Logged, *, most_weight: float = MOST_WEIGHT) -> Worths:
         out_of_reach=certain[:, None] & ~known,
         group=np.array([number[name] for name in logged.groups], np.intp),
     )
+
+
+def _weights(logged: Logged, most_weight: float) -> Floats:
+    """What each known answer stands for, 0 where not known; shape (n, m). A model with fewer known
+    answers than `LEAST_EVIDENCE` leans on its guess for what is missing."""
+    known = logged.known
+    whole = np.zeros(known.shape)
+    whole[known] = 1 / logged.propensity[known]
+    some = known.sum(axis=0) >= LEAST_EVIDENCE
+    missing = np.where(some, len(known) / np.maximum(whole.sum(axis=0), 1), 1)
+    return np.asarray(np.minimum(whole, most_weight) * missing)
 
 
 def value(found: Worths, chosen: Ints, draws: Draws) -> Value:

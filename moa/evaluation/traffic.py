@@ -12,6 +12,7 @@ from moa.evaluation.calibration import Calibration, calibration
 from moa.evaluation.gate import Gate
 from moa.evaluation.off_policy import (
     LEAST_EVIDENCE,
+    MOST_WEIGHT,
     Difference,
     Draws,
     Floats,
@@ -105,6 +106,7 @@ def evaluate_traffic(
     *,
     asked: TrafficGate,
     flip_rate: Interval | None = None,
+    most_weight: float = MOST_WEIGHT,
     seed: int = 0,
     replicates: int = 1000,
 ) -> TrafficEvaluation:
@@ -118,12 +120,13 @@ def evaluate_traffic(
         policy: what a grade is worth.
         asked: thresholds.
         flip_rate: what `robustness` found, if it was looked at.
+        most_weight: that one known answer may stand for.
         seed: of the bootstrap.
         replicates: sets that are drawn.
     """
     price = policy.willingness_to_pay
     draws = Draws(None if price is None else float(price), seed, replicates)
-    found = worths(logged)
+    found = worths(logged, most_weight=most_weight)
     constants = {
         model: value(found, np.full(len(logged.domains), place, np.intp), draws)
         for place, model in enumerate(logged.pool)

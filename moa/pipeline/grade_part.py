@@ -11,6 +11,7 @@ import pyarrow as pa
 import xxhash
 
 from moa.grading.grader import Grade, Grader
+from moa.planning.policy import FALLBACK
 from moa.request import ChatRequest
 from moa.schema import LOGGED_GRADES, LOGGED_QUERIES
 from moa.storage.merged_run import MergedRun
@@ -20,7 +21,7 @@ UNGRADED = "none"
 """In place of a grader's version, where no grader was asked."""
 REFUSED = "the vendor filtered the answer"
 _OF_QUERY = ("prompt", "source", "tags")
-_DECIDED = ("row", "rule", "propensity", "router_version")
+_DECIDED = ["row", "model", "rule", "propensity", "router_version"]
 
 GRADED = pa.schema(
     [
@@ -70,9 +71,10 @@ class PartGrader:
 
     def __call__(self, part: PartName) -> pa.Table:
         """`GRADED` of one part. A query that nobody has answered (a dead letter) has no row, and an
-        answer that others share (`dedupe`) has one for each of them, by its own reference.
+        answer that others share (`dedupe`) has one for each of them, by its own reference. How its
+        model was chosen is what was decided first: a redrive to that model is no other draw.
         """
-        decided = _by_row(self._merged.decisions_of(part).select(list(_DECIDED)))
+        decided = _by_row(self._run.read_decisions(part, columns=_DECIDED))
         columns = ["row", "query_id", "request", "tags", "reference", "followers"]
         queries = _by_row(self._run.read_queries(part, columns=columns))
         rows = [
@@ -93,6 +95,7 @@ class PartGrader:
         started = time.perf_counter()
         grade, version = self._grade(outcome, query)
         tags = query["tags"]
+        as_decided = outcome["model"] == decision["model"]
         return {
             "query_id": f"{self._run_id}/{outcome['query_id']}",
             "model": outcome["model"],
@@ -101,8 +104,8 @@ class PartGrader:
             "grader": version,
             "input_tokens": outcome["input_tokens"],
             "output_tokens": outcome["output_tokens"],
-            "propensity": _propensity(outcome, decision),
-            "rule": decision["rule"],
+            "propensity": decision["propensity"] if as_decided else 1.0,
+            "rule": decision["rule"] if as_decided else FALLBACK,
             "router_version": decision["router_version"],
             "run_id": self._run_id,
             "cost_usd": outcome["cost_usd"],
@@ -141,12 +144,6 @@ def _asked(outcome: Mapping[str, Any], leader: Mapping[str, Any]) -> Mapping[str
         return leader
     (follower,) = (one for one in leader["followers"] if one["query_id"] == outcome["query_id"])
     return {**leader, **follower}
-
-
-def _propensity(outcome: Mapping[str, Any], decision: Mapping[str, Any]) -> float:
-    """With which probability it was this model that answered. A fallback has its place from a
-    failure, which is no draw: it counts once."""
-    return float(decision["propensity"]) if outcome["model"] == outcome["first_model"] else 1.0
 
 
 def _by_row(table: pa.Table) -> dict[int, dict[str, Any]]:

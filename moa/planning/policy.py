@@ -36,6 +36,9 @@ EXPLORED = "explored"
 """Drawn at random, see `moa.planning.exploration`."""
 REDRIVE = "redrive"
 """A dead letter, sent again to the model that the redrive names."""
+FALLBACK = "fallback"
+"""Of a logged grade: another model answered than was decided on, which was out, or a redrive named
+another. What came of a failure is no draw."""
 RULES = (BEST_VALUE, CHEAPEST_ABOVE_FLOOR, BEST_BELOW_FLOOR, ONLY_ONE_CAN, NOVEL, NOBODY_CAN)
 
 BELOW_FLOOR_USD = 1000.0

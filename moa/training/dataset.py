@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from moa.errors import ConfigError, SchemaError
+from moa.planning.policy import FALLBACK
 from moa.schema import GRADED_OUTCOMES, LOGGED_GRADES, agree
 from moa.storage.near_duplicates import text_group
 from moa.storage.object_store import Folder
@@ -89,12 +90,17 @@ class Dataset:
 LEAST_OTHER = 200
 """Grades of a model beyond those asked for, for it to tell how easy queries are."""
 EVERY_SPLIT = "*"
-LOGGED = ("propensity", "graded_at")
+LOGGED = ("propensity", "rule", "graded_at")
 """Of `LOGGED_GRADES`: what is read where it is there."""
 
 
 def read_dataset(
-    folder: Path | str, models: Sequence[str], *, split: str, most_weight: float = 1.0
+    folder: Path | str,
+    models: Sequence[str],
+    *,
+    split: str,
+    most_weight: float = 1.0,
+    as_drawn: bool = False,
 ) -> Dataset:
     """The queries of one split that at least one of the models has a grade on.
 
@@ -104,6 +110,9 @@ def read_dataset(
         models: catalog ids.
         split: `train`, `demo`, whatever the queries say, or `EVERY_SPLIT`.
         most_weight: bound of a grade's weight; at 1 each counts once.
+        as_drawn: for estimates by propensities. Answers that came of a failure have no grade then,
+            and queries that chance sent to another model are read as well, without any: to leave
+            them out would be to choose queries by what was drawn.
 
     Raises:
         ConfigError: a file or a column is missing, or a model has no graded outcome.
@@ -115,7 +124,12 @@ def read_dataset(
         pc.field("query_id").isin(queries.column("query_id").combine_chunks())
     )
     graded = everybody.filter(pc.field("model").isin(list(models)))
-    seen = pc.is_in(queries.column("query_id"), value_set=pc.unique(graded.column("query_id")))
+    wanted = graded.select(["query_id"])
+    if as_drawn:
+        by_chance = everybody.filter(pc.or_(_fell_back(everybody), _drawn(everybody)))
+        wanted = pa.concat_tables([wanted, by_chance.select(["query_id"])])
+        graded = graded.filter(pc.invert(_fell_back(graded)))
+    seen = pc.is_in(queries.column("query_id"), value_set=pc.unique(wanted.column("query_id")))
     asked = queries.filter(seen).sort_by("query_id")
     ids = asked.column("query_id")
     unseen = sorted(set(models) - set(graded.column("model").unique().to_pylist()))
@@ -142,6 +156,20 @@ def read_dataset(
         _matrix(everybody, "grade", ids, others),
         _weight(graded, ids, models, most_weight),
     )
+
+
+def _fell_back(graded: pa.Table) -> pa.ChunkedArray | pa.Array:
+    """Whether a row is of an answer that came of a failure."""
+    if "rule" not in graded.column_names:
+        return pa.array(np.zeros(len(graded), bool))
+    return pc.fill_null(pc.equal(graded.column("rule"), FALLBACK), False)
+
+
+def _drawn(graded: pa.Table) -> pa.ChunkedArray | pa.Array:
+    """Whether another model could have been drawn for a row's query."""
+    if "propensity" not in graded.column_names:
+        return pa.array(np.zeros(len(graded), bool))
+    return pc.fill_null(pc.less(graded.column("propensity"), 1), False)
 
 
 def _weight(

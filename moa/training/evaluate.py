@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -55,8 +56,9 @@ def evaluate_router(config: EvaluateRouterConfig) -> Evaluation:
     facts.check_pool(models)
     prices = _prices(config, models)
     data = read_dataset(
-        config.recordings, models, split=config.split, most_weight=config.most_weight
-    )
+        config.recordings, models, split=config.split, most_weight=math.inf,
+        as_drawn=any(pool.traffic is not None for pool in config.pools.values()),
+    )  # fmt: skip
     domains = read_domains(config.recordings, data)
     # Before the router's own engine: one that ends takes those beside it in its process with it.
     untaught = _strangers(config, models, prices)

@@ -10,7 +10,7 @@ import numpy as np
 
 from moa.errors import ConfigError
 from moa.evaluation.config import EvaluateRouterConfig
-from moa.evaluation.judged import Floats, Ints, Judged
+from moa.evaluation.judged import Bools, Floats, Ints, Judged
 from moa.evaluation.off_policy import Logged
 from moa.evaluation.robustness import Score, robustness
 from moa.evaluation.traffic import Choices, TrafficEvaluation, evaluate_traffic
@@ -68,14 +68,16 @@ class Traffic:
         *,
         best_constant: str,
     ) -> TrafficEvaluation:
-        """One pool, on the queries that one of its models at least has a grade on.
+        """One pool, on the queries that one of its models at least has a grade on, or could have
+        had if chance had not sent them elsewhere.
 
         Raises:
             ConfigError: there is none, or the router in use knows no model of the pool.
         """
         columns = [self.data.models.index(model) for model in pool]
-        rows = np.flatnonzero(np.isfinite(self._cost(columns)).any(axis=1))
-        if not len(rows):
+        known = np.isfinite(self._cost(columns)).any(axis=1)
+        rows = np.flatnonzero(known | self._elsewhere())
+        if not known.any():
             raise ConfigError(
                 f"no query of {config.split} in {config.recordings} has a grade and tokens of any "
                 f"of {', '.join(pool)}: grade its outcomes, or name another split"
@@ -100,8 +102,14 @@ class Traffic:
             name, logged, choices, expected.expected_grade, config.policy,
             asked=asked,
             flip_rate=self._flip_rate(expected, rows, config),
-            seed=config.seed, replicates=config.replicates,
+            most_weight=config.most_weight, seed=config.seed, replicates=config.replicates,
         )  # fmt: skip
+
+    def _elsewhere(self) -> Bools:
+        """Queries that chance, or a failure, sent to a model of another pool or of none."""
+        weight = np.nan_to_num(np.ones(1) if self.data.weight is None else self.data.weight)
+        unknown = np.isnan(self.data.grade).all(axis=1)
+        return np.asarray(unknown | (weight > 1).any(axis=-1))
 
     def _cost(self, columns: Sequence[int]) -> Floats:
         """In USD by the tokens that were used, NaN where they or the grade are not known."""
@@ -193,8 +201,8 @@ def _as_expected(
 
 
 def propensity_of(data: Dataset) -> Floats:
-    """The probability with which each answer came to be known, 1 where nothing says otherwise; by
-    the bound on weights, a rarer one counts as one over that bound. Shape (n, m)."""
+    """The probability with which each answer came to be known, 1 where nothing says otherwise; if
+    weights have a bound, a rarer one counts as one over that. Shape (n, m)."""
     return np.ones(data.grade.shape) if data.weight is None else 1 / data.weight
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -110,6 +111,34 @@ def test_the_mean_of_what_was_asked_is_not_what_would_have_been_earned(
 
     assert abs(np.mean(asked) - real) > 4 * np.std(asked) / np.sqrt(20)
     assert abs(np.mean(estimated) - real) < 3 * np.std(estimated) / np.sqrt(20)
+
+
+def test_what_was_drawn_of_models_beyond_the_pool_or_was_out_makes_no_difference(
+    truth: Judged, decided: Ints
+) -> None:
+    """A domain is all that a guess knows; inside it, a router's habits choose what is left."""
+    pool, mine = [0, 1], np.minimum(decided, 1)
+    rows = np.arange(truth.queries)
+    real = (truth.grade[rows, mine] - truth.grade[rows, 1]).mean()
+    beyond, out = [], []
+
+    for seed in range(40):
+        log, drawn = night(truth, decided, share=0.4, queries=1500, seed=seed)
+        log = replace(log, domains=("all",) * len(drawn))
+        smaller = replace(
+            log, pool=log.pool[:2],
+            grade=log.grade[:, pool], cost_usd=log.cost_usd[:, pool],
+            propensity=log.propensity[:, pool],
+        )  # fmt: skip
+        gone = log.known & (np.arange(3) == 0) & (np.arange(len(drawn)) < 750)[:, None]
+        halted = replace(log, grade=np.where(gone, np.nan, log.grade))
+        for logged, found in ((smaller, beyond), (halted, out)):
+            chosen = mine[drawn]
+            one = difference(worths(logged), chosen, np.ones_like(chosen), DRAWS)
+            found.append(one.grade.value)
+
+    assert abs(np.mean(beyond) - real) < 3 * np.std(beyond) / np.sqrt(40)
+    assert abs(np.mean(out) - real) < 3 * np.std(out) / np.sqrt(40)
 
 
 def test_equal_choices_differ_by_nothing(truth: Judged, decided: Ints) -> None:

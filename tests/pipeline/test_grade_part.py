@@ -10,6 +10,7 @@ import pytest
 from moa.grading.exact import ExactGrader
 from moa.grading.grader import Grade
 from moa.pipeline.grade_part import REFUSED, UNGRADED, Choice, PartGrader
+from moa.planning.policy import FALLBACK
 from moa.storage.run_folder import PartName
 from tests.pipeline.answered_run import BEGAN, MODEL, Asked, answered_run
 
@@ -108,7 +109,23 @@ def test_a_fallbacks_answer_was_not_drawn(tmp_path: Path) -> None:
     rows = graded(tmp_path, [Asked("a?", decided="v/other", propensity=0.01)])
 
     assert rows["night/q0"]["model"] == MODEL
-    assert rows["night/q0"]["propensity"] == 1.0
+    assert (rows["night/q0"]["propensity"], rows["night/q0"]["rule"]) == (1.0, FALLBACK)
+
+
+def test_a_redrive_to_the_model_that_was_drawn_is_no_other_draw(tmp_path: Path) -> None:
+    dead = [
+        Asked("drawn?", status="dead_letter", propensity=0.25),
+        Asked("named?", status="dead_letter", decided="v/other", propensity=0.25),
+    ]
+    run = answered_run(f"{tmp_path}/run", dead)
+    answered_run(run.redrive(1).url, [Asked("drawn?"), Asked("named?")])
+
+    rows = PartGrader(run, [EXACT])(PartName(0, 0, 2)).to_pylist()
+
+    assert [(row["propensity"], row["rule"]) for row in rows] == [
+        (0.25, "best_value"),
+        (1.0, FALLBACK),
+    ]
 
 
 def test_a_share_of_the_queries_is_the_same_one_each_time(tmp_path: Path) -> None:

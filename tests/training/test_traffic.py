@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from moa.errors import ConfigError
 from moa.evaluation.config import EvaluateRouterConfig
+from moa.planning.policy import FALLBACK
 from moa.router.facts import read_facts
 from moa.training.dataset import read_dataset
 from moa.training.evaluate import evaluate_router
@@ -64,6 +66,37 @@ def test_a_router_is_judged_by_answers_of_mostly_one_model(table: Path, tmp_path
     assert {check.what.split()[1] for check in one.gate.checks} == {"more", "less"}
     assert found.basis.current is None
     assert found.verdict().data_sha256 == found.basis.data_sha256
+
+
+def test_queries_that_chance_sent_to_a_model_beyond_the_pool_count(
+    table: Path, tmp_path: Path
+) -> None:
+    """Left out, the queries that are left would be chosen by what was drawn."""
+    pool = {"models": list(P3[:2]), "traffic": {"worth_usd": -10.0}}
+
+    (one,) = evaluate_router(config(table, tmp_path, pools={"two": pool})).traffic
+
+    assert one.queries == 1158
+    assert one.answers < 1158
+    assert one.candidate.out_of_reach == 0
+
+
+def test_an_answer_that_came_of_a_failure_is_learnt_from_and_judges_nothing(
+    table: Path, tmp_path: Path
+) -> None:
+    grades = pq.read_table(table / "graded_outcomes.parquet").to_pylist()
+    for number, row in enumerate(grades):
+        row["rule"] = FALLBACK if number < 100 else "explored"
+        row["propensity"] = 1.0 if number < 100 else row["propensity"]
+    shutil.copy(table / "queries.parquet", tmp_path)
+    pq.write_table(pa.Table.from_pylist(grades), tmp_path / "graded_outcomes.parquet")
+
+    learnt = read_dataset(tmp_path, P3, split="held_out", most_weight=10)
+    (one,) = evaluate_router(config(tmp_path, tmp_path)).traffic
+
+    assert np.isfinite(learnt.grade).sum() == one.queries == 1158
+    assert one.answers == 1058
+    assert one.candidate.out_of_reach == 0
 
 
 def test_the_router_in_use_decides_among_the_models_that_it_knows(
