@@ -77,12 +77,14 @@ def add(folder: Folder, promotion: Promotion) -> bool:
 
 def before(promotions: Sequence[Promotion]) -> Promotion | None:
     """What a rollback goes back to: the last promotion of another router before the one that
-    counts; after a rollback, before the one that it went back to. `None` when there is none."""
-    if not promotions:
-        return None
-    last = promotions[-1]
-    end = last.restores or last.number
-    older = [one for one in promotions if one.number < end and one.version != last.version]
+    counts. What was rolled back from is none of them. `None` when there is none."""
+    standing: list[Promotion] = []
+    for one in promotions:
+        if one.restores is None:
+            standing.append(one)
+        else:
+            standing = [older for older in standing if older.number <= one.restores]
+    older = [one for one in standing if one.version != promotions[-1].version]
     return older[-1] if older else None
 
 
@@ -141,13 +143,13 @@ def keep(artifact: Artifact, folder: Folder) -> str:
                 f"{source.url}/{name} is {'not there' if data is None else 'damaged'}: "
                 f"{DESCRIPTION} has its hash. Fetch it again, or train again"
             )
+        if name == DESCRIPTION and version_of(data) != artifact.version:
+            raise ArtifactError(
+                f"{artifact.url} was changed while it was copied, from {artifact.version} to "
+                f"{version_of(data)}: evaluate it again once nobody writes to it"
+            )
         _put(folder, f"{place}/{name}", data)
-    kept = read_artifact(f"{folder.url}/{place}")
-    if kept.version != artifact.version:
-        raise ArtifactError(
-            f"{artifact.url} was changed while it was copied, from {artifact.version} to "
-            f"{kept.version}: evaluate it again once nobody writes to it"
-        )
+    read_artifact(f"{folder.url}/{place}")
     return place
 
 

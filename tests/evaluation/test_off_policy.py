@@ -120,7 +120,8 @@ def test_what_was_drawn_of_models_beyond_the_pool_or_was_out_makes_no_difference
     pool, mine = [0, 1], np.minimum(decided, 1)
     rows = np.arange(truth.queries)
     real = (truth.grade[rows, mine] - truth.grade[rows, 1]).mean()
-    beyond, out = [], []
+    beyond: list[float] = []
+    out: list[float] = []
 
     for seed in range(40):
         log, drawn = night(truth, decided, share=0.4, queries=1500, seed=seed)

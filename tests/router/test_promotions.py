@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,6 +163,36 @@ def test_a_second_rollback_goes_further_back() -> None:
 
     assert (first.version, second.version) == ("b", "a")
     assert before(promotions) is None
+
+
+def test_a_rollback_never_goes_back_to_what_was_rolled_back_from() -> None:
+    promotions = [promotion(1, "a"), promotion(2, "bad"), promotion(3, "a", restores=1)]
+    promotions.append(promotion(4, "c"))
+
+    first = before(promotions)
+    assert first is not None
+    promotions.append(promotion(5, first.version, restores=first.number))
+
+    assert (first.version, first.number) == ("a", 1)
+    assert before(promotions) is None
+
+
+def test_a_router_that_is_trained_anew_while_it_is_kept_leaves_the_kept_one_as_it_is(
+    tmp_path: Path,
+) -> None:
+    folder, mine = Folder(str(tmp_path / "routers")), tmp_path / "mine"
+    another_router(mine)
+    artifact = read_artifact(str(mine))
+    place = keep(artifact, folder)
+    document = json.loads((mine / DESCRIPTION).read_bytes())
+    (mine / DESCRIPTION).write_text(json.dumps(document))  # the same words, other bytes
+
+    with pytest.raises(
+        ArtifactError, match=f"changed while it was copied, from {artifact.version}"
+    ):
+        keep(artifact, folder)
+
+    assert read_artifact(f"{folder.url}/{place}").version == artifact.version
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b'{"number": 0}'])
