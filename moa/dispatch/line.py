@@ -154,6 +154,11 @@ class Line:
         if self._lease.most_in_flight == 0:
             self._share_wanted.set()
 
+    def withdraw(self, call: Call) -> None:
+        """Whoever wanted it has left: its place is another's."""
+        with suppress(ValueError):  # its turn is next, or has come
+            self._waiting.remove(call)
+
     def never_fits(self, call: Call) -> bool:
         """The call needs all of a minute's limit: if it was refused, it will be again."""
         return self._lease.never_fits(call.taken)

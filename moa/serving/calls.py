@@ -28,6 +28,7 @@ from moa.dispatch.outcome import Assignment, Choice, Settled
 from moa.dispatch.quota import Amount, Owner, QuotaOwner
 from moa.dispatch.retry import RetryPolicy
 from moa.errors import (
+    AccountRefused,
     KeyRefused,
     ProviderError,
     RateLimited,
@@ -47,6 +48,9 @@ from moa.serving.course import LEFT, Course
 WAITED = "no_turn"
 """Code of a call that was never made: its turn did not come in time, or too many wait."""
 CHARS_PER_TOKEN = 4
+ACCOUNT_AGAIN_S = 60.0
+"""After which an account that was refused is tried again: an endpoint runs for months, and whoever
+runs it may have paid the bill, or mended the key."""
 
 log = structlog.get_logger()
 
@@ -201,7 +205,7 @@ class Caller:
                     course.open, told = False, True
                     sent.failed(self._clock(), type(error).__name__)
                     self._heed(error, turn, line, sent_at)
-                    if error.maybe_billed:
+                    if error.maybe_billed or course.output_chars:
                         course.lost.append((choice.model.id, tokens_of(course.output_chars)))
                 raise
             finally:
@@ -289,7 +293,7 @@ class Caller:
 
     def refuse(self, call: Call, error: KeyRefused) -> None:
         """See `Sender.refuse`: an account that is set up wrongly does not end an endpoint."""
-        self._lines[call.model.id].account.refused = error
+        self._refused(self._lines[call.model.id].account, error)
         _tell(call, error)
 
     def fail(self, call: Call, error: Exception) -> None:
@@ -300,12 +304,22 @@ class Caller:
     def _heed(self, error: ProviderError, turn: Turn, line: Line, sent_at: float) -> None:
         """What one failure means to the calls behind it, and to those of its account."""
         was_out = line.out
+        account = line.account
         line.heed(error, turn, sent_at)
+        if isinstance(error, KeyRefused) and not account.proven:
+            account.owner.refuse(error.detail)
+        if isinstance(error, AccountRefused):
+            self._refused(account, error)
         if line.out and not was_out:
             log.warning("model.went_out", model=turn.model.id, error=type(error).__name__)
             for one in self._lines.values():
-                if one is line or (one.account is line.account and one.account.refused is not None):
+                if one is line or (one.account is account and account.refused is not None):
                     one.reconsider()
+
+    def _refused(self, account: Account, error: AccountRefused) -> None:
+        """Ask it nothing, for a while."""
+        account.refused = error
+        asyncio.get_running_loop().call_later(ACCOUNT_AGAIN_S, _ask_again, account, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +341,11 @@ async def _next(
         raise _late(f"nothing came for {wait_s:g} s") from None
 
 
+def _ask_again(account: Account, error: AccountRefused) -> None:
+    if account.refused is error:  # and not a later one
+        account.refused = None
+
+
 def _late(detail: str) -> TransientError:
     return TransientError(detail, code="timeout", maybe_billed=True)
 
@@ -338,6 +357,7 @@ def _tell(call: Call, error: Exception) -> None:
 
 def _forgo(turn: Turn, line: Line) -> None:
     """Give up a place in a line, and the turn, should it just have come."""
+    line.withdraw(turn)
     if not turn.done.done():
         turn.done.cancel()
     elif not turn.done.cancelled() and turn.done.exception() is None:

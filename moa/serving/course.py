@@ -59,6 +59,11 @@ class Course:
         """That were made, failed ones included."""
         return len(self.sent)
 
+    @property
+    def completion(self) -> Completion | None:
+        """Of the last call, whether anybody has read it or not."""
+        return self.sent[-1].completion if self.sent else None
+
     def send(self, model: Model, at: float) -> SentCall:
         """A call goes out."""
         self.model, self.output_chars, self.open = model, 0, True

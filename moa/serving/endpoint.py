@@ -5,76 +5,37 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from opentelemetry.context import Context
 
 from moa.errors import MoaError, ProviderError
-from moa.providers.provider import Completion, CompletionDelta, Usage
+from moa.providers.provider import Completion, Usage
 from moa.request import ChatRequest, Message
 from moa.serving import spans
-from moa.serving.calls import Caller, Order, tokens_of
+from moa.serving.calls import Caller, Order
 from moa.serving.chat_wire import Asked, message_document
 from moa.serving.conversations import Begun, ConversationOwner, Conversations
 from moa.serving.course import Course
 from moa.serving.ids import CompletionId, Ids
+from moa.serving.inquiry import Inquiry, Piece
 from moa.serving.keeping import Keeper
 from moa.serving.merging import merged
 from moa.serving.metrics import Meters
 from moa.serving.refusals import refusal_of
 from moa.serving.routing import LIVE, Route, Routing, Scored, Scorer, Sticky
 from moa.serving.setup import Setup
-from moa.serving.tenant_limits import Need, Taken, TenantLease
+from moa.serving.tenant_lease import TenantLease
+from moa.serving.tenant_limits import Need
 from moa.serving.tenants import Tenant
 
+A_REQUEST = Need(1, 0.0, Decimal(0))
+"""What is counted of one before the router, or anything else, works for it."""
+
 log = structlog.get_logger()
-
-
-class Piece(NamedTuple):
-    """Of one of the answers that were asked for."""
-
-    number: int
-    """Which one, from 0."""
-    delta: CompletionDelta
-
-
-@dataclass(slots=True)
-class Inquiry:
-    """A request that was let in, and what has come of it so far."""
-
-    tenant: Tenant
-    asked: Asked
-    route: Route
-    query_id: str
-    taken: Taken
-    courses: list[Course]
-    started_at: float
-    trace: Context | None = None
-    """The client's."""
-    completions: dict[int, Completion] = field(default_factory=dict)
-    first_piece_s: float | None = None
-    settled: bool = False
-
-    @property
-    def model(self) -> str:
-        """Catalog id of who answers, as far as it is known."""
-        asked = self.courses[0].model
-        return self.route.model.id if asked is None else asked.id
-
-    @property
-    def usage(self) -> Usage:
-        """Of all answers."""
-        each = [one.usage for one in self.completions.values()]
-        return Usage(
-            sum(one.input_tokens for one in each),
-            sum(one.output_tokens for one in each),
-            sum(one.cached_input_tokens for one in each),
-            sum(one.cache_write_tokens for one in each),
-            sum(one.reasoning_tokens for one in each),
-        )
 
 
 class Endpoint:
@@ -106,6 +67,7 @@ class Endpoint:
     async def close(self) -> None:
         """Close the connections, and write what is held."""
         await self.caller.close()
+        await self._limits.close()
         await self._conversations.close()
         await self.keeper.close()
 
@@ -114,6 +76,14 @@ class Endpoint:
         self.routing = replace(self.routing, default_model=default_model)
         self.scorer = scorer
 
+    async def count(self, tenant: Tenant) -> None:
+        """Let in a request that asks no model.
+
+        Raises:
+            Refusal: the tenant has no room for it.
+        """
+        await self._limits.take(tenant, A_REQUEST)
+
     async def decide(self, tenant: Tenant, model: str, chats: Sequence[ChatRequest]) -> list[Route]:
         """Who would be asked, for each of some conversations.
 
@@ -121,7 +91,7 @@ class Endpoint:
             Refusal: the model, the tenant or its limits, or nobody can.
         """
         self.routing.check_name(model, tenant.models)
-        await self._limits.take(tenant, Need(1, 0.0, Decimal(0)))
+        await self._limits.take(tenant, A_REQUEST._replace(requests=len(chats)))
         sticky = await self._sticky(tenant, chats)
         scored = await self._scored(chats)
         return self.routing.routes(model, chats, scored, allowed=tenant.models, sticky=sticky)
@@ -139,6 +109,7 @@ class Endpoint:
         """
         started_at = time.monotonic()
         self.routing.check_name(asked.model, tenant.models)
+        await self._limits.take(tenant, A_REQUEST)
         sticky = await self._sticky(tenant, [asked.chat])
         scored = await self._scored([asked.chat])
         (route,) = self.routing.routes(
@@ -148,7 +119,7 @@ class Endpoint:
         self.meters.novelty.add(route.novelty, {})
         self.meters.decisions.add(1, {"model": route.model.id, "rule": route.rule})
         tokens = asked.n * (route.input_tokens + route.output_tokens)
-        needed = Need(1, tokens, asked.n * route.reserved_usd)
+        needed = Need(0, tokens, asked.n * route.reserved_usd)
         taken = await self._limits.take(tenant, needed)
         inquiry = Inquiry(
             tenant=tenant,
@@ -250,33 +221,30 @@ class Endpoint:
 
     def cost_usd(self, inquiry: Inquiry) -> Decimal:
         """What the answers have cost."""
-        total = Decimal(0)
-        for index, one in inquiry.completions.items():
-            model, usage = inquiry.courses[index].model, one.usage
-            assert model is not None
-            total += self.setup.prices.cost_usd(
-                model.id,
-                LIVE,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                cached_input_tokens=usage.cached_input_tokens,
-                cache_write_tokens=usage.cache_write_tokens,
-            )
-        return total
+        each = (self._answer_usd(inquiry, index) for index in inquiry.completions)
+        return sum(each, Decimal(0))
+
+    def _answer_usd(self, inquiry: Inquiry, index: int) -> Decimal:
+        usage = inquiry.completions[index].usage
+        return self.setup.prices.cost_usd(
+            inquiry.model_of(index).id,
+            LIVE,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+        )
 
     def lost_usd(self, inquiry: Inquiry) -> Decimal:
         """About what calls have cost that ended without an answer, or were cut by the client."""
-        input_tokens, total = round(inquiry.route.input_tokens), Decimal(0)
-        for index, course in enumerate(inquiry.courses):
-            lost = list(course.lost)
-            cut = inquiry.settled and index not in inquiry.completions and course.open
-            if cut and course.model is not None:
-                lost.append((course.model.id, tokens_of(course.output_chars)))
-            for model, output_tokens in lost:
-                total += self.setup.prices.cost_usd(
-                    model, LIVE, input_tokens=input_tokens, output_tokens=output_tokens
-                )
-        return total
+        input_tokens = round(inquiry.route.input_tokens)
+        each = (
+            self.setup.prices.cost_usd(
+                model, LIVE, input_tokens=input_tokens, output_tokens=output_tokens
+            )
+            for model, output_tokens in inquiry.lost
+        )
+        return sum(each, Decimal(0))
 
     def completion_id(self, inquiry: Inquiry) -> str:
         """Without prefix; of a model that is known by now."""
@@ -322,24 +290,25 @@ class Endpoint:
     def _settle(self, inquiry: Inquiry, failed: str) -> None:
         """Tenant's bill, meters, logs and the conversation; once, however the request ended."""
         inquiry.settled = True
+        for index, course in enumerate(inquiry.courses):
+            if course.completion is not None:  # it is billed, though perhaps nobody has taken it
+                inquiry.completions[index] = course.completion
         cost_usd, lost_usd, usage = self.cost_usd(inquiry), self.lost_usd(inquiry), inquiry.usage
         tokens = usage.input_tokens + usage.output_tokens
-        if not inquiry.completions and any(course.calls for course in inquiry.courses):
-            chars = sum(course.output_chars for course in inquiry.courses)
-            tokens = round(inquiry.route.input_tokens) + tokens_of(chars)
-        used = Need(1, float(tokens), cost_usd + lost_usd)
+        tokens += sum(round(inquiry.route.input_tokens) + output for _, output in inquiry.lost)
+        used = Need(0, float(tokens), cost_usd + lost_usd)
         self._limits.settle(inquiry.tenant, inquiry.taken, used)
         self._measure(inquiry, failed, cost_usd + lost_usd, usage)
-        for completion in inquiry.completions.values():
-            self._remember(inquiry, completion)
+        for index in inquiry.completions:
+            self._remember(inquiry, index)
         if self.keeper.keeps_queries:
             for index, completion in inquiry.completions.items():
                 self.keeper.answer(
                     inquiry.query_id,
                     completion,
-                    cost_usd / len(inquiry.completions),
+                    self._answer_usd(inquiry, index),
                     tenant=inquiry.tenant.name,
-                    model=(inquiry.courses[index].model or inquiry.route.model).id,
+                    model=inquiry.model_of(index).id,
                     first_model=inquiry.route.model.id,
                     rule=inquiry.route.rule,
                 )
@@ -381,9 +350,11 @@ class Endpoint:
             self.meters.waiting.add(waiting, {"model": name})
         self.meters.in_flight.add(self.caller.in_flight(), {})
 
-    def _remember(self, inquiry: Inquiry, completion: Completion) -> None:
+    def _remember(self, inquiry: Inquiry, index: int) -> None:
+        completion = inquiry.completions[index]
         if self.setup.config.stickiness.mode == "off" or completion.refused:
             return
         turn = Message.model_validate(message_document(completion))
         messages = inquiry.asked.chat.messages
-        self._conversations.remember(inquiry.tenant.name, messages, turn, inquiry.model)
+        model = inquiry.model_of(index).id
+        self._conversations.remember(inquiry.tenant.name, messages, turn, model)

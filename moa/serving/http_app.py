@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from moa.errors import Refusal
+from moa.errors import MoaError, Refusal
 from moa.serving import spans
 from moa.serving.chat_wire import (
     Asked,
@@ -28,7 +28,7 @@ from moa.serving.chat_wire import (
     read_object,
     whole_answer,
 )
-from moa.serving.endpoint import Endpoint, Inquiry, Piece
+from moa.serving.endpoint import Endpoint
 from moa.serving.feedback import read_feedback
 from moa.serving.http_streams import (
     EventStream,
@@ -39,12 +39,14 @@ from moa.serving.http_streams import (
     too_long,
     unless_left,
 )
+from moa.serving.inquiry import Inquiry, Piece
 from moa.serving.openapi import DESCRIPTION, extra
 from moa.serving.response_frames import ResponseFrame
 from moa.serving.responses_wire import read_response
 from moa.serving.tenants import Tenant, Tenants
 
 CLIENT_LEFT = 499
+HEALTH = "/healthz"
 
 log = structlog.get_logger()
 
@@ -171,6 +173,7 @@ class Http:
                 "this endpoint takes no feedback (feedback.folder)", status=404, code="no_feedback"
             )
         said = read_feedback(read_object(body))
+        await endpoint.count(tenant)
         found = endpoint.ids.read(said.completion_id, tenant.name)
         if found is None:
             raise Refusal(
@@ -205,20 +208,25 @@ class Http:
 
     async def health(self, request: Request) -> Response:
         """`GET /healthz`: the router works."""
-        endpoint = self._endpoint()
-        scored = await endpoint.scorer.score(["What is 2 + 2?"])
+        try:
+            scored = await self._endpoint().scorer.score(["What is 2 + 2?"])
+        except MoaError:
+            raise Refusal(
+                "the router is out", status=503, kind="api_error", code="router_out"
+            ) from None
         return JSON({"status": "ok", "router_version": scored.version})
 
     def counted(self, handler: Handler, path: str) -> Handler:
         """A handler whose errors are answers, whose answers are counted, and that is not begun when
-        too many are under way.
+        too many are under way; but one that is busy is healthy.
         """
+        limited = path != HEALTH
 
         async def handle(request: Request) -> Response:
             endpoint = self._endpoint()
             self.ongoing += 1
             try:
-                if self.ongoing > endpoint.setup.config.serve.max_ongoing:
+                if limited and self.ongoing > endpoint.setup.config.serve.max_ongoing:
                     raise _full()
                 response = await handler(request)
             except Refusal as refusal:
@@ -316,7 +324,7 @@ def make_app(endpoint: Callable[[], Endpoint], tenants: Callable[[], Tenants]) -
         ("POST", "/v1/feedback", http.feedback),
         ("GET", "/v1/models", http.models),
         ("GET", "/v1/models/{name:path}", http.model),
-        ("GET", "/healthz", http.health),
+        ("GET", HEALTH, http.health),
     ]
     for method, path, handler in routes:
         app.add_api_route(

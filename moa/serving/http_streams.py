@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from moa.errors import Refusal
 from moa.serving.chat_wire import ChatStream, error_document, event
-from moa.serving.endpoint import Endpoint, Inquiry, Piece
+from moa.serving.endpoint import Endpoint
+from moa.serving.inquiry import Inquiry, Piece
 from moa.serving.response_frames import ResponseFrame, ResponseStream
 
 BODY_S = 60.0

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from moa.errors import Refusal
 from moa.providers.provider import Completion
 from moa.request import ChatRequest
 from moa.schema import GRADED_OUTCOMES, MOMENT, STRINGS, USAGE, USD
@@ -139,7 +140,7 @@ class Keeper:
                 "cache_write_tokens": usage.cache_write_tokens,
                 "output_tokens": usage.output_tokens,
                 "reasoning_tokens": usage.reasoning_tokens,
-                "cost_usd": cost_usd,
+                "cost_usd": round(cost_usd, USD.scale),
                 "finished_at": datetime.now(UTC),
             }
         )
@@ -148,10 +149,19 @@ class Keeper:
         """Keep a grade; returns when it is written.
 
         Raises:
-            Exception: the store's, when it cannot be.
+            Refusal: 503: it is not written, as far as is known.
         """
         row = {"query_id": query_id, "model": model, "grade": grade, "grader": grader}
-        await asyncio.shield(self._logs["grades"].add(row))
+        try:
+            await asyncio.shield(self._logs["grades"].add(row))
+        except Exception:  # whatever the store's is; it was logged
+            raise Refusal(
+                "the grade could not be kept: send it again, the last one counts",
+                status=503,
+                kind="api_error",
+                code="not_kept",
+                retry_after_s=5.0,
+            ) from None
 
     async def close(self) -> None:
         """Write what is held."""

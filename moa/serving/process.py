@@ -22,7 +22,8 @@ from moa.serving.routing import Scorer
 from moa.serving.scoring import LocalScorer
 from moa.serving.setup import Setup
 from moa.serving.spent import KeptLimits
-from moa.serving.tenant_limits import LimitOwner, TenantLease
+from moa.serving.tenant_lease import TenantLease
+from moa.serving.tenant_limits import LimitOwner
 
 
 def open_endpoint(

@@ -11,7 +11,8 @@ from decimal import Decimal
 import orjson
 import structlog
 
-from moa.serving.tenant_limits import Need, Returned, TenantLimits, Verdict
+from moa.errors import Refusal
+from moa.serving.tenant_limits import NOTHING, Need, Returned, TenantLimits, Verdict
 from moa.serving.tenants import Tenant
 from moa.storage.object_store import Folder
 
@@ -41,9 +42,23 @@ class KeptLimits(TenantLimits):
             return await super().lease(tenant, needed, returned)
         if self._reading is None or _failed(self._reading):
             self._reading = asyncio.create_task(self._read(self._folder))
-        await asyncio.shield(self._reading)
+        try:
+            await asyncio.shield(self._reading)
+        except Exception as error:  # whatever the store's is: it is read again by the next
+            log.error("spent.not_read", error=repr(error))
+            raise Refusal(
+                "what this key has spent today cannot be read",
+                status=503,
+                kind="api_error",
+                code="limits_out",
+                retry_after_s=5.0,
+            ) from None
         verdict = await super().lease(tenant, needed, returned)
-        if self._writing is None or self._writing.done():
+        if needed == NOTHING:  # who tells and wants nothing is about to end
+            if self._writing is not None:
+                await asyncio.wait({self._writing})
+            await self._put(self._folder)
+        elif self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(self._folder))
         return verdict
 
@@ -54,6 +69,9 @@ class KeptLimits(TenantLimits):
 
     async def _write(self, folder: Folder) -> None:
         await asyncio.sleep(EVERY_S)
+        await self._put(folder)
+
+    async def _put(self, folder: Folder) -> None:
         document = {name: str(usd) for name, usd in self.spent().items()}
         try:
             await asyncio.to_thread(folder.put, self._name(), orjson.dumps(document))

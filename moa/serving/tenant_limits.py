@@ -22,7 +22,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from moa.errors import Refusal
 from moa.serving.tenants import Tenant
 
 MINUTE_S = 60.0
@@ -31,8 +30,6 @@ BLOCK = 600
 """A lease is one part in so many of a minute's limit, a tenth of a second's worth, at least."""
 CREDIT_S = 1.0
 """How long a lease is good for, from when it was asked for."""
-MOST_ASKS = 3
-"""Leases that come too late to be used, before a request is refused."""
 DAY_BLOCK = 200
 """The same of a day's money."""
 
@@ -178,7 +175,7 @@ class _Used:
             tokens -= had_tokens
             if requests <= 0 and tokens <= 1e-6:
                 return slot + MINUTE_S
-        return math.inf
+        return self.slots[-1][0] + MINUTE_S if self.slots else -math.inf  # sums are rounded
 
 
 class TenantLimits:
@@ -260,115 +257,3 @@ def _block(limit: int | None, used: float) -> int:
     if limit is None:
         return 1_000_000
     return int(max(0.0, min(limit / BLOCK, (limit - used) / 10)))
-
-
-class TenantLease:
-    """One process's side: what it has in hand of each tenant's limits."""
-
-    def __init__(self, owner: LimitOwner, clock: Callable[[], float] = time.monotonic) -> None:
-        self._owner = owner
-        self._clock = clock
-        self._hands: dict[str, _Hand] = {}
-
-    async def take(self, tenant: Tenant, needed: Need) -> Taken:
-        """Count a request, before anything is sent for it.
-
-        Raises:
-            Refusal: 429: it does not fit; or 503: the owner does not answer, or too late.
-        """
-        if not tenant.is_limited:
-            return Taken(needed)
-        if tenant.tpm is not None and needed.tokens > tenant.tpm:
-            needed = needed._replace(tokens=float(tenant.tpm))
-        hand = self._hands.setdefault(tenant.name, _Hand())
-        late = self._clock() - hand.credit.asked_at > CREDIT_S
-        if late or not hand.credit.need.covers(needed):
-            await self._refill(tenant, needed, hand)
-        hand.credit = hand.credit._replace(need=hand.credit.need.plus(needed, -1))
-        return hand.credit._replace(need=needed)
-
-    async def _refill(self, tenant: Tenant, needed: Need, hand: _Hand) -> None:
-        """Ask until a lease comes in time."""
-        for _ in range(MOST_ASKS):
-            asked_at = self._clock()
-            verdict = await self._owner.lease(tenant, needed, hand.told(asked_at))
-            if verdict.granted is None:
-                raise _too_much(tenant, verdict)
-            leased = Taken(verdict.granted, asked_at, verdict.at, verdict.day)
-            if self._clock() - asked_at <= CREDIT_S:
-                hand.take(leased)
-                return
-            hand.give_back(leased)
-        raise Refusal(
-            f"the owner of this key's limits takes more than {CREDIT_S:g} s to answer",
-            status=503,
-            kind="api_error",
-            code="limits_slow",
-            retry_after_s=5.0,
-        )
-
-    def settle(self, tenant: Tenant, taken: Taken, used: Need) -> None:
-        """A request has used other amounts than were taken for it; told with the next lease."""
-        if not tenant.is_limited:
-            return
-        hand = self._hands.setdefault(tenant.name, _Hand())
-        unused, beyond = taken.need.above(used), used.above(taken.need)
-        hand.give_back(taken._replace(need=unused), beyond)
-
-
-_NO_LEASE = Taken(NOTHING)
-
-
-@dataclass(slots=True)
-class _Hand:
-    """What a process has of one tenant's limits."""
-
-    credit: Taken = _NO_LEASE
-    left: list[tuple[Taken, Need]] = field(default_factory=list)
-    """Unused of leases and requests that are over, and what those have used beyond."""
-
-    def take(self, leased: Taken) -> None:
-        """A new credit; what is left of one that another request has asked for goes back."""
-        self.give_back(self.credit)
-        self.credit = leased
-
-    def give_back(self, unused: Taken, beyond: Need = NOTHING) -> None:
-        """To be told."""
-        if (unused.need, beyond) != (NOTHING, NOTHING):
-            self.left.append((unused, beyond))
-
-    def told(self, now: float) -> Returned:
-        """All that is to be told, as one: of minutes and days that are over it is nothing."""
-        self.take(_NO_LEASE)
-        left, self.left = self.left, []
-        day = max((unused.day for unused, _ in left), default="")
-        told = Returned(day=day)
-        for unused, beyond in left:
-            need, granted_at = unused.need, unused.granted_at
-            if now - unused.asked_at >= MINUTE_S or not (need.requests or need.tokens):
-                need, granted_at = need._replace(requests=0, tokens=0.0), math.inf
-            if unused.day != day:
-                need, beyond = need._replace(usd=Decimal(0)), beyond._replace(usd=Decimal(0))
-            told = told._replace(
-                unused=told.unused.plus(need),
-                granted_at=min(told.granted_at, granted_at),
-                beyond=told.beyond.plus(beyond),
-            )
-        return told
-
-
-def _too_much(tenant: Tenant, verdict: Verdict) -> Refusal:
-    limits = {
-        "rpm": f"{tenant.rpm} requests a minute",
-        "tpm": f"{tenant.tpm} tokens a minute",
-        "usd_per_day": f"${tenant.usd_per_day} a day",
-    }
-    day = verdict.limit == "usd_per_day"
-    return Refusal(
-        f"this key's limit of {limits[verdict.limit]} is reached; come back in "
-        f"{math.ceil(verdict.wait_s)} s",
-        status=429,
-        kind="insufficient_quota" if day else "rate_limit_error",
-        code="insufficient_quota" if day else "rate_limit_exceeded",
-        retry_after_s=verdict.wait_s,
-    )

@@ -16,12 +16,12 @@ from moa.errors import ConfigError, Refusal
 from moa.replay.process import ReplayServer
 from moa.serving.config import EndpointConfig
 from moa.serving.spent import KeptLimits
+from moa.serving.tenant_lease import TenantLease
 from moa.serving.tenant_limits import (
     NOTHING,
     Need,
     Returned,
     Taken,
-    TenantLease,
     TenantLimits,
     Verdict,
 )
