@@ -89,7 +89,8 @@ def grade_run(config: GradeOutcomesConfig) -> GradedNight:
     """Grade a run and write its rows into the outcome table, or go on with that.
 
     Raises:
-        ConfigError: a grader or a folder is not as the config says.
+        ConfigError: a grader or a folder is not as the config says, or the table has another run
+            of this id.
         RunError: there is no run, nothing of it is answered, or another process writes the table.
         Interrupted: SIGINT or SIGTERM came.
     """
@@ -102,8 +103,9 @@ def grade_run(config: GradeOutcomesConfig) -> GradedNight:
     table = OutcomeTable(config.table)
     table.folder.check()
     with told_plainly(), Stop() as stop, run_lock(config.table, on_lost=stop.lose):
+        table.check(night)
         parts = _named(run, config, versions)
-        staged = Staged(table.folder, night.run_id)
+        staged = Staged(table.folder, night)
         left = [(part, name) for part, name in parts if not staged.has(name)]
         if left:
             with _cluster() as workers:
@@ -122,8 +124,9 @@ def grade_run(config: GradeOutcomesConfig) -> GradedNight:
 class Staged:
     """Graded parts of one run that wait for the others."""
 
-    def __init__(self, folder: Folder, run_id: str) -> None:
-        self._folder, self._below = folder, f"grading/{run_id}"
+    def __init__(self, folder: Folder, night: Night) -> None:
+        began = f"{night.began:%Y%m%dT%H%M%S.%f}"
+        self._folder, self._below = folder, f"grading/{night.run_id}/{began}"
         self._there = frozenset(folder.names(self._below))
 
     def has(self, name: str) -> bool:
@@ -172,8 +175,7 @@ def _night(run: RunFolder) -> Night:
         raise RunError(
             f"{run.url} is a redrive of {first['redrive']['of']}: give that run's folder"
         )
-    day = datetime.fromisoformat(first["started_at"]).date()
-    return Night(first["config"]["run"]["id"], day)
+    return Night(first["config"]["run"]["id"], datetime.fromisoformat(first["started_at"]))
 
 
 def _named(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,8 @@ QUERIES = "queries.parquet"
 GRADES = "graded_outcomes.parquet"
 TRAIN, HELD_OUT, NEITHER = "train", "held_out", "neither"
 """Sides of a query. `NEITHER`: it is nearly the same as queries of both sides."""
+_BEGAN = b"began"
+"""Of a file of queries: its run's moment, in its metadata."""
 _PLACED = ["prompt", "duplicate_group", "split"]
 
 
@@ -32,8 +34,13 @@ class Night:
     """Whose rows are written: those of one run."""
 
     run_id: str
-    day: date
-    """On which the run began."""
+    began: datetime
+    """By which it is told from another run that was given the same id."""
+
+    @property
+    def day(self) -> date:
+        """On which the run began."""
+        return self.began.date()
 
     @property
     def name(self) -> str:
@@ -47,6 +54,25 @@ class OutcomeTable:
     def __init__(self, url: str) -> None:
         self.folder = Folder(url)
 
+    def check(self, night: Night) -> None:
+        """Check that the table has no other run with this one's id.
+
+        Raises:
+            ConfigError: it has: one would replace the other, or be taken for it.
+        """
+        for name in self.folder.names(QUERIES):
+            if name.rpartition("/")[2] != f"{night.run_id}.parquet":
+                continue
+            there = self.folder.read_table(f"{QUERIES}/{name}", columns=["run_id"])
+            began = (there.schema.metadata or {}).get(_BEGAN, b"").decode()
+            if began != night.began.isoformat():
+                raise ConfigError(
+                    f"{self.folder.url} has another run {night.run_id!r}, which began at {began}, "
+                    f"and this one at {night.began.isoformat()}: grade this one into another "
+                    f"table, or remove {name} from {GRADES} and {QUERIES}; give runs ids of their "
+                    "own (run.id)"
+                )
+
     def write(
         self, night: Night, queries: pa.Table, grades: pa.Table, *, held_out_share: float
     ) -> None:
@@ -57,11 +83,14 @@ class OutcomeTable:
             queries: `LOGGED_QUERIES` but `split` and `duplicate_group`, which are added here.
             grades: `LOGGED_GRADES`.
             held_out_share: of the groups of near duplicates that begin tonight.
+
+        Raises:
+            ConfigError: as `check`.
         """
-        placed = self._placed(night, queries, held_out_share)
-        self.folder.put_table(
-            f"{QUERIES}/{night.name}", agree(placed, LOGGED_QUERIES, where=QUERIES)
-        )
+        self.check(night)
+        placed = agree(self._placed(night, queries, held_out_share), LOGGED_QUERIES, where=QUERIES)
+        began = {_BEGAN: night.began.isoformat().encode()}
+        self.folder.put_table(f"{QUERIES}/{night.name}", placed.replace_schema_metadata(began))
         self.folder.put_table(f"{GRADES}/{night.name}", agree(grades, LOGGED_GRADES, where=GRADES))
 
     def _placed(self, night: Night, queries: pa.Table, held_out_share: float) -> pa.Table:

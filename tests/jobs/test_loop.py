@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +152,7 @@ def remember(table: OutcomeTable, queries: pa.Table) -> None:
         }
         for row in grades.to_pylist()
     ]  # fmt: skip
-    night = Night("history", date(2026, 11, 1))
+    night = Night("history", datetime(2026, 11, 1, tzinfo=UTC))
     table.write(night, logged, pa.Table.from_pylist(rows, schema=LOGGED_GRADES), held_out_share=0)
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import importlib
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from moa.storage.outcome_table import (
     read_log,
 )
 
-MONDAY = Night("mon", date(2026, 11, 23))
-TUESDAY = Night("tue", date(2026, 11, 24))
+MONDAY = Night("mon", datetime(2026, 11, 23, tzinfo=UTC))
+TUESDAY = Night("tue", datetime(2026, 11, 24, tzinfo=UTC))
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 ALIKE = [f"Why is the sky over the old harbour of {name} so red at night" for name in ("A", "B")]
 
@@ -137,7 +137,7 @@ def test_a_query_between_both_sides_is_on_neither(tmp_path: Path) -> None:
         table.folder.put_table(f"{QUERIES}/{night.name}", rows.select(LOGGED_QUERIES.names))
 
     between = "Tell us in a few plain words why the sky over the old harbour is so red"
-    write(str(tmp_path), Night("wed", date(2026, 11, 25)), [between])
+    write(str(tmp_path), Night("wed", datetime(2026, 11, 25, tzinfo=UTC)), [between])
 
     assert placed(str(tmp_path))[between][1] == NEITHER
 
@@ -178,3 +178,13 @@ def test_what_is_not_there_or_damaged_is_told(tmp_path: Path) -> None:
         read_log(Folder(str(tmp_path)), QUERIES)
     with pytest.raises(ConfigError, match=r"graded_outcomes\.parquet is not there"):
         read_log(Folder(str(tmp_path)), GRADES)
+
+
+@pytest.mark.parametrize("later", [timedelta(hours=1), timedelta(days=1)])
+def test_another_run_with_the_same_id_replaces_nothing(tmp_path: Path, later: timedelta) -> None:
+    write(str(tmp_path), MONDAY, ["of the first run"])
+
+    with pytest.raises(ConfigError, match="has another run 'mon', which began at 2026-11-23T00:00"):
+        write(str(tmp_path), Night("mon", MONDAY.began + later), ["of the second"])
+
+    assert read_log(Folder(str(tmp_path)), QUERIES)["prompt"].to_pylist() == ["of the first run"]

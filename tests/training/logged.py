@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -49,7 +49,7 @@ def nights(url: str, models: tuple[str, ...] = MODELS, *, each: int = 300, count
         kept = [name for name in LOGGED_QUERIES.names if name not in ("split", "duplicate_group")]
         schema = pa.schema([LOGGED_QUERIES.field(name) for name in kept])
         OutcomeTable(url).write(
-            Night(f"n{night}", date(2026, 11, 24) + timedelta(days=night)),
+            Night(f"n{night}", datetime(2026, 11, 24, tzinfo=UTC) + timedelta(days=night)),
             pa.Table.from_pylist(queries, schema=schema),
             pa.Table.from_pylist(grades, schema=LOGGED_GRADES),
             held_out_share=0.2,
