@@ -12,12 +12,19 @@ _BARE = re.compile(
     rf"(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)?\s*(?:is\s+)?[(\[]?({_OPTION})[)\]]?[.:]?",
     re.IGNORECASE,
 )
-_LED = re.compile(rf"(?:option\s+|choice\s+)?[(\[]?({_OPTION})(?:[)\]]|[.:](?=\s)|\s+-\s)", re.I)
+_LED = re.compile(
+    rf"(?:option\s+|choice\s+)?[(\[]?({_OPTION})"
+    r"(?:[)\]]|[.:](?=\s)|\s+-\s|,?\s+(?:because|since|as|for)\b)",
+    re.IGNORECASE,
+)
 _SEVERAL = re.compile(
     rf"[(\[]?{_OPTION}[)\]]?(?:\s*(?:,|;|and|&)\s*(?:and\s+)?[(\[]?{_OPTION}[)\]]?)+"
 )
-_RUN = re.compile(r"[A-J]{2,10}")
-_SAID = re.compile(r"(?:\b(?:option|choice)\s+|[(\[])([A-J]|\d{1,2})\b[)\]]?", re.IGNORECASE)
+_RUN = re.compile(r"(?!.*(.).*\1)[A-J]{2,10}")
+_SAID = re.compile(
+    r"(?<!\bnot )(?<!\bover )(?<!\bthan )(?:\b(?:option|choice)\s+|[(\[])([A-J]|\d{1,2})\b[)\]]?",
+    re.IGNORECASE,
+)
 _MARKS = str.maketrans("", "", "*`\"'$")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
 
@@ -28,7 +35,7 @@ class ChoiceGrader:
     References are a letter from A to J, a number, or several: `B`, `3`, `A, C`, `AC`.
     """
 
-    version = "choice/1"
+    version = "choice/2"
 
     def grade(self, completion: str, reference: str) -> Grade:
         """Grade one completion."""
@@ -43,7 +50,8 @@ class ChoiceGrader:
 def picked(completion: str) -> frozenset[str] | None:
     """The options that a completion picks; `None`: none that could be made out.
 
-    Where it marks no answer, its last line counts, and there an option that is named as one.
+    Where it marks no answer, its last line counts, and there an option that is named as one; then
+    its first line, where that is nothing but an option.
     """
     marked = final_answer(completion)
     if marked is not None:
@@ -53,7 +61,10 @@ def picked(completion: str) -> frozenset[str] | None:
     if read is not None:
         return read
     said = _SAID.findall(line)
-    return frozenset({said[-1].upper()}) if said else None
+    if said:
+        return frozenset({said[-1].upper()})
+    first = completion.strip().partition("\n")[0].translate(_MARKS).strip()
+    return read_choices(first) if _BARE.fullmatch(first) else None
 
 
 def read_choices(text: str) -> frozenset[str] | None:

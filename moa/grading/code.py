@@ -51,8 +51,8 @@ _SCRIPTS = {
     name: (resources("moa.grading") / "inside" / name).read_bytes()
     for name in ("plain_data.py", "serve_calls.py", "run_asserts.py", "run_together.py")
 }
-_NO_TESTS = 3
-"""As in `inside/run_asserts.py`."""
+_NO_TESTS = {3: "that this Python cannot read", 4: "that never call the program"}
+"""Exit codes of `inside/run_asserts.py`."""
 
 
 class SandboxTrouble(Exception):
@@ -85,7 +85,7 @@ class CodeGrader:
             for language, name in COMPILERS.items()
             if shutil.which(name, path="/usr/bin")
         }
-        self._version = " ".join(["code/1", *self._versions()])
+        self._version = " ".join(["code/2", *self._versions()])
 
     @property
     def version(self) -> str:
@@ -234,8 +234,9 @@ class CodeGrader:
             finally:
                 os.close(stopping)
             ran(serving.result())
-        if ran(run).exit_code == _NO_TESTS:
-            raise UnreadableTests("has assertions that this Python cannot read")
+        unfit = _NO_TESTS.get(ran(run).exit_code or 0)
+        if unfit is not None:
+            raise UnreadableTests(f"has assertions {unfit}")
         return run.succeeded
 
     def _holds_together(self, built: Built, test: AssertTest, limits: Limits) -> bool:

@@ -11,6 +11,7 @@ import ast
 import builtins
 import json
 import math
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, TypeGuard
 
 from pydantic import (
@@ -82,7 +83,7 @@ class CodeTests(_Part):
     tests: Annotated[list[Test], Field(min_length=1, max_length=1000)]
     count: Literal["all", "share"] = "all"
     """`all`: the grade is 1 where every test passes, else 0; `share`: the share that passes."""
-    tolerance: float = Field(0, ge=0)
+    tolerance: float = Field(0, ge=0, allow_inf_nan=False)
     """By which numbers may differ, relative to the wanted one, or absolute below 1."""
     limits: Limits = Limits()
     """Of each test's run."""
@@ -94,6 +95,14 @@ class CodeTests(_Part):
         if self.language != "python" and any(not isinstance(t, StdinTest) for t in self.tests):
             raise ValueError(f"a program in {self.language} is tested by stdin and stdout only")
         return self
+
+
+PLAIN = frozenset(
+    name
+    for kind in (int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
+    for name in dir(kind)
+)
+"""Attributes of what may come out of a sandbox."""
 
 
 class UnreadableTests(ValueError):
@@ -116,13 +125,120 @@ def read_tests(reference: str) -> CodeTests:
         spoken = said["language"].lower()
         said["language"] = {"cpp": "c++", "py": "python", "python3": "python"}.get(spoken, spoken)
     try:
-        return CodeTests.model_validate(said)
+        tests = CodeTests.model_validate(said)
+        for test in tests.tests:
+            if isinstance(test, AssertTest):
+                check_asserts(test)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UnreadableTests(f"{where or 'tests'}: {first['msg']}") from None
     except RecursionError:
         raise UnreadableTests("is nested too deep") from None
+    return tests
+
+
+def check_asserts(test: AssertTest) -> None:
+    """Refuse assertions by which every program would pass, or none.
+
+    Raises:
+        UnreadableTests: they are no Python, never run, or need objects that only the program's own
+            process has.
+    """
+    names = frozenset(functions_called(test.asserts))
+    tree = ast.parse(test.asserts)
+    if not any(map(runs, tree.body)):
+        raise UnreadableTests(
+            "has assertions that never run: they stand in functions or classes that nothing calls"
+        )
+    if any(
+        isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree)
+    ):
+        raise UnreadableTests("has assertions with `import *`: import the names that they use")
+    wanted = None if test.together else next(objects_wanted(tree, names), None)
+    if wanted is not None:
+        raise UnreadableTests(
+            f"has assertions that need more than plain data of the program (`{wanted}`): "
+            'say `"together": true`'
+        )
+
+
+def runs(statement: ast.stmt) -> bool:
+    """Whether a statement at the outermost level asserts or calls something."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return False
+    nodes = list(ast.walk(statement))
+    if isinstance(statement, ast.If) and any(
+        isinstance(node, ast.Name) and node.id == "__name__" for node in nodes
+    ):
+        return False
+    if any(ast.unparse(node) in ("unittest.main", "pytest.main") for node in attributes(nodes)):
+        return False  # these look for tests where there are none
+    return any(isinstance(node, ast.Assert | ast.Call | ast.Raise) for node in nodes)
+
+
+def attributes(nodes: Iterable[ast.AST]) -> Iterator[ast.Attribute]:
+    """Those of them that are `object.name`."""
+    return (node for node in nodes if isinstance(node, ast.Attribute))
+
+
+def objects_wanted(tree: ast.Module, names: frozenset[str]) -> Iterator[str]:
+    """What in assertions works only on the program's own objects: its classes, constants,
+    exceptions and coroutines, attributes of what it returns that plain data has not.
+
+    Args:
+        tree: the assertions.
+        names: the program's.
+    """
+
+    def is_own(node: ast.AST | None) -> bool:
+        return isinstance(node, ast.Name) and node.id in names
+
+    def is_returned(node: ast.AST) -> bool:
+        return (isinstance(node, ast.Call) and is_own(node.func)) or (
+            isinstance(node, ast.Name) and node.id in returned
+        )
+
+    returned = names_of_returned(tree, names)
+    for node in ast.walk(tree):
+        parts: list[ast.expr | None] = []
+        if isinstance(node, ast.Attribute):
+            if is_own(node.value) or (is_returned(node.value) and node.attr not in PLAIN):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.BinOp):
+            parts = [node.left, node.right]
+        elif isinstance(node, ast.Subscript):
+            parts = [node.value]
+        elif isinstance(node, ast.ExceptHandler):
+            parts = list(node.type.elts) if isinstance(node.type, ast.Tuple) else [node.type]
+        elif isinstance(node, ast.Await) and is_returned(node.value):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if is_returned(node.func) or (
+                called in ("next", "asyncio.run") and any(map(is_returned, node.args))
+            ):
+                yield ast.unparse(node)
+            parts = list(node.args[1:2]) if called in ("isinstance", "issubclass") else []
+        if any(map(is_own, parts)):
+            yield ast.unparse(node).partition("\n")[0]
+
+
+def names_of_returned(tree: ast.Module, names: frozenset[str]) -> frozenset[str]:
+    """Variables that hold what the program returned, and never anything else."""
+    returned, other = set[str](), set[str]()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Assign):
+            continue
+        value = node.value
+        is_call = isinstance(value, ast.Call) and isinstance(value.func, ast.Name)
+        from_program = is_call and value.func.id in names  # type: ignore[attr-defined]
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                (returned if from_program else other).add(target.id)
+    return frozenset(returned - other)
 
 
 def functions_called(asserts: str) -> list[str]:
@@ -178,6 +294,8 @@ def number(word: str) -> float:
 def near(wanted: float, got: float, tolerance: float) -> bool:
     """Whether two numbers differ by no more than the tolerance."""
     try:
+        if math.isinf(wanted) or math.isinf(got):
+            return wanted == got  # all is near infinity otherwise
         return abs(wanted - got) <= tolerance * max(1.0, abs(wanted))
     except OverflowError:  # an integer that no float holds
         return False

@@ -21,7 +21,7 @@ class ExactGrader:
     count.
     """
 
-    version = "exact/1"
+    version = "exact/2"
 
     def grade(self, completion: str, reference: str) -> Grade:
         """Grade one completion; without a marked answer all of it is the answer."""

@@ -47,7 +47,7 @@ class FactsGrader:
 
     def __init__(self, *, partial: bool = True) -> None:
         self._partial = partial
-        self.version = "facts/1" if partial else "facts/1 whole"
+        self.version = "facts/2" if partial else "facts/2 whole"
 
     def grade(self, completion: str, reference: str) -> Grade:
         """Grade one completion: its marked answer, or else all of it, or its first or last line."""
@@ -77,18 +77,28 @@ def right_answers(reference: str) -> list[str]:
 
 def agreement(given: str, right: str) -> float:
     """How far one answer agrees with one reference, in [0, 1]."""
-    if _tokens(given) == _tokens(right) and (_tokens(right) or given.strip() == right.strip()):
+    if given.strip().casefold() == right.strip().casefold():
+        return 1.0
+    wanted, said = read_quantity(plain_maths(right)), read_quantity(plain_maths(given))
+    if wanted is not None and said is not None:  # first, as tokens have no signs
+        same = same_quantity(said, wanted, relative_tolerance=_TOLERANCE)
+        return float(same and not (said.unit is wanted.unit is None and _of_others(given, right)))
+    if _tokens(right) and _tokens(given) == _tokens(right):
         return 1.0
     by_date = same_date(given, right)
     if by_date is not None:
         return float(by_date)
-    wanted = read_quantity(plain_maths(right))
     if wanted is not None:
-        said = read_quantity(plain_maths(given))
-        return float(
-            said is not None and same_quantity(said, wanted, relative_tolerance=_TOLERANCE)
-        )
+        return 0.0
     return token_f1(_tokens(given), _tokens(right))
+
+
+def _of_others(given: str, right: str) -> bool:
+    """Whether both say of what there is a number, and no word is shared: `12 Monkeys` is not
+    `12 Angry Men`.
+    """
+    one, other = ({word for word in _tokens(text) if word.isalpha()} for text in (given, right))
+    return bool(one and other and not one & other)
 
 
 def token_f1(given: list[str], right: list[str]) -> float:
@@ -109,10 +119,12 @@ def _given(completion: str) -> list[str]:
 
 
 def _tokens(text: str) -> list[str]:
-    """Words in lower case, without signs, accents and articles; small numbers as digits."""
+    """Words in lower case, without signs (but `C++`), accents and articles; small numbers as
+    digits.
+    """
     text = unicodedata.normalize("NFKD", text[:_LONGEST_ANSWER]).casefold()
     text = "".join(one for one in text if not unicodedata.combining(one))
-    words = re.findall(r"\w+(?:[.,]\d+)*", text.replace("'", ""))
+    words = re.findall(r"(?:(?<!\w)-(?=\d))?\w+(?:[.,]\d+)*(?:[+#]+(?!\w))?", text.replace("'", ""))
     return [_NUMBER_WORDS.get(word, word) for word in words if word not in ("a", "an", "the")]
 
 

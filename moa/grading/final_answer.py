@@ -24,10 +24,11 @@ _TAG = re.compile(
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
 _PHRASE = re.compile(
-    r"(?:\banswer(?:\s+to\s+[^.\n:]{1,80})?\s+(?:is|are|would\s+be)\b|\banswer\s*(?:\*\*)?\s*:)"
-    r"[ \t:*]*(\S[^\n]*)",
+    r"(?:\banswers?(?:\s+to\s+[^.\n:]{1,80})?\s+(?:is|are|would\s+be)\b|\banswers?\s*(?:\*\*)?\s*:)"
+    r"(?:[ \t:*]*|[ \t:*]*\n\s*\**(?=[^\n]+\s*\Z))([^\s:*][^\n]*)",
     re.IGNORECASE,
 )
+"""What is said after it on its line, or on the next where that is the last."""
 _SENTENCE_END = re.compile(r"(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)\.(?=\s|$)|\n")
 _LATEX_EATEN = {"\b": "\\b", "\f": "\\f", "\t": "\\t", "\r": "\\r"}
 _EATEN = re.compile(r"[\b\f\t\r](?=[A-Za-z])")

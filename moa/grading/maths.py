@@ -51,7 +51,7 @@ class MathsGrader:
                 "the grader `maths` needs math-verify, which is not installed: "
                 "pip install 'moa-router[grade]'"
             )
-        self.version = " ".join(["maths/1", *(f"{name}/{version(name)}" for name in _LIBRARIES)])
+        self.version = " ".join(["maths/2", *(f"{name}/{version(name)}" for name in _LIBRARIES)])
         self._isolated = IsolatedFunction("moa.grading.symbolic:compare", limit_s=limit_s)
         self._comparison = Comparison(self._symbolic, relative_tolerance)
 

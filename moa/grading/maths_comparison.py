@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from moa.grading.choice import read_choice
-from moa.grading.maths_text import elements, tuple_parts, without_name
+from moa.grading.choice import read_choices
+from moa.grading.maths_text import elements, is_set, named_parts, tuple_parts, without_name
 from moa.grading.quantities import read_quantity, same_quantity
 from moa.grading.ranges import Range, read_ranges
 
@@ -14,6 +14,8 @@ _MOST_ELEMENTS = 50
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' ,-]*[A-Za-z]")
 _YES_NO = re.compile(r"^(yes|no|true|false)\b", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-J])\)?")
+_TIME = re.compile(r"0?(\d{1,2}:[0-5]\d)")
+_LABEL = re.compile(r"\([A-J]\)\s+(?=\S)")
 
 Symbolic = Callable[[str, str], bool]
 """Given answer and reference, both LaTeX or plain expressions → whether they are equal; may raise
@@ -39,8 +41,11 @@ class Comparison:
         """
         if squeezed(given) == squeezed(reference):
             return True
-        if _LETTER.fullmatch(reference) and (letter := read_choice(given)) is not None:
-            return letter == reference.strip("()")
+        if _LETTER.fullmatch(reference):
+            if (picked := read_choices(given)) is not None:
+                return picked == {reference.strip("()")}
+        elif not _LABEL.match(reference):
+            given = _LABEL.sub("", given, count=1)
         by_value = self._same_value(without_name(given), without_name(reference))
         if by_value is not None:
             return by_value
@@ -52,6 +57,8 @@ class Comparison:
         """As far as we can read it ourselves; `None`: we cannot."""
         if squeezed(given) == squeezed(reference):
             return True
+        if (time := _TIME.fullmatch(given)) and (wanted := _TIME.fullmatch(reference)):
+            return time[1] == wanted[1]  # 1:15 and 2:30 are one ratio, but two times
         left, right = read_quantity(given), read_quantity(reference)
         if left is not None and right is not None:
             return same_quantity(left, right, relative_tolerance=self._tolerance)
@@ -66,7 +73,16 @@ class Comparison:
         left_ranges, right_ranges = read_ranges(given), read_ranges(reference)
         if left_ranges and right_ranges:
             return self._same_ranges(left_ranges, right_ranges)
+        if (is_set(reference) and _has_order(given)) or (is_set(given) and _has_order(reference)):
+            return False
         left_tuple, right_tuple = tuple_parts(given), tuple_parts(reference)
+        left_named, right_named = named_parts(given), named_parts(reference)
+        if left_named and right_named and left_named.keys() == right_named.keys():
+            left_tuple, right_tuple = list(left_named.values()), list(right_named.values())
+        elif left_named and right_tuple:
+            left_tuple = list(left_named.values())
+        elif left_tuple and right_named:
+            right_tuple = list(right_named.values())
         if left_tuple and right_tuple:
             return self._in_order(left_tuple, right_tuple)
         left = left_tuple or elements(given)
@@ -114,14 +130,21 @@ class Comparison:
 
 
 def squeezed(text: str) -> str:
-    """Without spaces; and without case where it is words, as `X` and `x` are two variables."""
-    bare = re.sub(r"\s", "", text)
+    """Without spaces but between digits; and without case where it is words, as `X` and `x` are two
+    variables.
+    """
+    bare = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
     return bare.casefold() if is_words(text) else bare
 
 
 def is_words(text: str) -> bool:
-    """Whether it is words rather than mathematics: `no solution`, but neither `x` nor `\\pi`."""
-    return _WORDS.fullmatch(text) is not None
+    """Whether it is words rather than mathematics: `no solution`, but neither `x-y` nor `\\pi`."""
+    return _WORDS.fullmatch(text) is not None and re.search("[A-Za-z]{2}", text) is not None
+
+
+def _has_order(text: str) -> bool:
+    """Whether it is a point or a range, which no set of its parts is."""
+    return bool(tuple_parts(text) or read_ranges(text))
 
 
 def _same_words(given: str, reference: str) -> bool:
@@ -134,4 +157,4 @@ def _same_words(given: str, reference: str) -> bool:
 
 def _letters(text: str) -> str:
     words = re.findall(r"[a-z0-9]+", text.casefold())
-    return "".join(word.removesuffix("s") for word in words)
+    return " ".join(word.removesuffix("s") for word in words)

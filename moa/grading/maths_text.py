@@ -44,6 +44,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"\\(?:leq|leqslant|le)(?![A-Za-z])|<=", r"\\le "),
         (r"\\(?:geq|geqslant|ge)(?![A-Za-z])|>=", r"\\ge "),
+        (r"\\langle(?![A-Za-z])", "("),
+        (r"\\rangle(?![A-Za-z])", ")"),
         (r"\\varnothing(?![A-Za-z])|^\\\{\s*\\\}$", r"\\emptyset"),
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
@@ -57,7 +59,10 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z%$])")
 _REPEATED = re.compile(r"(\d{0,9})\.(\d{0,9})\\(?:overline|bar)\s*\{(\d{1,9})\}")
 _TRAILING = re.compile(r"(?:[.,;:\s]|(?<![\w)}\s])!)+$")
-_LEADING = re.compile(r"^(?:=|:|\\approx|approximately|about|exactly|is|are)\s+", re.IGNORECASE)
+_LEADING = re.compile(
+    r"^(?:=|:|\\approx|approximately|about|exactly|is|are|(?:so|thus|hence|therefore),?)\s+",
+    re.IGNORECASE,
+)
 _ASSIGNED = re.compile(r"^\s*[A-Za-z](?:_\w|_\{\w+\})?(?:\([a-z](?:,\s*[a-z])*\))?\s*(?:=|\\in\b)")
 _OPENING, _CLOSING = "([{", ")]}"
 _LIST_WORD = re.compile(r"^(?:,?\s+(?:and|or)\s+|\s*[,;]\s+(?:and\s+|or\s+)?|\s*[,;])")
@@ -115,6 +120,23 @@ def elements(text: str) -> list[str]:
         else:
             expanded.append(part)
     return expanded
+
+
+def named_parts(text: str) -> dict[str, str] | None:
+    """Name → value of `x = 1, y = 2`, by name; `None`: it is not several of different names."""
+    parts = _split(_inside_braces(text))
+    named = {}
+    for part in parts:
+        name, sign, value = part.partition("=")
+        if not sign or _ASSIGNED.match(part) is None:
+            return None
+        named[name.strip()] = value.strip()
+    return dict(sorted(named.items())) if len(named) == len(parts) > 1 else None
+
+
+def is_set(text: str) -> bool:
+    """Whether it is several in the braces of a set."""
+    return text.startswith("\\{") and text.endswith("\\}") and len(elements(text)) > 1
 
 
 def _inside_braces(text: str) -> str:

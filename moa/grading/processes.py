@@ -67,7 +67,12 @@ class IsolatedFunction:
                 return Reply(None, f"{self._function} did not start: {running.end()}")
             self._running = running
         question = json.dumps([argument, self._limit_s]).encode() + b"\n"
-        line = self._running.line(self._limit_s, question)
+        try:
+            line = self._running.line(self._limit_s, question)
+        except BaseException:  # interrupted: its answer is not to be taken for the next one's
+            self._running.kill()
+            self._running = None
+            raise
         if line is None:
             lost = self._running.end()
             self._running = None
@@ -135,8 +140,12 @@ class _Running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)  # its socket is closed: it is about to end by itself
             reason = _ending(self._process.poll())
-        self._finalizer()
+        self.kill()
         return reason
+
+    def kill(self) -> None:
+        """End it, whatever it is doing."""
+        self._finalizer()
 
 
 def _ending(code: int | None) -> str:

@@ -24,11 +24,26 @@ _NUMBER = re.compile(
     )""",
     re.VERBOSE,
 )
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})\s*(?:[ap]\.?m\b\.?|o'?clock)", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})\s*([ap]\.?m\b\.?|o'?clock)", re.IGNORECASE)
 _BASE = re.compile(r"^_\{?(\d{1,2})\}?$")
 
 _CONVERTED = Fraction(1, 10**6)
 """Relative tolerance between two units: who converts rounds."""
+_NOISE = Fraction(1, 1000)
+"""How far from a whole number may be what was computed as a float."""
+_SCALES = {
+    "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
+    "trillion": 10**12,
+}  # fmt: skip
+_SCALE = re.compile(rf"({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
+_SORTS = (
+    ("am", re.compile(r"a\.?m\b", re.IGNORECASE)),
+    ("pm", re.compile(r"p\.?m\b", re.IGNORECASE)),
+    ("bc", re.compile(r"B\.?C\.?(?:E\b)?")),
+    ("ad", re.compile(r"A\.?D\b|C\.?E\b")),
+    ("celsius", re.compile(r"degrees\s+c(?:elsius)?\b", re.IGNORECASE)),
+    ("fahrenheit", re.compile(r"degrees\s+f(?:ahrenheit)?\b", re.IGNORECASE)),
+)
 
 
 def _rounding(given: Quantity, reference: Quantity) -> Fraction:
@@ -38,6 +53,13 @@ def _rounding(given: Quantity, reference: Quantity) -> Fraction:
     if given.decimals is not None and given.decimals < reference.decimals + 3:
         return Fraction(0)
     return Fraction(1, 2 * 10**reference.decimals)
+
+
+def _step(given: Quantity, reference: Quantity) -> Fraction:
+    """How far apart two numbers may be at most, by the digits in which they are written."""
+    if reference.decimals is None:
+        return Fraction(1, 10 ** (given.decimals or 0))
+    return Fraction(1, 2 * 10**reference.decimals) if reference.decimals else _NOISE
 
 
 def _near(one: Fraction, other: Fraction, relative: Fraction) -> bool:
@@ -82,17 +104,20 @@ def _decimals(found: re.Match[str]) -> int | None:
 def _are_words(text: str, *, is_attached: bool) -> bool:
     """Whether a text says of what there is a number: a known unit, or words, but no mathematics.
 
-    `5m` and `5ab` are products, as the letters are attached; `5 m` and `5cm` are lengths.
+    `5m` and `5ab` are products, as the letters are attached, and so is `5 xy`; `5 m` and `5cm` are
+    lengths.
     """
     if not text:
         return True
-    if re.search(r"\d|[=+*<>\\^_{}|]", re.sub(r"\^\s*(?:[23]|\{[23]\})", "", text)):
+    bare = re.sub(r"\s*\^\s*(?:[23]|\{[23]\})", "", text)
+    if re.search(r"\d|[=+*<>\\^_{}|]", bare):
         return False
     if read_unit(text) is not None:
         return not (is_attached and len(text) == 1)
+    text = bare
     first = re.match(r"[A-Za-z]*", text)
     assert first is not None  # it may be empty
-    if is_attached or first[0].lower() in _NO_UNIT:
+    if is_attached or first[0].lower() in _NO_UNIT or _PRODUCT.fullmatch(text):
         return False
     return (
         re.fullmatch(r"[(\[]?[A-Za-z][A-Za-z.'-]+[)\]]?(?:[ /(,-][A-Za-z.'()/, -]*)?", text)
@@ -101,8 +126,13 @@ def _are_words(text: str, *, is_attached: bool) -> bool:
 
 
 _NO_UNIT = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "mod", "or", "and", "to", "if"]
-)
+    ["sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "mod", "or", "and", "to", "if",
+     "times", "plus", "minus", "over", "divided", "multiplied", "squared", "cubed", "factorial",
+     "choose", "half", "halves", "third", "thirds", "fourths", "fifths", "sixths", "sevenths",
+     "eighths", "ninths", "tenths", "hundredths", "thousandths"]
+)  # fmt: skip
+_PRODUCT = re.compile(r"[(\[]?(?!pt|qt|yr|kb|tb)(?:[abcknpqrstuvwxyz]{2}|[xyz]{3})[)\]]?")
+"""Variables, rather than a word or a unit."""
 
 _STARTS = re.compile(r"(?<![\w.,/\\^{])-?[$€£¥]?(?:\d|\\frac|\.\d)")
 
@@ -119,6 +149,10 @@ class Quantity:
     """Digits after its point; `None`: it is exact, as a fraction is."""
     base: str = ""
     """Of its digits, as in `1021_3`; "" where none is given."""
+    sort: str = ""
+    """One of those that exclude each other, as `am` and `pm`; "" where none is given."""
+    scale: int = 1
+    """Of the word after it, as `million`."""
 
 
 def read_quantity(text: str) -> Quantity | None:
@@ -130,7 +164,8 @@ def read_quantity(text: str) -> Quantity | None:
     if len(text) > _LONGEST:
         return None
     if clock := _CLOCK.fullmatch(text):
-        return Quantity(Fraction(int(clock[1])) + Fraction(int(clock[2]), 60), None)
+        hours = Fraction(int(clock[1])) + Fraction(int(clock[2]), 60)
+        return Quantity(hours, None, sort=_sort(clock[3]))
     found = _NUMBER.match(text)
     if found is None:
         return None
@@ -143,31 +178,48 @@ def read_quantity(text: str) -> Quantity | None:
     is_percent = bool(re.match(r"%|percent\b|per cent\b|percentage", rest))
     words = re.sub(r"^(?:%|percent(?:age)?\b|per cent\b)", "", rest).strip()
     is_attached = rest == words and not text[found.end() : found.end() + 1].isspace()
+    scale = 1
+    if scaled := _SCALE.match(words):
+        scale, words = _SCALES[scaled[1].lower()], words[scaled.end() :].strip()
     if not _are_words(words, is_attached=is_attached):
         return None
     unit = read_unit(words, money=found["money"])
-    return Quantity(value, unit, is_percent, _decimals(found))
+    return Quantity(value, unit, is_percent, _decimals(found), sort=_sort(words), scale=scale)
+
+
+def _sort(words: str) -> str:
+    return next((name for name, pattern in _SORTS if pattern.match(words)), "")
 
 
 def same_quantity(given: Quantity, reference: Quantity, *, relative_tolerance: float) -> bool:
     """Whether two quantities are the same, as far as both say.
 
-    A unit that only one of them has counts for nothing, and so does a percent sign: 10 % is as
-    well 0.1 as, where percent was asked for, 10. Whole numbers and fractions are compared exactly,
-    others within the tolerance. A reference with two decimals or more is taken for rounded where
-    what is given is a fraction or has three decimals more: 6.67 is then known to half of its last
-    digit, but 9.11 is not 9.111.
+    A unit that only one of them has counts for nothing, and so do `million` and a percent sign:
+    10 % is as well 0.1 as, where percent was asked for, 10. Whole numbers and fractions are
+    compared exactly, others within the tolerance, and no further apart than their digits allow. A
+    reference with two decimals or more is taken for rounded where what is given is a fraction or
+    has three decimals more: 6.67 is then known to half of its last digit, but 9.11 is not 9.111.
     """
-    if given.base and reference.base and given.base != reference.base:
+    if _excluded(given.base, reference.base) or _excluded(given.sort, reference.sort):
         return False
     has_point = bool(given.decimals or reference.decimals)
     tolerance = Fraction(relative_tolerance if has_point else 0)
     first, second = given.value, reference.value
-    if given.unit is not None and reference.unit is not None and given.unit != reference.unit:
-        if given.unit.kind != reference.unit.kind:
+    if given.unit and reference.unit and given.unit.differs(reference.unit):
+        return given.unit.kind == reference.unit.kind and _near(
+            first * given.scale * given.unit.size,
+            second * reference.scale * reference.unit.size,
+            _CONVERTED,
+        )
+    if given.scale != reference.scale:
+        if _near(first * given.scale, second * reference.scale, tolerance):
+            return True
+        if 1 not in (given.scale, reference.scale):
             return False
-        return _near(first * given.unit.size, second * reference.unit.size, _CONVERTED)
-    if _near(first, second, tolerance) or abs(first - second) <= _rounding(given, reference):
+    apart = abs(first - second)
+    if _near(first, second, tolerance) and apart <= _step(given, reference):
+        return True
+    if apart <= _rounding(given, reference):
         return True
     if given.is_percent != reference.is_percent:
         first, second = (
@@ -176,3 +228,7 @@ def same_quantity(given: Quantity, reference: Quantity, *, relative_tolerance: f
         )
         return _near(first, second, tolerance)
     return False
+
+
+def _excluded(one: str, other: str) -> bool:
+    return bool(one and other and one != other)

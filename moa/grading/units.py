@@ -15,6 +15,10 @@ class Unit(NamedTuple):
     size: Fraction
     """In the smallest or most usual unit of its kind."""
 
+    def differs(self, other: Unit) -> bool:
+        """Whether they are two units that both count: a rate's time is often left out."""
+        return self != other and ("/" in self.kind) == ("/" in other.kind)
+
 
 def _kind(kind: str, **sizes: str) -> dict[str, Unit]:
     """Names (several for one unit are separated by `_`) → unit, of sizes written as fractions."""
@@ -41,9 +45,12 @@ _UNITS = {
     **_kind("dollars", dollar_usd="1", cent_penny_pennie="1/100"),
     **_kind("euros", euro_eur="1"),
     **_kind("angle", degree_deg="1"),
+    **_kind("length/time", mph="1609344/3600000", kph_kmh="1000/3600"),
     **_kind("angle", radian_rad=f"{180 / math.pi:.17g}"),
 }  # fmt: skip
 _MONEY = {"$": _UNITS["dollar"], "€": _UNITS["euro"]}
+_WITH_POWERS = ("length", "time")
+_RATE = re.compile(r"\s*/\s*|\s+(?:per|an?)\s+")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _WORD = re.compile(
     r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z]+)\.?(?:\s*\^\s*\{?([23])\}?)?", re.IGNORECASE
@@ -54,21 +61,29 @@ def read_unit(text: str, *, money: str = "") -> Unit | None:
     """The unit that a text is; `None`: it is none that is known.
 
     Args:
-        text: as `cm`, `square feet`, `cm^2`, `miles per hour`, `hours of sleep`.
+        text: as `cm`, `square feet`, `cm^2`, `miles per hour`, `m/s^2`, `hours of sleep`.
         money: the currency sign before the number.
     """
     if money:
         return _MONEY.get(money)
-    word = _WORD.match(text.strip())
+    above, rate, below = _RATE.sub("\n", text.strip(), count=1).partition("\n")
+    if rate:
+        return _ratio(read_unit(above), read_unit("hour" if below == "h" else below))
+    word = _WORD.match(above)
     if word is None:
         return None
-    rest = text.strip()[word.end() :].strip()
-    if rest.startswith(("per ", "/")):
-        return None  # rates are compared by their numbers
+    rest = above[word.end() :].strip()
     unit = _UNITS.get(word[2]) or _UNITS.get(word[2].lower().removesuffix("s"))
     if unit is None or (rest and len(word[2]) < 3):  # "5 m n" is a product
         return None
     power = int(word[3] or _POWERS.get((word[1] or "").lower().rstrip("."), 1))
     if power == 1:
         return unit
-    return Unit(f"{unit.kind}^{power}", unit.size**power) if unit.kind == "length" else None
+    return Unit(f"{unit.kind}^{power}", unit.size**power) if unit.kind in _WITH_POWERS else None
+
+
+def _ratio(above: Unit | None, below: Unit | None) -> Unit | None:
+    """Of a rate of two known units; others are compared by their numbers."""
+    if above is None or below is None:
+        return None
+    return Unit(f"{above.kind}/{below.kind}", above.size / below.size)

@@ -28,6 +28,12 @@ from moa.grading.grader import Grade
         ("A, C", "C, A"),
         ("A and C", "AC"),
         ("Answer: A, B and D", "A,B,D"),
+        ("The answers are A, B and C", "ABC"),
+        ("The answer is A, because B is wrong.", "A"),
+        ("The answer is B since it is so", "B"),
+        ("So the answer is:\n\n**(B) Paris**", "B"),
+        ("**B**\n\nBecause A is not right.", "B"),
+        ("I choose (B), not (D).", "B"),
     ],
 )
 def test_the_picked_options_are_right(completion: str, reference: str) -> None:
@@ -45,6 +51,10 @@ def test_the_picked_options_are_right(completion: str, reference: str) -> None:
         ("A, B", "A"),
         ("A man walks in", "A"),
         ("Answer: Berlin", "B"),
+        ("I would choose (B) over (D).", "D"),
+        ("I choose (B), not (D).", "D"),
+        ("A. Paris is wrong.\nB. So is Rome.\nIt remains open.", "A"),
+        ("The answer is DEAD", "ADE"),
     ],
 )
 def test_other_options_or_none_are_wrong(completion: str, reference: str) -> None:

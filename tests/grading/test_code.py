@@ -51,7 +51,7 @@ def graded(
 
 
 def test_the_version_names_what_programs_run_on(grader: CodeGrader) -> None:
-    assert grader.version.startswith("code/1 python/3.")
+    assert grader.version.startswith("code/2 python/3.")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +154,11 @@ def test_time_and_numbers_have_their_limits(grader: CodeGrader) -> None:
             '{"language": "python", "tests": [{"asserts": "assert f("}]}',
             "the reference has assertions that are no Python",
         ),
+        (
+            "```\ndef f(): ...\n```",
+            '{"language": "python", "tests": [{"asserts": "assert len([1]) == 1"}]}',
+            "the reference has assertions that never call the program",
+        ),
     ],
 )
 def test_without_tests_or_text_the_grade_is_missing(
@@ -169,6 +174,14 @@ def test_a_text_without_a_program_is_wrong(grader: CodeGrader) -> None:
     reference = {"language": "python", "tests": [CALL]}
 
     assert grader.grade("I cannot do that.", json.dumps(reference)) == Grade(0.0)
+
+
+def test_what_a_program_raises_arrives_but_ends_no_loop(grader: CodeGrader) -> None:
+    decoding = "try:\n    f(b'\\xff')\n    assert False\nexcept UnicodeDecodeError:\n    pass"
+    loop = "assert all(got == 1 for got in map(f, [1, 2]))"
+
+    assert graded(grader, "def f(b):\n    b.decode()", {"asserts": decoding}) == Grade(1.0)
+    assert graded(grader, "def f(b):\n    raise StopIteration", {"asserts": loop}) == Grade(0.0)
 
 
 FORGERIES = dict(

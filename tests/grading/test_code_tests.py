@@ -34,6 +34,12 @@ DATA = st.recursive(
 )
 
 
+def asserting(asserts: str, *, together: bool = False) -> str:
+    """A reference."""
+    test = {"asserts": asserts, "together": together}
+    return json.dumps({"language": "python", "tests": [test]})
+
+
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
@@ -58,11 +64,39 @@ DATA = st.recursive(
             '{"language": "python", "tests": [{"call": "f()", "returns": 1}]}',
             "call: .*match pattern",
         ),
+        (asserting("def test_f():\n    assert f(1) == 2"), "that never run"),
+        (asserting("def check(candidate):\n    assert candidate(1)"), "that never run"),
+        (asserting("if __name__ == '__main__':\n    assert f(1) == 2"), "that never run"),
+        (asserting("import unittest\nunittest.main()"), "that never run"),
+        (asserting("def test_f():\n    assert f(1) == 2", together=True), "that never run"),
+        (asserting("from math import *\nassert sqrt(f(3)) == 2"), "import the names"),
+        (asserting("s = S()\ns.push(1)\nassert s.pop() == 1"), "s.push.*together"),
+        (asserting("assert MAX == 5"), "MAX == 5.*together"),
+        (asserting("try:\n    f(1)\nexcept E:\n    pass"), "except E:.*together"),
+        (asserting("assert isinstance(f(1), E)"), "isinstance.*together"),
+        (asserting("assert f(3)(4) == 7"), "together"),
+        (asserting("assert next(f(3)) == 0"), "together"),
+        (asserting("import asyncio\nassert asyncio.run(f(1)) == 2"), "together"),
     ],
 )
 def test_a_reference_without_tests_is_told(reference: str, said: str) -> None:
     with pytest.raises(UnreadableTests, match=said):
         read_tests(reference)
+
+
+@pytest.mark.parametrize(
+    ("asserts", "together"),
+    [
+        ("def check(candidate):\n    assert candidate(1) == 2\ncheck(f)", False),
+        ("r = f('a b')\nr.sort()\nassert r.index('b') == ' '.join(f('a b')).count('b')", False),
+        ("assert list(map(f, [1, 2])) == [2, 3]", False),
+        ("for x in range(3):\n    assert f(x) == x", False),
+        ("import re\nr = f(1)\nr = re.compile(r)\nassert r.match('x')", False),
+        ("s = S()\ns.push(1)\nassert s.pop() == MAX", True),
+    ],
+)
+def test_assertions_that_can_run_are_read(asserts: str, together: bool) -> None:
+    assert len(read_tests(asserting(asserts, together=together)).tests) == 1
 
 
 def test_languages_have_more_than_one_name() -> None:
@@ -133,6 +167,8 @@ def test_whatever_comes_from_a_program_is_compared(wanted: object, sent: object)
         (1000.0, 1000.5, 1e-3, True),
         (0, 10**400, 0.1, False),
         (10**400, 10**400, 0, True),
+        (float("inf"), 5, 1e-6, False),
+        (float("inf"), float("inf"), 1e-6, True),
         (float("nan"), float("nan"), 0, True),
         ("1", 1, 0.5, False),
         (None, 0, 0.5, False),
@@ -156,6 +192,8 @@ def test_how_values_compare(wanted: object, got: object, tolerance: float, same:
         ("0.5 yes", "0.5000001 no", 1e-6, False),
         ("nan", "nan", 0.1, True),
         ("nan", "inf", 0.1, False),
+        ("inf", "5", 1e-6, False),
+        ("inf", "Infinity", 1e-6, True),
     ],
 )
 def test_how_texts_compare(wanted: str, got: str, tolerance: float, same: bool) -> None:

@@ -33,6 +33,11 @@ def equal_and_different() -> Iterator[tuple[str, str, float]]:
         ("12\\text{ cm}^2", "12"), ("2 hours", "120 minutes"), ("\\text{(C)}", "C"), ("c", "(C)"),
         ("C) 42", "C"), ("Yes, it is", "yes"), ("\\text{even}", "Even"),
         ("no solutions", "No solution"),
+        ("9 AM", "9:00 a.m."), ("5 \\text{ m/s}^2", "5"), ("5 m/s", "18 km/h"),
+        ("60 miles per hour", "60 mph"), ("60 miles per hour", "60 miles"), ("4 units^2", "4"),
+        ("\\$1.2 million", "1200000"), ("1.2 million", "1.2"), ("5 hundred", "500"),
+        ("\\textbf{(B) } 12", "12"), ("y=2, x=1", "x=1, y=2"), ("y=2, x=1", "(1,2)"),
+        ("-y+x", "x-y"), ("0.666666666", "2/3"), ("2.999999999", "3"), ("03:30", "3:30"),
         # ranges
         ("(1,2]", "1<x\\le 2"), ("1<x\\le 2", "(1,2]"), ("x \\in [2, \\infty)", "x \\ge 2"),
         ("x<-1 \\text{ or } x>3", "(-\\infty,-1)\\cup(3,\\infty)"),
@@ -59,6 +64,15 @@ def equal_and_different() -> Iterator[tuple[str, str, float]]:
         ("25 - 15\\frac{z_2}{z_1}", "25"), ("\\frac{3\\sqrt{6}}{5\\sqrt{5}}", "3"), ("p - 2", "2"),
         ("1021_3", "1021_4"), ("\\infty", "-\\infty"), ("3x^2", "3x^3"), ("a", "b"),
         ("No solution", "5"), ("1/0", "3"),
+        # alike to whoever drops words, signs or order
+        ("3:30 PM", "3:30 AM"), ("9 a.m.", "9 p.m."), ("500 BC", "500 AD"), ("1:15", "2:30"),
+        ("20^\\circ C", "20^\\circ F"), ("60 \\text{ mph}", "60 \\text{ km/h}"),
+        ("5 \\text{ m/s}", "5 \\text{ km/h}"), ("5 million", "5 thousand"), ("4 squared", "4"),
+        ("4 times x", "4"), ("2 thirds", "2"), ("2 xy", "2"), ("x-y", "xy"), ("a, b", "ab"),
+        ("1 2 3", "123"), ("10 1/2", "101/2"), ("x=1, y=2", "x=2, y=1"), ("x=2, y=1", "(1,2)"),
+        ("\\langle 1,2\\rangle", "\\langle 2,1\\rangle"), ("(1,2)", "\\{1,2\\}"),
+        ("\\{1,2\\}", "[1,2]"), ("1234567.0", "1234568"), ("12345678", "12345678.4"),
+        ("(A), (B)", "A"), ("1 hour 30 minutes", "1 hour"),
         ("\\begin{pmatrix} 1 \\\\ 3 \\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 4 \\end{pmatrix}"),
     ]:  # fmt: skip
         yield answer, reference, 0.0
@@ -88,6 +102,9 @@ def test_answers_are_compared_as_values(
         ("We get $x = \\frac12$, so the length is $\\frac{\\sqrt 3}{2}$.", "\\sqrt{3}/2", 1.0),
         ('{"reasoning": "first 12, then 13', "13", 0.0),
         ("I cannot say.", "13", 0.0),
+        ("So the final answer is:\n\n**5**", "5", 1.0),
+        ("Answer:\n\nTo solve this we add.\n\nThe sum is 7", "7", 1.0),
+        ("Thus, 3", "3", 1.0),
         ("42", "# 42", 1.0),
     ],
 )

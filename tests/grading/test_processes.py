@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -161,3 +163,21 @@ def test_a_killed_caller_leaves_nothing_that_computes(busy_with: str) -> None:
 
     psutil.wait_procs([process], timeout=200)  # by the end of its socket, or its CPU time
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next(isolated: IsolatedFunction) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    assert isolated(["echo", 1]).value == 1
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            isolated(["interrupt", os.getpid()])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert isolated(["echo", 2]).value == 2
