@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from moa.grading.grader import Grade
 from moa.grading.preference import JUDGE
 
-Order = Literal["ab", "ba"]
+Order = Literal["a_first", "b_first"]
 Winner = Literal["a", "b", "tie"]
 
 VERSION = f"{JUDGE}1"
@@ -78,11 +78,13 @@ def comparing_question(rubric: str, asked: Asked, order: Order, mark: str) -> Qu
     Args:
         rubric: what is good.
         asked: with the other answer.
-        order: who is shown first: `ab` the answer, `ba` the other one.
+        order: who is shown first: `a_first` the answer, `b_first` the other one.
         mark: see `mark_of`.
     """
     assert asked.other is not None, "there is nothing to compare with"
-    first, second = (asked.answer, asked.other) if order == "ab" else (asked.other, asked.answer)
+    first, second = (
+        (asked.answer, asked.other) if order == "a_first" else (asked.other, asked.answer)
+    )
     system = _RULES.format(rubric=rubric.strip(), mark=mark, task=_TWO, verdict="1, 2 or TIE")
     return Question(
         system, _between(mark, *_shown(asked), ("answer 1", first), ("answer 2", second))
@@ -102,7 +104,7 @@ def read_winner(said: str, order: Order, mark: str) -> Winner | None:
         return None
     if verdict == "TIE":
         return "tie"
-    return "a" if (verdict == "1") == (order == "ab") else "b"
+    return "a" if (verdict == "1") == (order == "a_first") else "b"
 
 
 def of_both_orders(one: Winner, other: Winner) -> Winner:

@@ -45,8 +45,9 @@ from moa.storage.merged_run import MergedRun
 from moa.storage.object_store import Folder
 from moa.storage.run_folder import RunFolder
 
-ORDERS: tuple[Order, Order] = ("ab", "ba")
+ORDERS: tuple[Order, Order] = ("a_first", "b_first")
 LATER = "it was answered after the judging had begun"
+REPLAYED = ", replayed: nothing was paid"
 _FILE_ROWS = 10_000
 _LOG = pa.schema(
     [
@@ -98,7 +99,7 @@ class JudgeRun:
         if self._run.first_start() is None:
             self._write(answers, salt)
         finished = run_job(self._job(budget_usd), environ=environ)
-        self.bill = [*finished.summary, f"report: {finished.page}"]
+        self.bill = self._bill(finished.page)
         replies = self._replies()
         return {one.query_id: self._said(one, replies, salt) for one in answers}
 
@@ -143,7 +144,7 @@ class JudgeRun:
     def _questions(self, one: JudgedAnswer, salt: bytes) -> Iterator[dict[str, Any]]:
         rubric = self._config.rubric
         for order in ORDERS if one.other_model is not None else (None,):
-            name = _question_id(one, order)
+            name = question_id(one, order)
             mark = mark_of(salt, name)
             question = (
                 grading_question(rubric, one.asked, mark)
@@ -151,6 +152,20 @@ class JudgeRun:
                 else comparing_question(rubric, one.asked, order, mark)
             )
             yield {"query_id": name, **question._asdict()}
+
+    def _bill(self, page: str) -> list[str]:
+        manifest = self._run.manifest()
+        assert manifest is not None, "it has finished"
+        outcomes: Mapping[str, int] = manifest["outcomes"]
+        answered, paid = (
+            outcomes.get("answered", 0),
+            "" if self._config.replay is None else REPLAYED,
+        )
+        return [
+            f"{self._config.judge} was asked {sum(outcomes.values()):,} questions and answered "
+            f"{answered:,}: ${self.spent_usd():.4f} at list prices{paid}",
+            f"report: {page}",
+        ]
 
     def _replies(self) -> dict[str, Grade | str]:
         """Question → what was said, or why nothing was."""
@@ -167,7 +182,7 @@ class JudgeRun:
     @staticmethod
     def _said(one: JudgedAnswer, replies: Mapping[str, Grade | str], salt: bytes) -> Said:
         orders = ORDERS if one.other_model is not None else (None,)
-        names = [_question_id(one, order) for order in orders]
+        names = [question_id(one, order) for order in orders]
         texts = []
         for name in names:
             reply = replies.get(name, Grade(None, LATER))
@@ -198,5 +213,6 @@ def run_name(run_id: str, config: JudgeOutcomesConfig, *more: object) -> str:
     return f"{run_id[:80]}.judged-{digest}"
 
 
-def _question_id(one: JudgedAnswer, order: Order | None) -> str:
+def question_id(one: JudgedAnswer, order: Order | None) -> str:
+    """Of a question in the judge's run."""
     return f"{one.query_id}/{order or 'grade'}"
