@@ -11,7 +11,9 @@ A query of which no answer of the pool is known, as chance sent it to another mo
 out, belongs here nevertheless: left out, what is left would be chosen by what was drawn. What a
 model misses by that is made up for by the answers that are known (a model's weights sum to the
 number of queries, as they would on average if none were missing), which is right as long as they
-are missing whatever the query; queries that no grader grades are to be left out before.
+are missing whatever the query; queries that no grader grades are to be left out before. It is not
+right of a model that was too dear to be drawn for long queries only (`explore.max_usd_per_query`):
+where two others could be drawn, nothing in a log tells of that.
 
 Sources: Dudík, Langford, Li, Doubly Robust Policy Evaluation and Learning, arXiv:1103.4601;
 Swaminathan, Joachims, The Self-Normalized Estimator for Counterfactual Learning, 2015.
