@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from operator import ne
 
 from moa.grading.choice import read_choices
 from moa.grading.maths_text import elements, is_set, named_parts, tuple_parts, without_name
 from moa.grading.quantities import read_quantity, same_quantity
 from moa.grading.ranges import Range, read_ranges
+from moa.grading.units import read_unit
 
 _MOST_ELEMENTS = 50
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' ,-]*[A-Za-z]")
 _YES_NO = re.compile(r"^(yes|no|true|false)\b", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-J])\)?")
+_POWER = re.compile(r"(?<=\S)\s+([A-Za-z]{2,})\s*\^\s*(?:[23]|\{[23]\})$")
 _TIME = re.compile(r"0?(\d{1,2}:[0-5]\d)")
 _LABEL = re.compile(r"\([A-J]\)\s+(?=\S)")
 
@@ -51,7 +54,7 @@ class Comparison:
             return by_value
         if ("=" in given) != ("=" in reference):
             given, reference = without_name(given), without_name(reference)
-        return self._symbolic(given, reference)
+        return self._symbolic(*_without_power(given, reference))
 
     def _same_value(self, given: str, reference: str) -> bool | None:
         """As far as we can read it ourselves; `None`: we cannot."""
@@ -127,6 +130,15 @@ class Comparison:
                 return False
             left.remove(found)
         return True
+
+
+def _without_power(*texts: str) -> list[str]:
+    """Without `cm^2` at the end, where only one has such a unit: the library knows but `cm`."""
+    bare = [
+        text[: found.start()] if (found := _POWER.search(text)) and read_unit(found[1]) else text
+        for text in texts
+    ]
+    return list(texts) if all(map(ne, bare, texts)) else bare
 
 
 def squeezed(text: str) -> str:

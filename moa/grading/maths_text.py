@@ -64,6 +64,7 @@ _LEADING = re.compile(
     re.IGNORECASE,
 )
 _ASSIGNED = re.compile(r"^\s*[A-Za-z](?:_\w|_\{\w+\})?(?:\([a-z](?:,\s*[a-z])*\))?\s*(?:=|\\in\b)")
+_NAMED_POINT = re.compile(r"^\(([A-Za-z](?:\s*,\s*[A-Za-z])+)\)\s*=\s*(?=\()")
 _OPENING, _CLOSING = "([{", ")]}"
 _LIST_WORD = re.compile(r"^(?:,?\s+(?:and|or)\s+|\s*[,;]\s+(?:and\s+|or\s+)?|\s*[,;])")
 
@@ -123,8 +124,15 @@ def elements(text: str) -> list[str]:
 
 
 def named_parts(text: str) -> dict[str, str] | None:
-    """Name → value of `x = 1, y = 2`, by name; `None`: it is not several of different names."""
+    """Name → value of `x = 1, y = 2` or `(x, y) = (1, 2)`, by name; `None`: it is not several of
+    different names.
+    """
     parts = _split(_inside_braces(text))
+    if point := _NAMED_POINT.match(text):
+        names, values = _split(point[1]), tuple_parts(text[point.end() :]) or []
+        parts = [f"{name}={value}" for name, value in zip(names, values, strict=False)]
+        if len(parts) != max(len(names), len(values)):
+            return None
     named = {}
     for part in parts:
         name, sign, value = part.partition("=")
