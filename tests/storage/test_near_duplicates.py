@@ -83,7 +83,7 @@ def test_recorded_prompts_that_are_called_equal_are_found() -> None:
         "moa/recordings/queries.parquet", filters=[("source", "=", "zeroeval-numersense-v2")]
     )
     found = NearDuplicates()
-    places = {}
+    places: dict[str, set[str]] = {}
     for prompt, group in zip(
         table["prompt"].to_pylist(), table["duplicate_group"].to_pylist(), strict=True
     ):
