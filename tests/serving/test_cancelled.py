@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from moa.dispatch import breaker
 from moa.errors import Refusal
 from moa.replay.process import ReplayServer
 from moa.request import ChatRequest
+from moa.serving.calls import Caller
 from moa.serving.chat_wire import Asked
+from moa.serving.config import CallsConfig
 from moa.serving.endpoint import Endpoint
 from moa.serving.metrics import Tally
 from moa.serving.process import base_urls, open_endpoint
@@ -61,6 +64,12 @@ class Storm:
                 async for _ in pieces:
                     await asyncio.sleep(0)
 
+    async def ask_all(self) -> None:
+        """A request to each model, whether it is answered or not."""
+        chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]})
+        for name in self.endpoint.setup.pool:
+            await self.ask(Asked(name, chat, False, False, 1, False))
+
     async def leave(self, asked: Asked, after_s: float, after_steps: int) -> None:
         """The same, by a client that leaves after so long."""
         asking = asyncio.create_task(self.ask(asked))
@@ -77,8 +86,9 @@ async def storm(
     provider_server: ReplayServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> AsyncIterator[Storm]:
     monkeypatch.chdir(ROOT)
+    provider_server.set_script({"synthetic": True})
     owner, tally = Elsewhere(), Tally()
-    config = config_of("feedback.folder=", f"query_log.folder={tmp_path}", "calls.patience_s=0.2")
+    config = config_of("feedback.folder=", f"query_log.folder={tmp_path}", "calls.patience_s=4")
     setup = check_endpoint(config, environ={})
     setup = setup.replayed(base_urls(setup, provider_server))
     endpoint = open_endpoint(setup, limits=owner, registry=tally, environ={})
@@ -108,18 +118,16 @@ async def test_whoever_leaves_whenever_no_slot_and_no_money_is_lost(
     latency = {"median_s": 0.01, "sigma": 1.0, "per_output_token_s": 0.0002}
     provider_server.set_script({"synthetic": True, "seed": 5, "latency": latency, "faults": FAULTS})
     random = Random(11)
+    await storm.ask_all()  # until an account has answered once, one call is out to it
 
-    for _ in range(8):
+    for _ in range(6):
         leaving = (
-            storm.leave(asked_at_random(random), random.expovariate(40), random.randrange(12))
+            storm.leave(asked_at_random(random), random.expovariate(15), random.randrange(12))
             for _ in range(40)
         )
         await asyncio.gather(*leaving)
     caller = storm.endpoint.caller
-    provider_server.set_script({"synthetic": True})
-    for name in storm.endpoint.setup.pool:  # whoever left holds up nobody
-        chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]})
-        await storm.ask(Asked(name, chat, False, False, 1, False))
+    await storm.ask_all()  # whoever left holds up nobody
 
     assert storm.let_in > 150, "the storm is one"
     assert storm.tally.total("moa_clients_left") > 50
@@ -129,8 +137,77 @@ async def test_whoever_leaves_whenever_no_slot_and_no_money_is_lost(
     assert float(storm.owner.spent()[TENANT.name]) == pytest.approx(
         storm.tally.total("moa_cost_usd"), abs=1e-9
     )
-    fates = {call["fate"] for call in provider_server.ledger()}
-    assert not fates & {"waiting", "under_way", None}
+    fates = [call["fate"] for call in await asyncio.to_thread(provider_server.ledger)]
+    assert fates.count("client_left") > 20
+    assert "in_flight" not in fates
+
+
+async def test_an_answer_that_nobody_took_is_billed_all_the_same(
+    storm: Storm, provider_server: ReplayServer
+) -> None:
+    endpoint = storm.endpoint
+    chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]})
+    inquiry = await endpoint.begin(TENANT, Asked(STRAIGHT, chat, False, False, 3, False))
+
+    async with aclosing(endpoint.pieces(inquiry)) as pieces:
+        await anext(pieces)
+        await _until(lambda: all(course.completion for course in inquiry.courses))
+
+    (first, *_) = usages = [one.usage for one in inquiry.completions.values()]
+    assert len(usages) == 3
+    assert endpoint.lost_usd(inquiry) == 0
+    one_usd = endpoint.setup.prices.cost_usd(
+        STRAIGHT, "live", input_tokens=first.input_tokens, output_tokens=first.output_tokens
+    )
+    assert storm.tally.total("moa_cost_usd") == pytest.approx(float(3 * one_usd), rel=0.2)
+
+
+async def test_who_has_left_a_line_holds_no_place_in_it(
+    storm: Storm, provider_server: ReplayServer
+) -> None:
+    step = {"status": 429, "retry_after_s": 3}
+    provider_server.set_script({"synthetic": True, "sequences": {"openai": [step]}})
+    chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]})
+    asked = Asked(STRAIGHT, chat, False, False, 1, False)
+    caller = storm.endpoint.caller
+    paused = asyncio.create_task(storm.ask(asked))  # waits, and asks again
+    await _until(lambda: storm.let_in == 1 and len(provider_server.ledger()) == 1)
+
+    waiting = [asyncio.create_task(storm.ask(asked)) for _ in range(5)]
+    await _until(lambda: caller.waiting()[STRAIGHT] == 5)
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)
+
+    assert caller.waiting()[STRAIGHT] == 1, "the line's head alone"
+    await paused
+    assert caller.waiting()[STRAIGHT] == 0
+
+
+async def test_a_probe_whose_client_leaves_lets_another_find_out(
+    storm: Storm, provider_server: ReplayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.3)
+    await storm.endpoint.caller.close()
+    storm.endpoint.caller = Caller(
+        storm.endpoint.setup.providers({}), storm.endpoint.setup.models, CallsConfig(max_attempts=1)
+    )
+    chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]})
+    asked = Asked(STRAIGHT, chat, False, False, 1, False)
+    steps = [{"status": 500}] * breaker.OPENS_AFTER + [{"kind": "hang"}]
+    provider_server.set_script({"synthetic": True, "sequences": {"openai": steps}})
+    for _ in range(breaker.OPENS_AFTER):
+        await storm.ask(asked)
+
+    probe = asyncio.create_task(storm.ask(asked))
+    await _until(lambda: len(provider_server.ledger()) == len(steps))
+    probe.cancel()
+    await asyncio.wait({probe})
+
+    async with asyncio.timeout(5):
+        inquiry = await storm.endpoint.begin(TENANT, asked)
+        await storm.endpoint.whole(inquiry)
+    assert inquiry.completions[0].text
 
 
 async def test_a_request_that_leaves_while_its_limits_are_asked_for_takes_nothing_along(

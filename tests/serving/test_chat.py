@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,10 @@ import openai
 import pyarrow.parquet as pq
 import pytest
 
+from moa.errors import EngineError
 from moa.replay.process import ReplayServer
+from moa.serving import calls
+from moa.serving.routing import Scored
 from tests.serving.conftest import STRAIGHT, Serving
 
 Start = Callable[..., Awaitable[Serving]]
@@ -230,3 +233,49 @@ async def test_routes_are_told_without_a_call(
     assert [one["index"] for one in data] == [0, 1]
     assert data[0]["model"] in data[0]["expected_grade"]
     assert provider_server.ledger() == []
+
+
+async def test_an_account_that_was_refused_is_tried_again(
+    served: Serving, provider_server: ReplayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "ACCOUNT_AGAIN_S", 0.5)
+    ask = {"model": STRAIGHT, "messages": HELLO}
+    await served.post("/chat/completions", ask)
+    step = {"status": 429, "quota": "spend"}
+    provider_server.set_script({"synthetic": True, "sequences": {"openai": [step]}})
+
+    refused = [await served.post("/chat/completions", ask) for _ in range(2)]
+    asked = len(provider_server.ledger())
+    account = served.endpoint.caller._accounts["openai"]
+    await _until(lambda: account.refused is None)
+    again, _, _ = await served.post("/chat/completions", ask)
+
+    assert [status for status, _, _ in refused] == [503, 503]
+    assert all(headers["retry-after"] == "60" for _, _, headers in refused)
+    assert asked == 2, "the good one, and one that was refused"
+    assert again == 200
+
+
+class Out:
+    """A router that is out."""
+
+    version = "none"
+
+    async def score(self, texts: Sequence[str]) -> Scored:
+        raise EngineError("the engine died")
+
+
+async def test_health_is_the_routers_and_not_that_there_is_little_to_do(start: Start) -> None:
+    served = await start("serve.max_ongoing=1")
+    url = served.base_url.removesuffix("/v1") + "/healthz"
+
+    async def health() -> int:
+        async with served.http.get(url) as answer:
+            return answer.status
+
+    many = await asyncio.gather(*(health() for _ in range(8)))
+    served.endpoint.scorer = Out()
+
+    assert many == [200] * 8
+    assert await health() == 503
+    assert (await served.post("/chat/completions", {"model": "moa", "messages": HELLO}))[0] == 200

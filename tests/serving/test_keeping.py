@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from moa.config import QueryLogConfig
+from moa.errors import SchemaError
+from moa.schema import USD
+from moa.serving import row_log
+from moa.serving.row_log import RowLog
 from moa.storage.duplicates import DUPLICATES
 from moa.storage.prepare import prepare
 from moa.storage.query_log import find_backlog, read_partition
@@ -54,6 +61,53 @@ async def test_the_query_log_is_what_the_nightly_job_and_the_training_read(
     assert set(outcomes.column("query_id").to_pylist()) == set(
         prepared.column("query_id").to_pylist()
     )
+
+
+async def test_each_of_several_answers_is_kept_at_its_own_cost(
+    start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "log"
+    served = await start(f"query_log.folder={folder}", f"feedback.folder={folder}")
+    ask = served.client.chat.completions.with_raw_response.create
+
+    raw = await ask(model="openai/gpt-4o", messages=HELLO, n=3)
+    await ask(model="moa", messages=HELLO)
+    await served.endpoint.keeper.close()
+
+    kept = pq.read_table(folder / "outcomes")
+    costs = [row["cost_usd"] for row in kept.to_pylist() if row["model"] == "openai/gpt-4o"]
+    assert kept.num_rows == 4
+    assert float(sum(costs[:3])) == pytest.approx(float(raw.headers["x-moa-cost-usd"]), abs=1e-9)
+
+
+async def test_a_row_that_does_not_fit_keeps_no_other_from_being_written(tmp_path: Path) -> None:
+    schema = pa.schema([pa.field("usd", USD), pa.field("name", pa.string())])
+    rows = RowLog(str(tmp_path), "rows", schema, rows=10, every_s=0.05)
+    third = Decimal(1) / 3
+
+    told = [rows.add({"usd": usd, "name": "a"}) for usd in (Decimal(1), third, Decimal(2))]
+    failed = await asyncio.gather(*told, return_exceptions=True)
+    await rows.add({"usd": Decimal(3), "name": "b"})
+    await rows.close()
+
+    assert all(isinstance(one, SchemaError) for one in failed)
+    assert rows.dropped == 1
+    assert pq.read_table(tmp_path / "rows").column("usd").to_pylist() == [1, 2, 3]
+
+
+async def test_a_row_that_there_is_no_room_for_is_not_said_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_log, "MOST_HELD", 1)
+    rows = RowLog(str(tmp_path), "rows", pa.schema([pa.field("n", pa.int64())]), rows=9, every_s=60)
+
+    kept, dropped = rows.add({"n": 1}), rows.add({"n": 2})
+    await rows.close()
+
+    await kept
+    with pytest.raises(OSError, match="wait for a store"):
+        await dropped
+    assert pq.read_table(tmp_path / "rows").column("n").to_pylist() == [1]
 
 
 async def test_of_several_grades_of_one_completion_the_last_counts(

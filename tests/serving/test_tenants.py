@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import openai
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from moa.errors import ConfigError, Refusal
 from moa.replay.process import ReplayServer
 from moa.serving.config import EndpointConfig
+from moa.serving.routing import Scored, Scorer
 from moa.serving.spent import KeptLimits
 from moa.serving.tenant_lease import TenantLease
 from moa.serving.tenant_limits import (
@@ -365,3 +367,82 @@ async def test_the_days_spend_outlives_its_owner(tmp_path: Path, clock: FakeCloc
 
     assert verdict.granted is None
     assert verdict.limit == "usd_per_day"
+
+
+async def test_the_days_spend_is_written_and_told_when_the_endpoint_ends(
+    start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "spent"
+    spend = (tenants(usd_per_day='"1"'), f"access.spent_folder={folder}")
+    served = await start(spend[1], tenants=spend[0])
+    raw = await served.client.chat.completions.with_raw_response.create(
+        model="openai/gpt-4o", messages=HELLO
+    )
+
+    await served.endpoint.close()
+
+    (kept,) = [orjson.loads(path.read_bytes()) for path in folder.rglob("*.json")]
+    assert Decimal(kept["search"]) == Decimal(raw.headers["x-moa-cost-usd"])
+
+
+async def test_money_that_cannot_be_read_is_no_mistake_of_the_clients(
+    start: Start, tmp_path: Path
+) -> None:
+    served = await start(f"access.spent_folder={tmp_path}", tenants=tenants(usd_per_day='"1"'))
+    (tmp_path / f"spent/{datetime.now(UTC):%Y-%m-%d}.json").mkdir(parents=True)
+
+    status, document, headers = await served.post(
+        "/chat/completions", {"model": "moa", "messages": HELLO}
+    )
+
+    said: Any = document["error"]
+    assert (status, said["code"], headers["retry-after"]) == (503, "limits_out", "5")
+
+
+class Counting:
+    """A router that knows what it has read."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self.version = scorer.version
+        self.read = 0
+
+    async def score(self, texts: Sequence[str]) -> Scored:
+        self.read += len(texts)
+        return await self._scorer.score(texts)
+
+
+async def test_who_is_over_the_limit_costs_no_scoring_and_writes_no_grades(start: Start) -> None:
+    served = await start(tenants=tenants(rpm=3))
+    counting = Counting(served.endpoint.scorer)
+    served.endpoint.scorer = counting
+    answer = await served.client.chat.completions.create(model="moa", messages=HELLO)
+    grade = {"completion_id": answer.id, "grade": 1.0}
+    listed = {"queries": [{"messages": HELLO}] * 2}
+
+    statuses = [
+        (await served.post(path, document))[0]
+        for path, document in (
+            ("/feedback", grade),
+            ("/route", listed),
+            ("/feedback", grade),
+            ("/feedback", grade),
+            ("/route", listed),
+            ("/chat/completions", {"model": "moa", "messages": HELLO}),
+        )
+    ]
+
+    assert statuses == [200, 429, 200, 429, 429, 429]
+    assert counting.read == 1
+
+
+async def test_a_list_of_more_queries_than_a_minute_has_waits_for_a_whole_minute(
+    start: Start,
+) -> None:
+    served = await start(tenants=tenants(rpm=3))
+
+    statuses = [
+        (await served.post("/route", {"queries": [{"messages": HELLO}] * 5}))[0] for _ in range(2)
+    ]
+
+    assert statuses == [200, 429]
