@@ -32,10 +32,10 @@ def sandbox() -> Sandbox:
 
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:
-    before = open_files()
+    files, children = open_files(), psutil.Process().children(recursive=True)
     yield
-    assert psutil.Process().children(recursive=True) == []
-    assert open_files() == before
+    assert psutil.Process().children(recursive=True) == children  # another test's, or none
+    assert open_files() == files
 
 
 def open_files() -> int:
