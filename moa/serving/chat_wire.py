@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -252,16 +252,23 @@ def whole_answer(
 
 
 class ChatStream:
-    """The events of a streamed answer."""
+    """The events of a streamed answer, or of several.
 
-    def __init__(self, completion_id: str, created: int, model: str, include_usage: bool) -> None:
+    Args:
+        models: of each of them.
+    """
+
+    def __init__(
+        self, completion_id: str, created: int, models: Sequence[str], include_usage: bool
+    ) -> None:
         self._frame: dict[str, Any] = {
             "id": completion_id,
             "object": "chat.completion.chunk",
             "created": created,
-            "model": model,
+            "model": models[0],
             "system_fingerprint": None,
         }
+        self._models = models
         self._usage = include_usage
         self._said: set[int] = set()
         """Answers of which some text was passed on: that cannot be taken back."""
@@ -314,7 +321,7 @@ class ChatStream:
         logprobs: object = None,
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        document = {**self._frame, "choices": [choice]}
+        document = {**self._frame, "model": self._models[index], "choices": [choice]}
         if self._usage:
             document["usage"] = None
         return event(document)

@@ -20,7 +20,7 @@ from moa.serving.calls import Caller, Order
 from moa.serving.chat_wire import Asked, message_document
 from moa.serving.conversations import Begun, ConversationOwner, Conversations
 from moa.serving.course import Course
-from moa.serving.ids import CompletionId, Ids
+from moa.serving.ids import SEVERAL, CompletionId, Ids
 from moa.serving.inquiry import Inquiry, Piece
 from moa.serving.keeping import Keeper
 from moa.serving.merging import merged
@@ -247,8 +247,8 @@ class Endpoint:
         return sum(each, Decimal(0))
 
     def completion_id(self, inquiry: Inquiry) -> str:
-        """Without prefix; of a model that is known by now."""
-        made = CompletionId(inquiry.query_id, inquiry.model)
+        """Without prefix; of the models that are known by now."""
+        made = CompletionId(inquiry.query_id, _names(inquiry))
         return self.ids.sign(made, inquiry.tenant.name)
 
     def explanation(self, inquiry: Inquiry) -> dict[str, Any]:
@@ -256,6 +256,7 @@ class Endpoint:
         route, model = inquiry.route, inquiry.model
         return {
             "model": model,
+            "models": inquiry.models,
             "first_model": route.model.id,
             "rule": route.rule,
             "expected_grade": route.expected_grade[model],
@@ -275,7 +276,7 @@ class Endpoint:
         route, model = inquiry.route, inquiry.model
         headers = {
             "x-moa-request-id": inquiry.query_id,
-            "x-moa-model": model,
+            "x-moa-model": _names(inquiry),
             "x-moa-first-model": route.model.id,
             "x-moa-rule": route.rule,
             "x-moa-expected-grade": f"{route.expected_grade[model]:.4f}",
@@ -358,3 +359,8 @@ class Endpoint:
         messages = inquiry.asked.chat.messages
         model = inquiry.model_of(index).id
         self._conversations.remember(inquiry.tenant.name, messages, turn, model)
+
+
+def _names(inquiry: Inquiry) -> str:
+    """Of all who answer, each once."""
+    return SEVERAL.join(dict.fromkeys(inquiry.models))

@@ -39,6 +39,7 @@ from moa.serving.http_streams import (
     too_long,
     unless_left,
 )
+from moa.serving.ids import SEVERAL
 from moa.serving.inquiry import Inquiry, Piece
 from moa.serving.openapi import DESCRIPTION, extra
 from moa.serving.response_frames import ResponseFrame
@@ -98,7 +99,7 @@ class Http:
         completion_id = f"chatcmpl-{endpoint.completion_id(inquiry)}"
         headers = endpoint.headers(inquiry)
         if asked.stream:
-            stream = ChatStream(completion_id, created, inquiry.model, asked.include_usage)
+            stream = ChatStream(completion_id, created, inquiry.models, asked.include_usage)
             events = chat_events(endpoint, inquiry, stream, pieces, first)
             return event_stream(events, headers, endpoint.setup.config.calls.total_s)
         completions = [inquiry.completions[n] for n in range(asked.n)]
@@ -182,6 +183,12 @@ class Http:
                 param="completion_id",
                 code="completion_not_found",
             )
+        if SEVERAL in found.model:
+            raise Refusal(
+                f"its answers are of several models, {found.model}: grade what was asked for alone",
+                param="completion_id",
+                code="several_models",
+            )
         grader = f"{said.grader or 'feedback'} ({tenant.name})"
         await endpoint.keeper.grade(found.query_id, found.model, said.value, grader)
         return JSON(
@@ -259,20 +266,20 @@ class Http:
 
     async def _start(
         self, request: Request, endpoint: Endpoint, tenant: Tenant, asked: Asked
-    ) -> tuple[Inquiry, AsyncGenerator[Piece, None], Piece | None]:
-        """Up to the first piece of a stream, or to the end of what is none: as long as nothing was
+    ) -> tuple[Inquiry, AsyncGenerator[Piece, None], list[Piece]]:
+        """Up to the first pieces of a stream, or to the end of what is none: as long as nothing was
         sent, an error has its own status.
         """
 
-        async def start() -> tuple[Inquiry, AsyncGenerator[Piece, None], Piece | None]:
+        async def start() -> tuple[Inquiry, AsyncGenerator[Piece, None], list[Piece]]:
             trace = spans.parent_of(request.headers)
             inquiry = await endpoint.begin(tenant, asked, trace)
             if not asked.stream:
                 await endpoint.whole(inquiry)
-                return inquiry, _nothing(), None
+                return inquiry, _nothing(), []
             pieces = endpoint.pieces(inquiry)
             try:
-                return inquiry, pieces, await anext(pieces)
+                return inquiry, pieces, await _beginnings(pieces, asked.n)
             except BaseException:
                 await pieces.aclose()
                 raise
@@ -293,6 +300,14 @@ def _full() -> Refusal:
         code="busy",
         retry_after_s=1.0,
     )
+
+
+async def _beginnings(pieces: AsyncGenerator[Piece, None], answers: int) -> list[Piece]:
+    """Until each answer has begun: only then it is known who gives them."""
+    first: list[Piece] = []
+    while len({piece.number for piece in first}) < answers:
+        first.append(await anext(pieces))
+    return first
 
 
 async def _nothing() -> AsyncGenerator[Piece, None]:

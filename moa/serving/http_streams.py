@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -158,26 +158,34 @@ async def _guarded(
             yield data
 
 
+async def _all(
+    first: Sequence[Piece], pieces: AsyncGenerator[Piece, None]
+) -> AsyncGenerator[Piece, None]:
+    async with aclosing(pieces):
+        for piece in first:
+            yield piece
+        async for piece in pieces:
+            yield piece
+
+
 async def chat_events(
     endpoint: Endpoint,
     inquiry: Inquiry,
     stream: ChatStream,
     pieces: AsyncGenerator[Piece, None],
-    first: Piece | None,
+    first: Sequence[Piece],
 ) -> AsyncGenerator[bytes, None]:
     """An answer in chunks."""
     begun: set[int] = set()
     try:
-        async with aclosing(pieces):
-            piece = first
-            while piece is not None:
+        async with aclosing(_all(first, pieces)) as coming:
+            async for piece in coming:
                 data = b"" if piece.number in begun else stream.begin(piece.number)
                 begun.add(piece.number)
                 data += stream.piece(piece.delta, piece.number)
                 if piece.delta.completion is not None:
                     data += stream.end(piece.delta.completion, piece.number)
                 yield data
-                piece = await anext(pieces, None)
     except Refusal as refusal:
         yield event(error_document(refusal))
         return
@@ -191,20 +199,18 @@ async def response_events(
     inquiry: Inquiry,
     frame: ResponseFrame,
     pieces: AsyncGenerator[Piece, None],
-    first: Piece | None,
+    first: Sequence[Piece],
 ) -> AsyncGenerator[bytes, None]:
     """A response's events."""
     stream = ResponseStream(frame)
     data = stream.begin()
     try:
-        async with aclosing(pieces):
-            piece = first
-            while piece is not None:
+        async with aclosing(_all(first, pieces)) as coming:
+            async for piece in coming:
                 data += stream.piece(piece.delta)
                 if data:
                     yield data
                 data = b""
-                piece = await anext(pieces, None)
     except Refusal as refusal:
         yield data + stream.failed(refusal)
         return

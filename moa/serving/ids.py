@@ -9,6 +9,8 @@ import hmac
 import secrets
 from dataclasses import dataclass
 
+SEVERAL = ","
+"""Between models, where several have answered one request."""
 _QUERY_BYTES = 12
 _MAC_BYTES = 12
 
@@ -19,7 +21,7 @@ class CompletionId:
 
     query_id: str
     model: str
-    """Catalog id of the model that answered, or began to."""
+    """Catalog id of the model that answered, or began to; of several answers there may be more."""
 
 
 class Ids:

@@ -45,8 +45,13 @@ class Inquiry:
 
     @property
     def model(self) -> str:
-        """Catalog id of who answers, as far as it is known."""
+        """Catalog id of who answers, as far as it is known; of several answers, the first."""
         return self.model_of(0).id
+
+    @property
+    def models(self) -> list[str]:
+        """Of each answer."""
+        return [self.model_of(index).id for index in range(self.asked.n)]
 
     def model_of(self, index: int) -> Model:
         """Who answers there, as far as it is known."""

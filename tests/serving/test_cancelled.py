@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import orjson
 import pytest
 
 from moa.dispatch import breaker
@@ -20,15 +21,17 @@ from moa.serving.calls import Caller
 from moa.serving.chat_wire import Asked
 from moa.serving.config import CallsConfig
 from moa.serving.endpoint import Endpoint
+from moa.serving.http_app import make_app
 from moa.serving.metrics import Tally
 from moa.serving.process import base_urls, open_endpoint
 from moa.serving.setup import check_endpoint
 from moa.serving.tenant_lease import TenantLease
 from moa.serving.tenant_limits import NOTHING, Need, Returned, TenantLimits, Verdict
-from moa.serving.tenants import Tenant
+from moa.serving.tenants import Tenant, Tenants
 from tests.conftest import FakeClock
 from tests.serving.conftest import ROOT, STRAIGHT, config_of
 
+HELLO: Any = [{"role": "user", "content": "Hello"}]
 TENANT = Tenant("t", rpm=100_000, tpm=100_000_000, usd_per_day=Decimal(50))
 ONE = Need(1, 0.0, Decimal("0.1"))
 
@@ -66,7 +69,7 @@ class Storm:
 
     async def ask_all(self) -> None:
         """A request to each model, whether it is answered or not."""
-        chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]})
+        chat = ChatRequest.model_validate({"messages": HELLO})
         for name in self.endpoint.setup.pool:
             await self.ask(Asked(name, chat, False, False, 1, False))
 
@@ -146,7 +149,7 @@ async def test_an_answer_that_nobody_took_is_billed_all_the_same(
     storm: Storm, provider_server: ReplayServer
 ) -> None:
     endpoint = storm.endpoint
-    chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]})
+    chat = ChatRequest.model_validate({"messages": HELLO})
     inquiry = await endpoint.begin(TENANT, Asked(STRAIGHT, chat, False, False, 3, False))
 
     async with aclosing(endpoint.pieces(inquiry)) as pieces:
@@ -167,7 +170,7 @@ async def test_who_has_left_a_line_holds_no_place_in_it(
 ) -> None:
     step = {"status": 429, "retry_after_s": 3}
     provider_server.set_script({"synthetic": True, "sequences": {"openai": [step]}})
-    chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]})
+    chat = ChatRequest.model_validate({"messages": HELLO})
     asked = Asked(STRAIGHT, chat, False, False, 1, False)
     caller = storm.endpoint.caller
     paused = asyncio.create_task(storm.ask(asked))  # waits, and asks again
@@ -192,7 +195,7 @@ async def test_a_probe_whose_client_leaves_lets_another_find_out(
     storm.endpoint.caller = Caller(
         storm.endpoint.setup.providers({}), storm.endpoint.setup.models, CallsConfig(max_attempts=1)
     )
-    chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hello"}]})
+    chat = ChatRequest.model_validate({"messages": HELLO})
     asked = Asked(STRAIGHT, chat, False, False, 1, False)
     steps = [{"status": 500}] * breaker.OPENS_AFTER + [{"kind": "hang"}]
     provider_server.set_script({"synthetic": True, "sequences": {"openai": steps}})
@@ -208,6 +211,32 @@ async def test_a_probe_whose_client_leaves_lets_another_find_out(
         inquiry = await storm.endpoint.begin(TENANT, asked)
         await storm.endpoint.whole(inquiry)
     assert inquiry.completions[0].text
+
+
+async def test_a_stream_that_cannot_even_begin_to_be_sent_ends_its_call(
+    storm: Storm, provider_server: ReplayServer
+) -> None:
+    provider_server.set_script({"synthetic": True, "latency": {"per_output_token_s": 1}})
+    app = make_app(lambda: storm.endpoint, lambda: Tenants({}, is_open=True))
+    path, asked = "/v1/chat/completions", {"model": STRAIGHT, "messages": HELLO, "stream": True}
+    body = {"type": "http.request", "body": orjson.dumps(asked)}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+
+    async def receive() -> Any:  # noqa: ANN401 - a message
+        if body:
+            message = dict(body)
+            body.clear()
+            return message
+        return await asyncio.Future()
+
+    async def send(message: Any) -> None:  # noqa: ANN401 - a message
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        await app(scope, receive, send)
+
+    await _until(lambda: storm.endpoint.caller.in_flight() == 0)
+    assert storm.tally.total("moa_clients_left") == 1
 
 
 async def test_a_request_that_leaves_while_its_limits_are_asked_for_takes_nothing_along(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pyarrow.parquet as pq
 import pytest
 
@@ -80,6 +81,35 @@ async def test_several_answers_come_whole_and_streamed(served: Serving) -> None:
 
     assert [choice.index for choice in whole.choices] == [0, 1]
     assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_answers_of_several_models_are_said_to_be_so(
+    served: Serving, provider_server: ReplayServer, stream: bool
+) -> None:
+    first = await served.client.chat.completions.create(model="moa", messages=HELLO)
+    account = first.model.partition("/")[0]
+    wire = "gemini" if account == "google" else account
+    step = {"status": 500, "latency_s": 0.3}
+    provider_server.set_script({"synthetic": True, "sequences": {wire: [step]}})
+
+    ask = {"model": "moa", "messages": HELLO, "n": 2, "stream": stream, "moa": True}
+    async with served.http.post(f"{served.base_url}/chat/completions", json=ask) as answer:
+        text, headers = await answer.text(), answer.headers
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if "{" in line]
+    documents = [orjson.loads(line) for line in lines]
+    told = documents[-1]["moa"]
+    graded = {"completion_id": documents[0]["id"], "grade": 1.0}
+    status, refused, _ = await served.post("/feedback", graded)
+
+    assert first.model in told["models"]
+    assert len(set(told["models"])) == 2
+    assert headers["x-moa-model"].split(",") == told["models"]
+    said: Any = refused["error"]
+    assert (status, said["code"]) == (400, "several_models")
+    if stream:
+        by = {c["index"]: d["model"] for d in documents for c in d.get("choices") or ()}
+        assert [by[0], by[1]] == told["models"]
 
 
 async def test_a_preset_has_its_own_trade_off(served: Serving) -> None:
