@@ -49,6 +49,11 @@ class TrainingFacts(Section):
         default_factory=dict, description="Domain → training queries; of older routers unknown"
     )
     mean_grade: dict[str, float] = Field(description="Catalog id → mean of these grades")
+    estimated_grade: dict[str, float] = Field(
+        default_factory=dict,
+        description="Catalog id → estimate of its mean grade, had it answered every training "
+        "query; of logs where models have too few in common to be compared on these",
+    )
     other_models: int = Field(
         description="Models beyond these whose grades tell how easy a query is"
     )

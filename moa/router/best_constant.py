@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +21,15 @@ class BestConstant(NamedTuple):
     """Where that comes from, as a phrase."""
 
 
-def best_constant(grade: NDArray[np.float64], pool: Sequence[str]) -> BestConstant:
+def best_constant(
+    grade: NDArray[np.float64], pool: Sequence[str], estimated: Mapping[str, float] | None = None
+) -> BestConstant:
     """The model of a pool that did best on the training queries.
 
     Args:
         grade: NaN where missing, shape (n, len(pool)).
         pool: catalog ids.
+        estimated: catalog id → what its mean grade would be, had it answered every query.
 
     Not every model has answered every query, and one that was asked easy ones only would look
     too good. So each is compared with the one that answered most, on what both have answered, if
@@ -36,6 +39,9 @@ def best_constant(grade: NDArray[np.float64], pool: Sequence[str]) -> BestConsta
     known = ~np.isnan(grade)
     reference = min(range(len(pool)), key=lambda n: (-known[:, n].sum(), pool[n]))
     enough = max(1, min(ENOUGH, int(known[:, reference].sum()) // 10))
+    told = {name: one for name, one in (estimated or {}).items() if name in pool}
+    if len(told) > 1 and ((known & known[:, [reference]]).sum(axis=0) < enough).any():
+        return _by_estimate(told)
     lead = [
         float((grade[both, n] - grade[both, reference]).mean())
         if (both := known[:, n] & known[:, reference]).sum() >= enough
@@ -60,3 +66,26 @@ def best_constant(grade: NDArray[np.float64], pool: Sequence[str]) -> BestConsta
             f"have answered: {each}"
         )
     return BestConstant(pool[best], why)
+
+
+def all_comparable(grade: NDArray[np.float64]) -> bool:
+    """Whether any two models have answered enough queries in common; NaN where missing, shape
+    (n, m)."""
+    known = (~np.isnan(grade)).astype(np.float64)
+    common = known.T @ known
+    answered = common.diagonal()
+    enough = np.clip(np.maximum.outer(answered, answered) // 10, 1, ENOUGH)
+    return bool((common >= enough).all())
+
+
+def _by_estimate(estimated: Mapping[str, float]) -> BestConstant:
+    best = min(estimated, key=lambda name: (-estimated[name], name))
+    others = ", ".join(
+        f"{name} {grade:.3f}" for name, grade in sorted(estimated.items()) if name != best
+    )
+    return BestConstant(
+        best,
+        f"its mean grade is estimated at {estimated[best]:.3f}, had it answered all training "
+        f"queries, and that of {others}; too few were answered by both of two models to compare "
+        "them on these",
+    )

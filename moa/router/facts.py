@@ -61,7 +61,7 @@ class RouterFacts:
     def best_constant(self, pool: Sequence[str]) -> BestConstant:
         """The model of a pool that did best on the training queries."""
         steps = self.grades[:, [self.models.index(model) for model in pool]]
-        return best_constant(grades_of(steps), pool)
+        return best_constant(grades_of(steps), pool, self.training.estimated_grade)
 
 
 def read_facts(url: str, *, version: str | None = None) -> RouterFacts:

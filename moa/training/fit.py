@@ -115,6 +115,22 @@ def grade_weights(data: Dataset) -> Floats:
     return np.asarray(weight * (weight.sum(axis=0) / np.maximum((weight**2).sum(axis=0), 1e-9)))
 
 
+def estimated_grades(data: Dataset, expected: Floats) -> Floats:
+    """Mean grade of each model over all queries, those included that it was not asked: what is
+    expected, corrected by inverse propensities where it is known; shape (m,).
+
+    Args:
+        data: n queries and m models.
+        expected: grades, by routers that had not seen the query, shape (n, m).
+
+    Source: Dudík, Langford and Li, Doubly robust policy evaluation and learning, ICML 2011.
+    """
+    weight = np.ones_like(data.grade) if data.weight is None else data.weight
+    known = ~np.isnan(data.grade)
+    surprise = np.where(known, weight * (data.grade - expected), 0.0)
+    return np.asarray((expected + surprise).mean(axis=0).clip(0, 1))
+
+
 def fit_grade_heads(values: Floats, grade: Floats, weight: Floats | None = None) -> Floats:
     """Logistic regression of each model's grades on factors, shape (factors + 1, m).
 

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from moa.config import PolicyConfig
 from moa.errors import ConfigError
 from moa.router.artifact import write_artifact
+from moa.router.best_constant import all_comparable
 from moa.router.facts import steps_of
 from moa.router.predictor import Prediction, Predictor
 from moa.router.router import Scores, prompt_features, scores_of
@@ -23,7 +24,7 @@ from moa.training.backbone import BackboneConfig, HashingConfig, OpenedBackbone,
 from moa.training.cards import data_card, figures, model_card, values
 from moa.training.data_look import data_look
 from moa.training.dataset import Dataset, read_dataset
-from moa.training.fit import Fitted, Reading, fit
+from moa.training.fit import Fitted, Reading, estimated_grades, fit
 
 Floats = NDArray[np.float64]
 
@@ -195,6 +196,9 @@ def _write(
         "cross_validation": {model: values(one) for model, one in told.items()},
         "calibration": dict(zip(data.models, fitted.calibration, strict=True)),
     }
+    if not all_comparable(data.grade):
+        estimated = estimated_grades(data, predicted.grade).round(4).tolist()
+        facts["estimated_grade"] = dict(zip(data.models, estimated, strict=True))
     description = {
         "backbone": opened.spec,
         "domains": fitted.domains,

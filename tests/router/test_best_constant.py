@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.router.best_constant import best_constant
+from moa.router.best_constant import all_comparable, best_constant
 
 NAN = float("nan")
 SEEDS = st.integers(0, 2**32 - 1)
@@ -77,3 +77,22 @@ def test_one_lucky_query_makes_no_best_constant() -> None:
     grade[0, 1] = 1.0
 
     assert best_constant(grade, ["v/often", "v/once"]).model == "v/often"
+
+
+def test_where_nothing_is_in_common_estimates_tell_and_not_who_was_asked_most() -> None:
+    grade = np.array([[1.0, NAN], [1.0, NAN], [1.0, NAN], [NAN, 0.0]])
+    estimated = {"v/liked": 0.5, "v/good": 0.775, "v/elsewhere": 1.0}
+
+    best = best_constant(grade, ["v/liked", "v/good"], estimated)
+
+    assert best.model == "v/good"
+    assert "estimated at 0.775" in best.why
+    assert "v/liked 0.500" in best.why
+
+
+def test_where_enough_is_in_common_estimates_count_for_nothing() -> None:
+    grade = np.array([[1.0, 0.0], [1.0, NAN], [1.0, NAN]])
+
+    assert best_constant(grade, ["v/a", "v/b"], {"v/a": 0.0, "v/b": 1.0}).model == "v/a"
+    assert all_comparable(grade)
+    assert not all_comparable(np.array([[1.0, NAN], [NAN, 1.0]]))

@@ -17,26 +17,34 @@ EXPLORED = 0.1
 """Probability with which `v/good` is asked a short question, and `v/cheap` a long one."""
 
 
-def prompt(number: int, night: int) -> str:
-    """Odd ones are short."""
+def prompt(number: int, night: int, *, long_one_in: int = 2) -> str:
+    """Those whose number `long_one_in` does not divide are short."""
     about = f"case {number * 7919 % 10007} of night {night}"
-    if number % 2:
+    if number % long_one_in:
         return f"Is {about} even?"
     return f"Prove for all of {about} that " + "it holds " * 30
 
 
-def nights(url: str, models: tuple[str, ...] = MODELS, *, each: int = 300, count: int = 2) -> None:
+def nights(
+    url: str,
+    models: tuple[str, ...] = MODELS,
+    *,
+    each: int = 300,
+    count: int = 2,
+    long_one_in: int = 2,
+) -> None:
     """Write some nights; what was decided follows from how long a question is, but for a tenth."""
     for night in range(count):
         random = np.random.default_rng(night)
         queries, grades = [], []
         for number in range(each):
-            short = bool(number % 2)
+            short = bool(number % long_one_in)
             explored = bool(random.random() < EXPLORED)
             asked = models[-1] if short != explored else models[0]
             likely = (0.95 if short else 0.6) if asked == "v/good" else (0.9 if short else 0.1)
+            text = prompt(number, night, long_one_in=long_one_in)
             ids = {"query_id": f"n{night}/q{number}", "run_id": f"n{night}"}
-            queries.append({**ids, "prompt": prompt(number, night), "source": "s", "tags": ["s"]})
+            queries.append({**ids, "prompt": text, "source": "s", "tags": ["s"]})
             grades.append(
                 {
                     **ids, "model": asked, "grade": float(random.random() < likely),

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moa.errors import ConfigError
+from moa.router.facts import read_facts
 from moa.router.router import Router
 from moa.storage.object_store import Folder
 from moa.storage.outcome_table import GRADES, read_log
@@ -49,6 +50,22 @@ def test_a_router_learns_from_a_table_in_a_bucket_with_one_grade_a_query(
     card = (tmp_path / "artifact/DATA_CARD.md").read_text()
     assert "by propensity" in card
     assert "graded from 2026-11-24 to 2026-11-25" in card
+
+
+def test_the_best_constant_of_a_log_is_not_whom_the_router_asked_most(tmp_path: Path) -> None:
+    # Three in four are short: of them "cheap", which is worse on all, is asked nine in ten.
+    nights(str(tmp_path / "table"), each=600, long_one_in=4)
+
+    trained = train_router(config(str(tmp_path / "table"), tmp_path))
+
+    facts = read_facts(str(tmp_path / "artifact"))
+    good, cheap = (facts.training.estimated_grade[model] for model in MODELS)
+    asked_good, asked_cheap = np.isfinite(trained.data.grade).sum(axis=0)
+    assert asked_cheap > 2 * asked_good
+    assert facts.training.mean_grade["v/cheap"] > facts.training.mean_grade["v/good"]
+    assert facts.best_constant(MODELS).model == "v/good"
+    assert abs(good - (0.75 * 0.95 + 0.25 * 0.6)) < 0.05
+    assert abs(cheap - (0.75 * 0.9 + 0.25 * 0.1)) < 0.05
 
 
 def test_nothing_is_learnt_from_queries_that_are_held_out(tmp_path: Path) -> None:
