@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,11 +24,12 @@ import pytest
 from moa.router.facts import read_facts
 from moa.schema import LOGGED_GRADES
 from moa.storage.outcome_table import GRADES, Night, OutcomeTable
-from tests.jobs.conftest import RAY, ROOT
+from tests.jobs.conftest import RAY, ROOT, cluster
 
 POOL = ["openai/gpt-4o", "anthropic/claude-3-haiku"]
 KNOWN, ASKED = 500, 2000
 """Queries that yesterday's router has learnt from, and those of the night."""
+CLUSTER = "num_cpus=4, include_dashboard=False, object_store_memory=512 << 20"
 WORTH = "policy.willingness_to_pay=0.01"
 GATE = "{ worth_usd = 0, loss_usd = 0.6, domain_fall = 0.15, ece = 0.08, flip_rate = 0.15 }"
 
@@ -36,9 +37,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 class Loop:
-    """A team's folder, and the jobs that work on it."""
+    """A team's folder, and the jobs that work on it, all on one cluster."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, address: str) -> None:
+        self.address = address
         self.home, self.table, self.routers = home, home / "outcomes", home / "routers"
         self.backlog = home / "backlog.parquet"
 
@@ -56,7 +58,8 @@ class Loop:
         sets = [flag for one in overrides for flag in ("--set", one)]
         return subprocess.run(
             [sys.executable, f"jobs/{name}.py", "--config", str(path), *sets, *flags],
-            cwd=ROOT, env={**os.environ, **RAY}, capture_output=True, text=True, check=False,
+            cwd=ROOT, env={**os.environ, **RAY, "RAY_ADDRESS": self.address},
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     def route(self, run: str) -> pa.Table:
@@ -157,9 +160,16 @@ def remember(table: OutcomeTable, queries: pa.Table) -> None:
 
 
 @pytest.fixture(scope="module")
-def monday(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, pa.Table, str]:
+def address() -> Iterator[str]:
+    """Of a cluster that outlives the jobs."""
+    with cluster(CLUSTER, says="context.address_info['gcs_address']") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def monday(tmp_path_factory: pytest.TempPathFactory, address: str) -> tuple[Loop, pa.Table, str]:
     """After a night by yesterday's router: its decisions, and what the grading has said."""
-    loop, queries = Loop(tmp_path_factory.mktemp("loop")), recorded()
+    loop, queries = Loop(tmp_path_factory.mktemp("loop"), address), recorded()
     remember(OutcomeTable(str(loop.table)), queries.slice(0, KNOWN))
     loop.train("first")
     assert loop.promote("first", "--force", "there is no traffic to judge it by").returncode == 0
