@@ -11,7 +11,7 @@ from moa.evaluation.summary import quick_look
 from moa.log import configure
 from moa.prices import PriceTable
 from moa.router.artifact import read_artifact
-from moa.router.best_constant import best_constant
+from moa.router.facts import RouterFacts
 from moa.toml_file import describe_keys, read_toml
 from moa.training.judge import answered_by_all, judge
 from moa.training.train import TrainRouterConfig, train_router
@@ -26,10 +26,10 @@ def main(config: Config, overrides: Overrides = [], explain: Explain = False) ->
     prices = PriceTable.build(models)
     configure()
     trained = train_router(job)
-    told = read_artifact(job.artifact).description.training.cross_validation
-    best = best_constant(trained.data.grade, job.models)
+    facts = RouterFacts.of(read_artifact(job.artifact))
+    best = facts.best_constant(job.models)
     print(f"router {trained.version} in {job.artifact}; best constant {best.model}: {best.why}")
-    for model, figures in told.items():
+    for model, figures in facts.training.cross_validation.items():
         print(f"  {model:28}", *(f"{name} {value:.4f}" for name, value in figures.items()))
     print("\ntraining data:", *trained.look, sep="\n")
     if job.policy is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -22,43 +21,65 @@ class Agreement(NamedTuple):
     """How many things."""
     accuracy: Interval
     """Share on which they say the same."""
-    kappa: Interval
-    """Agreement beyond chance; 0 where both always say one and the same thing, which is no
-    evidence of anything."""
+    kappa: Interval | None
+    """Agreement beyond chance; `None` where both always say one and the same thing: nothing can be
+    told of what they would say of another one."""
 
 
-def agreement(said: Sequence[tuple[Hashable, Hashable]]) -> Agreement:
+def agreement(
+    said: Sequence[tuple[Hashable, Hashable]], groups: Sequence[Hashable] | None = None
+) -> Agreement:
     """Compare two judges.
 
     Args:
         said: of each thing what the one and the other judge says; at least one.
+        groups: whose things are alike, as answers to one query are, and are drawn together; by
+            default each is drawn by itself.
 
     Source: Cohen, A coefficient of agreement for nominal scales, 1960. 95 % intervals by bootstrap;
-    where they never differ, from the rule of three.
+    where they never differ, from the rule of three, which takes things as independent.
     """
     classes = sorted({one for pair in said for one in pair}, key=str)
     columns: dict[Hashable, Floats] = {"equal": np.array([one == other for one, other in said])}
     for which in classes:
         for judge in (0, 1):
             columns[judge, which] = np.array([pair[judge] == which for pair in said])
+    columns["things"] = np.ones(len(said))
+
+    def accuracy(means: Means) -> Floats:
+        return means["equal"] / means["things"]
+
+    def by_chance(means: Means) -> Floats:
+        both = sum(means[0, which] * means[1, which] for which in classes)
+        return np.asarray(both / means["things"] ** 2, np.float64)
 
     def kappa(means: Means) -> Floats:
-        chance = sum(means[0, which] * means[1, which] for which in classes)
-        return np.asarray((means["equal"] - chance) / (1 - chance), np.float64)
+        return (accuracy(means) - by_chance(means)) / (1 - by_chance(means))
 
-    drawn = Resamples(columns, seed=SEED)
-    accuracy = drawn.interval(lambda means: means["equal"])
-    beyond = drawn.interval(kappa)
-    if not math.isfinite(beyond.value):
-        beyond = Interval(0.0, 0.0, 0.0)
-    elif accuracy.value == 1:
-        apart = min(1.0, _RULE_OF_THREE / len(said))
-        beyond = Interval(1.0, 1.0 - apart * _per_disagreement(columns, classes), 1.0)
-        accuracy = Interval(1.0, 1.0 - apart, 1.0)
-    return Agreement(len(said), accuracy, beyond)
+    drawn = Resamples(_summed(columns, groups), seed=SEED)
+    alike, beyond = drawn.interval(accuracy), drawn.interval(kappa)
+    if len(classes) == 1:
+        return Agreement(len(said), _never_apart(len(said)), None)
+    if alike.value == 1:
+        chance = drawn.interval(by_chance).value
+        alike = _never_apart(len(said))
+        beyond = Interval(1.0, 1 - (1 - alike.low) / (1 - chance), 1.0)
+    return Agreement(len(said), alike, beyond)
 
 
-def _per_disagreement(columns: dict[Hashable, Floats], classes: Sequence[Hashable]) -> float:
-    """What kappa loses for each unit of accuracy."""
-    chance = sum(columns[0, one].mean() * columns[1, one].mean() for one in classes)
-    return float(1 / (1 - chance))
+def _summed(
+    columns: dict[Hashable, Floats], groups: Sequence[Hashable] | None
+) -> dict[Hashable, Floats]:
+    """A row a group."""
+    if groups is None:
+        return columns
+    number = {group: n for n, group in enumerate(dict.fromkeys(groups))}
+    rows = np.array([number[group] for group in groups])
+    return {
+        name: np.asarray(np.bincount(rows, weights=column), np.float64)
+        for name, column in columns.items()
+    }
+
+
+def _never_apart(things: int) -> Interval:
+    return Interval(1.0, 1 - min(1.0, _RULE_OF_THREE / things), 1.0)

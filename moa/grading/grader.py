@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+RIGHT = 0.5
+"""The least grade of an answer that counts as right, where it is right or not."""
+
 
 class Grade(NamedTuple):
     """Of one completion."""

@@ -91,13 +91,15 @@ class _Row(BaseModel):
         if self.model_a is None or self.model_b is None:
             if self.model is None:
                 raise ValueError("it names neither model, nor model_a and model_b")
-            if len(said) != 1 and not self.reason:
+            if len(said) > 1 or not (said or self.reason):
                 raise ValueError("give one of grade, rating and thumb")
         elif self.model is not None or said:
             raise ValueError("it judges one answer and two at once")
         elif self.model_a == self.model_b:
             raise ValueError("model_a and model_b are one model")
-        elif self.winner not in (*_SHARES, self.model_a, self.model_b) and not self.reason:
+        elif self.winner is None and self.reason:
+            pass  # nothing was said, and why
+        elif self.winner not in (*_SHARES, self.model_a, self.model_b):
             raise ValueError(f"winner {self.winner!r} is none of a, b and tie")
         return self
 

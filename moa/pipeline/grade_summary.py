@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from moa.errors import ConfigError
+from moa.grading.agreement import agreement as judges_agreement
+from moa.grading.grader import RIGHT
 from moa.intervals import Resamples
 from moa.schema import GRADED_OUTCOMES, agree
 from moa.storage.object_store import filesystem_of
@@ -68,21 +70,18 @@ def agreement(graded: pa.Table, path: str) -> list[str]:
     differ = int((~equal).sum())
     share = f"{_percent(drawn.value)} ({_percent(drawn.low)} to {_percent(drawn.high)})"
     return [
-        f"agreement with {path}: {share} of {len(pairs):,} grades, {differ:,} differ; Cohen's "
-        f"kappa {kappa(mine, other):.3f}"
+        f"agreement with {path}: {share} of {len(pairs):,} grades, {differ:,} differ; "
+        f"{_beyond_chance(mine, other)}"
     ]
 
 
-def kappa(mine: Floats, other: Floats) -> float:
-    """Agreement beyond chance of two judges on whether an answer is right (a grade of 0.5 or more).
-
-    Source: Cohen, A coefficient of agreement for nominal scales, 1960.
-    """
-    right, also = mine >= 0.5, other >= 0.5
-    by_chance = right.mean() * also.mean() + (1 - right.mean()) * (1 - also.mean())
-    if by_chance == 1:
-        return 1.0
-    return float(((right == also).mean() - by_chance) / (1 - by_chance))
+def _beyond_chance(mine: Floats, other: Floats) -> str:
+    """Of two judges on whether an answer is right."""
+    said = list(zip((mine >= RIGHT).tolist(), (other >= RIGHT).tolist(), strict=True))
+    found = judges_agreement(said).kappa
+    if found is None:
+        return "Cohen's kappa cannot be told: all are right, or none is"
+    return f"Cohen's kappa {found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _by_model(known: pa.Table) -> Iterator[str]:

@@ -46,6 +46,10 @@ OBJECT_STORE_BYTES = 256 << 20
 ACTOR_RESTARTS = 3
 """Of a grading actor that was killed, with its part. Graders keep what may break in processes of
 their own; so nothing in a completion ends an actor."""
+HELD = (
+    "one grading at a time writes to an outcome table: wait for it, or end it; the same command "
+    "then grades what is left"
+)
 _PLACED = ("split", "duplicate_group")
 
 log = structlog.get_logger()
@@ -102,7 +106,7 @@ def grade_run(config: GradeOutcomesConfig) -> GradedNight:
         fitter()  # that it is missing is not to be found at the end
     table = OutcomeTable(config.table)
     table.folder.check()
-    with told_plainly(), Stop() as stop, run_lock(config.table, on_lost=stop.lose):
+    with told_plainly(), Stop() as stop, run_lock(config.table, on_lost=stop.lose, remedy=HELD):
         table.check(night)
         parts = _named(run, config, versions)
         staged = Staged(table.folder, night)

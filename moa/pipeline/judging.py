@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from moa.errors import ConfigError
 from moa.grading.agreement import Agreement, agreement
+from moa.grading.grader import RIGHT
 from moa.grading.judge import family, rater_of
 from moa.grading.judgements import Judgements, read_judgements
 from moa.intervals import Interval
@@ -23,9 +24,6 @@ from moa.pipeline.judge_run import JudgeRun, Said, run_name
 from moa.pipeline.judged_answers import JudgedAnswer, judged_answers
 from moa.schema import JUDGEMENTS
 from moa.storage.object_store import Folder
-
-RIGHT = 0.5
-"""The least grade of an answer that counts as right."""
 
 Label = bool | str
 """Right or not; of a pair a, b or tie."""
@@ -152,6 +150,11 @@ def _refused(trust: TrustConfig, found: Agreement | None) -> list[str]:
     judged = 0 if found is None else found.judged
     if found is None or judged < trust.min_labels:
         return [f"it gave {judged:,} verdicts on labelled answers: {trust.min_labels:,} are needed"]
+    if found.kappa is None:
+        return [
+            "it said one thing of all labelled answers, and so do their labels: whether it would "
+            "tell others apart is not known; label some that are otherwise"
+        ]
     bounds = [
         ("the share on which it agrees", found.accuracy.low, trust.min_accuracy),
         ("Cohen's kappa", found.kappa.low, trust.min_kappa),
@@ -245,5 +248,7 @@ def _rows(config: JudgeOutcomesConfig, one: JudgedAnswer, said: Said) -> Iterato
         yield {"query_id": query_id, **row}
 
 
-def _shown(interval: Interval) -> str:
+def _shown(interval: Interval | None) -> str:
+    if interval is None:
+        return "not to be told"
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"

@@ -42,26 +42,38 @@ PATIENT = Patience()
 
 
 @contextmanager
-def run_lock(url: str, on_lost: Callable[[], None], patience: Patience = PATIENT) -> Iterator[None]:
+def run_lock(
+    url: str,
+    on_lost: Callable[[], None],
+    patience: Patience = PATIENT,
+    *,
+    remedy: str | None = None,
+) -> Iterator[None]:
     """Hold a run, or say who does.
 
     Args:
-        url: the run's folder.
+        url: the run's folder, or another one that one process at a time writes to.
         on_lost: called from another thread when somebody else took the run over, which happens to
             a process that could not reach its bucket for long.
         patience: of a lock in a bucket.
+        remedy: what to do when it is held; by default what helps with a run.
 
     Raises:
         RunError: another process works on the run.
     """
     folder = Folder(url)
-    lock = _hold_file(folder.local) if folder.local else _hold_object(folder, on_lost, patience)
+    remedy = remedy or _remedy(folder.url)
+    lock = (
+        _hold_file(folder.local, remedy)
+        if folder.local
+        else _hold_object(folder, on_lost, patience, remedy)
+    )
     with lock:
         yield
 
 
 @contextmanager
-def _hold_file(folder: Path) -> Iterator[None]:
+def _hold_file(folder: Path, remedy: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o640)
     try:
@@ -69,7 +81,7 @@ def _hold_file(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(handle, 1000).decode() or "another process"
-            raise RunError(f"{folder} is worked on by {owner}: {_remedy(str(folder))}") from None
+            raise RunError(f"{folder} is worked on by {owner}: {remedy}") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, _who().encode(), 0)
         yield
@@ -78,8 +90,10 @@ def _hold_file(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _hold_object(folder: Folder, on_lost: Callable[[], None], patience: Patience) -> Iterator[None]:
-    lock = _Lock(folder)
+def _hold_object(
+    folder: Folder, on_lost: Callable[[], None], patience: Patience, remedy: str
+) -> Iterator[None]:
+    lock = _Lock(folder, remedy)
     lock.take(patience)
     ended = threading.Event()
     renewer = threading.Thread(
@@ -101,8 +115,8 @@ def _hold_object(folder: Folder, on_lost: Callable[[], None], patience: Patience
 class _Lock:
     """The file that says who works on a run. It only ever changes by one holder's known step."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self, folder: Folder, remedy: str) -> None:
+        self._folder, self._remedy = folder, remedy
         self._name = secrets.token_hex(8)
         self._written = self._document()
 
@@ -123,10 +137,7 @@ class _Lock:
             if now is None:
                 break
             if now != seen:
-                raise RunError(
-                    f"{self._folder.url} is worked on by {_holder(now)}: "
-                    f"{_remedy(self._folder.url)}"
-                )
+                raise RunError(f"{self._folder.url} is worked on by {_holder(now)}: {self._remedy}")
         taken = (
             self._folder.swap(_LOCK, seen, self._written)
             if seen is not None and self._folder.has(_LOCK)

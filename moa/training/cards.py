@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from moa.evaluation.calibration import Calibration, calibration
 from moa.intervals import Interval
 from moa.storage.object_store import Folder
-from moa.storage.outcome_table import GRADES, read_log
-from moa.training.dataset import Dataset
+from moa.training.dataset import Dataset, read_grades
 from moa.training.fit import Fitted
 
 Floats = NDArray[np.float64]
@@ -141,8 +140,8 @@ def _backbone(spec: Mapping[str, Any]) -> str:
 
 
 def _graders(folder: Path | str) -> list[str]:
-    column = read_log(Folder(str(folder)), GRADES, ["grader"]).column("grader")
-    return sorted(one for one in column.unique().to_pylist() if one)
+    """Of the grades that count; where none was asked there is none."""
+    return sorted(one for one in read_grades(folder).column("grader").unique().to_pylist() if one)
 
 
 def _licences(folder: Path | str) -> str:

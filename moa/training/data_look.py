@@ -13,12 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moa.grading.grader import RIGHT
 from moa.storage.near_duplicates import NearDuplicates, fingerprint, text_group
 from moa.training.dataset import Dataset, read_grades, read_queries
 
 Floats = NDArray[np.float64]
-RIGHT = 0.5
-"""A grade from here on counts as right where classes are counted."""
 TRAIN = "train"
 
 

@@ -146,12 +146,11 @@ def _strangers(
     if config.train_config is None:
         return {}
     job = read_toml(TrainRouterConfig, config.train_config)
-    folder = Path(job.recordings)
-    train = read_dataset(folder, models, split="train")
+    train = read_dataset(job.recordings, models, split="train")
     backbone = open_for_training(job.backbone, artifact=Path(config.artifact))
     return strangers(
         train,
-        read_dataset(folder, models, split=EVERY_SPLIT),
+        read_dataset(job.recordings, models, split=EVERY_SPLIT),
         backbone,
         {name: pool.models for name, pool in config.pools.items()},
         prices,

@@ -3,25 +3,27 @@
 `python -m tests.bench.bench_grading [--recordings FOLDER] [--show N]` grades the raw completions of
 all sources with references, but of code, again. Per source and split: how many, how many have no
 grade, the share of equal grades and Cohen's kappa, each with 95 % intervals by bootstrap over
-queries, and grades a second in one process. Disagreements are listed with what was answered; who
-was right is for people to say: `moa/grading/README.md`.
+queries (where nothing disagrees, from the rule of three), and grades a second in one process.
+Disagreements are listed with what was answered; who was right is for people to say:
+`moa/grading/README.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from moa.grading.agreement import agreement
 from moa.grading.final_answer import final_answer
 from moa.grading.grader import Grade, Grader
 from moa.grading.graders import make_grader
-from moa.intervals import Figure, Floats, Interval, Means, Resamples
+from moa.intervals import Interval
 from tests.bench.results import record
 
 GRADER_OF = {
@@ -73,37 +75,13 @@ def read_items(folder: Path) -> list[Item]:
     return sorted(items, key=lambda item: (item.source, item.query_id, item.model))
 
 
-def agreement(items: list[Item], grades: list[Grade]) -> dict[str, Interval]:
+def compared(items: list[Item], grades: list[Grade]) -> dict[str, Interval | None]:
     """The share of equal grades and Cohen's kappa over what has a grade; queries are drawn."""
-    sums: dict[str, dict[str, float]] = {}
-    for item, grade in zip(items, grades, strict=True):
-        if grade.value is None:
-            continue
-        row = sums.setdefault(item.query_id, dict.fromkeys(("n", "equal", "ours", "theirs"), 0.0))
-        row["n"] += 1
-        row["equal"] += grade.value == item.grade
-        row["ours"] += grade.value
-        row["theirs"] += item.grade
-    columns: dict[Hashable, list[float]] = {
-        name: [row[name] for row in sums.values()] for name in ("n", "equal", "ours", "theirs")
-    }
-    resamples = Resamples(columns, seed=0)
-    figures: dict[str, Figure] = {"agreement": _share("equal"), "kappa": _kappa}
-    return {name: resamples.interval(figure) for name, figure in figures.items()}
-
-
-def _share(name: str) -> Figure:
-    return lambda means: means[name] / means["n"]
-
-
-def _kappa(means: Means) -> Floats:
-    """How far two graders agree beyond chance: (observed - expected) / (1 - expected).
-
-    Source: Cohen, A coefficient of agreement for nominal scales, 1960.
-    """
-    ours, theirs = means["ours"] / means["n"], means["theirs"] / means["n"]
-    expected = ours * theirs + (1 - ours) * (1 - theirs)
-    return (means["equal"] / means["n"] - expected) / (1 - expected)
+    known = [(i, g.value) for i, g in zip(items, grades, strict=True) if g.value is not None]
+    found = agreement(
+        [(value, item.grade) for item, value in known], [item.query_id for item, _ in known]
+    )
+    return {"agreement": found.accuracy, "kappa": found.kappa}
 
 
 def regrade(items: list[Item], graders: dict[str, Grader]) -> tuple[list[Grade], float]:
@@ -149,10 +127,13 @@ def main() -> None:
 def report(items: list[Item], graders: dict[str, Grader], *, show: int) -> dict[str, object]:
     """Print one row of the table and its disagreements; the figures of it."""
     grades, seconds = regrade(items, graders)
-    figures = agreement(items, grades)
+    figures = compared(items, grades)
     missing = sum(grade.value is None for grade in grades)
     first = items[0]
-    cells = [f"{i.value:.4f} ({i.low:.4f}, {i.high:.4f})" for i in figures.values()]
+    cells = [
+        "-" if one is None else f"{one.value:.4f} ({one.low:.4f}, {one.high:.4f})"
+        for one in figures.values()
+    ]
     print(
         f"{first.source:24} {first.split:6} {len(items):6} {missing:5} "
         f"{cells[0]:>24} {cells[1]:>24} {len(items) / seconds:9.0f}"
@@ -164,7 +145,7 @@ def report(items: list[Item], graders: dict[str, Grader], *, show: int) -> dict[
         "source": first.source, "split": first.split, "n": len(items), "missing": missing,
         "disagree": len(lines) - missing, "items_per_s": round(len(items) / seconds),
         **{
-            name: [round(float(x), 4) for x in (one.value, one.low, one.high)]
+            name: None if one is None else [round(x, 4) for x in (one.value, one.low, one.high)]
             for name, one in figures.items()
         },
     }  # fmt: skip

@@ -74,11 +74,13 @@ def test_parquet_says_the_same(tmp_path: Path) -> None:
     [
         ({**PAIR, "winner": "c"}, "winner 'c' is none of a, b and tie"),
         ({**PAIR, "winner": None}, "winner None is none"),
+        ({**PAIR, "winner": "neither", "reason": "who knows"}, "winner 'neither' is none"),
         ({**PAIR, "model_b": "v/x", "winner": "a"}, "are one model"),
         ({**PAIR, "winner": "a", "weight": 0}, "weight: "),
         ({**PAIR, "winner": "a", "rating": 3}, "one answer and two at once"),
         ({"query_id": "q", "model": "v/x", "rating": 6}, "rating: "),
         ({"query_id": "q", "model": "v/x", "rating": 3, "thumb": "up"}, "one of grade"),
+        ({"query_id": "q", "model": "v/x", "grade": 1, "rating": 1, "reason": "?"}, "one of grade"),
         ({"query_id": "q", "model": "v/x"}, "one of grade"),
         ({"query_id": "q", "rating": 3}, "names neither"),
         ({"query_id": "", "model": "v/x", "rating": 3}, "query_id: "),

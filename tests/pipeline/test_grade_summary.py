@@ -4,14 +4,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from moa.errors import ConfigError
 from moa.pipeline.grade_part import GRADED
-from moa.pipeline.grade_summary import agreement, kappa, summary
+from moa.pipeline.grade_summary import agreement, summary
 from moa.schema import GRADED_OUTCOMES
 
 
@@ -49,14 +48,19 @@ def test_agreement_is_over_what_both_have_graded(tmp_path: Path) -> None:
     (line,) = agreement(graded(1.0, 0.0, 0.0, 1.0, 1.0), str(path))
 
     assert "66.7 %" in line
-    assert "of 3 grades, 1 differ" in line
+    assert "of 3 grades, 1 differ; Cohen's kappa 0.400" in line
     with pytest.raises(ConfigError, match="cannot be read"):
         agreement(graded(1.0), str(tmp_path / "nowhere.parquet"))
 
 
-def test_agreement_by_chance_is_none() -> None:
-    mine = np.array([1.0, 1.0, 0.0, 0.0])
+def test_grades_that_are_all_right_say_nothing_beyond_chance(tmp_path: Path) -> None:
+    recorded = [
+        {"query_id": f"q{n}", "model": "v/m", "grade": 1.0, "grader": "theirs"} for n in range(3)
+    ]
+    path = tmp_path / "recorded.parquet"
+    pq.write_table(pa.Table.from_pylist(recorded, schema=GRADED_OUTCOMES), path)
 
-    assert kappa(mine, mine) == 1.0
-    assert kappa(mine, np.array([1.0, 0.0, 1.0, 0.0])) == 0.0
-    assert kappa(np.ones(3), np.ones(3)) == 1.0
+    (line,) = agreement(graded(1.0, 1.0, 1.0), str(path))
+
+    assert "100.0 %" in line
+    assert "Cohen's kappa cannot be told" in line

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from moa.schema import GRADED_OUTCOMES
 from moa.training.cards import data_card, figures, model_card, values
 from moa.training.fit import Fitted
 from tests.training.made import MODELS, SOURCES, made
@@ -18,8 +19,14 @@ HASHING = {"kind": "hashing", "buckets": 1024, "digest": "0" * 16}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    graders = pa.table({"grader": ["numbers", "numbers", "tests", None]})
-    pq.write_table(graders, tmp_path / "graded_outcomes.parquet")
+    rows = [
+        {"query_id": f"q{number}", "model": "v/m", "grade": grade, "grader": grader}
+        for number, (grader, grade) in enumerate(
+            [("numbers", 1.0), ("numbers", 0.0), ("tests", 1.0), ("none", None)]
+        )
+    ]
+    graded = pa.Table.from_pylist(rows, schema=GRADED_OUTCOMES)
+    pq.write_table(graded, tmp_path / "graded_outcomes.parquet")
     return tmp_path
 
 
