@@ -62,7 +62,7 @@ class TenantLease:
 
     async def close(self) -> None:
         """Tell what is untold: the day's money would else not be the money that was spent."""
-        for hand in self._hands.values():
+        for hand in list(self._hands.values()):
             try:
                 await self._lease(NOTHING, hand)
             except Exception as error:  # whatever it is: nobody is left who could tell it later
