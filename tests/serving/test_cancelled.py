@@ -216,7 +216,7 @@ async def test_a_probe_whose_client_leaves_lets_another_find_out(
 async def test_a_stream_that_cannot_even_begin_to_be_sent_ends_its_call(
     storm: Storm, provider_server: ReplayServer
 ) -> None:
-    provider_server.set_script({"synthetic": True, "latency": {"per_output_token_s": 1}})
+    provider_server.set_script({"synthetic": True, "latency": {"per_output_token_s": 0.1}})
     app = make_app(lambda: storm.endpoint, lambda: Tenants({}, is_open=True))
     path, asked = "/v1/chat/completions", {"model": STRAIGHT, "messages": HELLO, "stream": True}
     body = {"type": "http.request", "body": orjson.dumps(asked)}
