@@ -51,7 +51,7 @@ def main(
             serve_alone(setup, os.environ, on_start=lambda url: print(f"{url}/v1", flush=True))
         )
     else:
-        _on_ray(endpoint_config)
+        _on_ray(setup.config)
 
 
 def _on_ray(config: EndpointConfig) -> None:
@@ -63,10 +63,7 @@ def _on_ray(config: EndpointConfig) -> None:
         if config.serve.haproxy:  # read when Serve is imported
             os.environ.update(ray_environ(Path(folder), config.serve.drain_s))
         _deploy(config, "local")
-        told = Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: told.set())  # after Ray, which has handlers, too
-        told.wait()
+        _until_told()
         _end(config)
 
 
@@ -77,6 +74,17 @@ def _deploy(config: EndpointConfig, address: str) -> None:
 
     ray.init(address=address, logging_level=logging.WARNING, log_to_driver=address != "local")
     print(f"{start(config)}/v1", flush=True)
+
+
+def _until_told() -> None:
+    """Wait for Ctrl-C or SIGTERM; told again, this process ends at once."""
+    told = Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        signal.signal(number, lambda *_: told.set())  # after Ray, which has handlers, too
+    told.wait()
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
 
 
 def _end(config: EndpointConfig) -> None:

@@ -27,7 +27,7 @@ from moa.serving.config import EndpointConfig, is_local, load_endpoint_config
 from moa.serving.endpoint import Endpoint
 from moa.serving.haproxy import free_port
 from moa.serving.http_app import make_app
-from moa.serving.process import open_endpoint
+from moa.serving.process import open_endpoint, url_at
 from moa.serving.ray_metrics import RayRegistry
 from moa.serving.router_replicas import RemoteScorer, RouterReplica
 from moa.serving.scoring import LocalScorer
@@ -143,6 +143,9 @@ def application(config: EndpointConfig) -> serve.Application:
     """The endpoint as Serve runs it. Whatever changes, an update starts new replicas and drains the
     old ones: Serve takes replicas that are changed in place out of use meanwhile.
 
+    Args:
+        config: of a `Setup`: replicas that are started again later read it again.
+
     Raises:
         ConfigError: a language model would have to run where requests are answered.
     """
@@ -199,15 +202,21 @@ def _replicas(config: EndpointConfig) -> dict[str, Any]:
 
 
 def build(args: Mapping[str, str]) -> serve.Application:
-    """For `serve run` and `serve build`: `config` is the TOML file, the rest is `key=value`.
+    """For `serve run`, `serve build` and `serve deploy`.
+
+    Args:
+        args: `config` is the TOML file, the rest overrides its keys. But `revision`, which may be
+            anything: `serve deploy` builds again only what has other arguments than before, though
+            the TOML file, or the router that counts, may be another.
 
     Raises:
         ConfigError: as `check_endpoint` and `application`.
     """
-    overrides = [f"{key}={value}" for key, value in args.items() if key != "config"]
+    overrides = [
+        f"{key}={value}" for key, value in args.items() if key not in ("config", "revision")
+    ]
     config = load_endpoint_config(args["config"], overrides)
-    check_endpoint(config, environ=os.environ)
-    return application(config)
+    return application(check_endpoint(config, environ=os.environ).config)
 
 
 def start(config: EndpointConfig) -> str:
@@ -217,7 +226,8 @@ def start(config: EndpointConfig) -> str:
         Where it listens.
 
     Raises:
-        ConfigError: Serve runs already, and listens elsewhere; or as `application`.
+        ConfigError: Serve runs already, and listens elsewhere; no replica has started; or as
+            `application`.
     """
     app = application(config)
     serve.start(
@@ -235,8 +245,21 @@ def start(config: EndpointConfig) -> str:
             f"listens at {host}:{port} as long as it runs: set http.host and http.port so, or end "
             "it by `serve shutdown`"
         )
-    serve.run(app, name=APP, route_prefix="/")
-    return f"http://{host}:{port}"
+    _deploy(app)
+    return url_at(host, port)
+
+
+def _deploy(app: serve.Application) -> None:
+    try:
+        serve.run(app, name=APP, route_prefix="/")
+    except RuntimeError as error:
+        deployments = serve.status().applications[APP].deployments.values()
+        messages = [one.message for one in deployments if one.message] or [str(error)]
+        reasons = {text.strip().splitlines()[-1] for text in messages}  # before it are tracebacks
+        raise ConfigError(
+            f"no replica of this configuration has started: {'; '.join(sorted(reasons))}. What was "
+            "deployed before goes on; the cluster's logs have the rest"
+        ) from None
 
 
 def stop(config: EndpointConfig) -> None:

@@ -15,6 +15,7 @@ import socket
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
+from shutil import which
 
 import orjson
 
@@ -78,6 +79,10 @@ def ray_environ(folder: Path, drain_s: float) -> dict[str, str]:
         # HAProxy that has lost its Ray would pass requests to strangers.
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _PORTS),
+        # Serve's own proxy, which HAProxy asks where no replica is up: likewise
+        # not that of another Ray, by default at port 8500 as well.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         **{f"RAY_SERVE_HAPROXY_{name}": str(folder / file) for name, file in files.items()},
@@ -99,10 +104,19 @@ def _launcher(folder: Path, statistics: int, metrics: int) -> Path:
         f'cp {quote(str(page))} "$(dirname "$config")/500.http"\n'
         f"sed -i -e 's/bind \\*:{statistics}$/bind 127.0.0.1:{statistics}/' "
         f"-e 's/bind :{metrics}$/bind 127.0.0.1:{metrics}/' \"$config\"\n"
-        f'exec {quote(_binary())} "$@"\n'
+        f'exec {" ".join(map(quote, [*_of_its_own(), _binary()]))} "$@"\n'
     )
     launcher.chmod(0o700)
     return launcher
+
+
+def _of_its_own() -> list[str]:
+    """What HAProxy is started by, where the system has it: in a session of its own, for Ctrl-C in a
+    terminal would end it with all its streams; and it ends softly when whoever has started it dies.
+    Else it would go on listening, and get its share of the connections of the next endpoint.
+    """
+    tools = {"setsid": [], "setpriv": ["--pdeathsig", "USR1"]}
+    return [word for tool, flags in tools.items() if which(tool) for word in (tool, *flags)]
 
 
 def _error_page(refusal: Refusal) -> bytes:

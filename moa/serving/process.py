@@ -119,7 +119,12 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.servers:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._on_start(f"http://{host}:{port}")
+            self._on_start(url_at(host, port))
+
+
+def url_at(host: str, port: int) -> str:
+    """Of a server."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def base_urls(setup: Setup, server: ReplayServer) -> dict[str, str]:

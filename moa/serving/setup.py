@@ -15,7 +15,7 @@ from moa.providers.accounts import check_abilities, check_credentials, fingerpri
 from moa.providers.provider import Provider
 from moa.replay.recordings import Recordings
 from moa.replay.script import parse_script
-from moa.router.facts import RouterFacts, read_facts
+from moa.router.facts import RouterFacts, installed, read_facts, router_folder
 from moa.serving.config import ROUTED, EndpointConfig
 from moa.serving.routing import Routing
 from moa.serving.tenants import Tenants, read_tenants
@@ -96,6 +96,9 @@ class Setup:
 def check_endpoint(config: EndpointConfig, *, environ: Mapping[str, str]) -> Setup:
     """Read and check everything that the config names; nothing is called.
 
+    The setup's own config is as given, but names the router that counts now: whatever is started by
+    it later, at whatever time, loads no other one.
+
     Raises:
         ConfigError: a model that the catalog or the router does not know, a missing key or price,
             tenants that cannot be read, a folder that cannot be written.
@@ -110,6 +113,7 @@ def check_endpoint(config: EndpointConfig, *, environ: Mapping[str, str]) -> Set
     else:
         Recordings.load(Path(config.replay.recordings))
         parse_script(config.replay.script)
+    config = with_router_of_now(config)
     facts = read_facts(config.router.artifact)
     default = default_model(config, facts)
     read_tenants(config.access, environ)
@@ -124,6 +128,21 @@ def check_endpoint(config: EndpointConfig, *, environ: Mapping[str, str]) -> Set
         router_version=facts.version,
         default_model=default,
         secret=_secret(config, environ),
+    )
+
+
+def with_router_of_now(config: EndpointConfig) -> EndpointConfig:
+    """The same, with the promoted router where a folder of promotions was named.
+
+    Raises:
+        ArtifactError: what was promoted is not there.
+    """
+    url = config.router.artifact
+    folder = router_folder(url)
+    if folder == installed(url):  # as it is: other nodes have their installation elsewhere
+        return config
+    return config.model_copy(
+        update={"router": config.router.model_copy(update={"artifact": folder})}
     )
 
 

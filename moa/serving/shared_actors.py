@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 import structlog
+import xxhash
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
@@ -23,7 +24,7 @@ from moa.serving.spent import KeptLimits
 from moa.serving.tenant_limits import Need, Returned, Verdict
 from moa.serving.tenants import Tenant
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Of these actors: they outlive the replicas, and perhaps their version."""
 OWNER_S = 10.0
 """That the owner of the tenants' limits may take."""
@@ -107,9 +108,16 @@ class ReplayedVendors:
 
 
 def shared(kind: type, name: str, *args: object) -> ActorHandle[Any]:
-    """An actor that all replicas find by its name, started where there is none."""
+    """An actor that all replicas find by its name, started where there is none.
+
+    Args:
+        kind: its class.
+        name: of it.
+        args: of its class; with others it is another actor, or an update that changes them would be
+            without effect. The one before ends with the cluster.
+    """
     options: dict[str, Any] = {
-        "name": name,
+        "name": f"{name}-{PROTOCOL}-{xxhash.xxh3_64_hexdigest(repr(args).encode())}",
         "namespace": NAMESPACE,
         "lifetime": "detached",
         "get_if_exists": True,
@@ -125,7 +133,7 @@ def shared(kind: type, name: str, *args: object) -> ActorHandle[Any]:
 
 def shared_state(config: EndpointConfig) -> ActorHandle[SharedState]:
     """See `SharedState`."""
-    return shared(SharedState, f"endpoint-{PROTOCOL}", config.access.spent_folder)
+    return shared(SharedState, "endpoint", config.access.spent_folder)
 
 
 def shared_conversations(config: EndpointConfig) -> RemoteConversations | None:
@@ -133,9 +141,9 @@ def shared_conversations(config: EndpointConfig) -> RemoteConversations | None:
     if config.stickiness.mode == "off" or config.serve.max_replicas == 1:
         return None
     most = config.stickiness.conversations
-    return RemoteConversations(shared(LatestConversations, f"conversations-{PROTOCOL}", most))
+    return RemoteConversations(shared(LatestConversations, "conversations", most))
 
 
 def replayed_vendors(replay: ReplayConfig) -> ActorHandle[ReplayedVendors]:
     """See `ReplayedVendors`."""
-    return shared(ReplayedVendors, f"replayed-vendors-{PROTOCOL}", replay)
+    return shared(ReplayedVendors, "replayed-vendors", replay)

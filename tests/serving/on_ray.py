@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import csv
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +47,8 @@ class EndpointOnRay:
     config: Path
     port: int
     server: ReplayServer
+    proxy: str
+    """Folder of HAProxy's files."""
     overrides: list[str] = field(default_factory=list)
     """Of all deployments."""
 
@@ -74,18 +80,28 @@ class EndpointOnRay:
         return self._processes(f"ServeReplica:moa:{deployment}")
 
     def haproxies(self) -> set[int]:
-        """Process ids."""
-        return self._processes("haproxy.cfg")
+        """Process ids, of those too whose parent has died."""
+        return having(f"{self.proxy}/", psutil.process_iter())
+
+    def reachable(self) -> set[str]:
+        """Ingress replicas to which HAProxy passes requests now; that their processes are there
+        comes before, that they are known to be gone after."""
+        return {name for name in self.servers() if name.startswith("SERVE_REPLICA")}
+
+    def servers(self) -> dict[str, str]:
+        """Whom HAProxy asks: name → address."""
+        found: dict[str, str] = {}
+        for at in Path(self.proxy).glob("*/admin.sock"):
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as admin:
+                admin.connect(str(at))
+                admin.sendall(b"show stat\n")
+                with admin.makefile() as said:
+                    rows = [row for row in csv.DictReader(said) if row["status"] == "UP"]
+                found |= {row["svname"]: row["addr"] for row in rows if row["addr"]}
+        return found
 
     def _processes(self, words: str) -> set[int]:
-        found = set()
-        for one in psutil.Process(self.pid).children(recursive=True):
-            try:
-                if words in " ".join(one.cmdline()):
-                    found.add(one.pid)
-            except psutil.Error:  # it ended meanwhile
-                continue
-        return found
+        return having(words, psutil.Process(self.pid).children(recursive=True))
 
     def client(self, retries: int = 0) -> AsyncOpenAI:
         """OpenAI's own."""
@@ -143,7 +159,7 @@ def endpoint_on_ray(
             address, pid, url = said.split("|")
             overrides = [f"serve.drain_s={drain_s}", "serve.health_every_s=1"]
             yield EndpointOnRay(
-                address, int(pid), f"http://{url}", config, free_port(), server, overrides
+                address, int(pid), f"http://{url}", config, free_port(), server, proxy, overrides
             )
 
 
@@ -151,10 +167,18 @@ def endpoint_on_ray(
 def nothing_left(folder: str) -> Iterator[None]:
     """HAProxy outlives a Ray that is killed; one of this folder is ended with the block."""
     yield
-    for one in psutil.process_iter():
-        with suppress(psutil.Error):
-            if any(word.startswith(folder) for word in one.cmdline()):
-                one.kill()
+    for pid in having(f"{folder}/", psutil.process_iter()):
+        os.kill(pid, signal.SIGKILL)
+
+
+def having(words: str, processes: Iterable[psutil.Process]) -> set[int]:
+    """Process ids of those with these words in their command line."""
+    found = set()
+    for one in processes:
+        with suppress(psutil.Error):  # it ended meanwhile
+            if words in " ".join(one.cmdline()):
+                found.add(one.pid)
+    return found
 
 
 def artifact(folder: Path, name: str) -> Path:
@@ -174,17 +198,29 @@ def until(holds: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.1)
 
 
-async def load(client: AsyncOpenAI, seen: list[str], number: int, *, seconds: float) -> None:
-    """Ask again and again, the last time after so long; odd ones stream. Any error ends it.
+def nothing_was_lost(running: EndpointOnRay, calls_before: int, answers: int) -> None:
+    """Each request that came so far that a vendor was called was answered at once.
+
+    That a request is sent on a connection that HAProxy is just closing is HTTP's own race: nobody
+    has accepted it, and the client sends it again. Had it been accepted, there would be two calls.
+    """
+    calls = running.server.ledger()[calls_before:]
+    assert {call["fate"] for call in calls} == {"ok"}
+    assert len(calls) == answers
+
+
+async def load(client: AsyncOpenAI, seen: list[str], number: int, over: asyncio.Event) -> None:
+    """Ask again and again, once more after it is over; odd ones stream. Any error ends it.
 
     Args:
         client: whom to ask by.
         seen: gets the router's version of each answer.
         number: of this asker.
-        seconds: how long.
+        over: set by whoever has seen enough.
     """
-    until_s = time.monotonic() + seconds
-    while time.monotonic() < until_s:
+    last = False
+    while not last:
+        last = over.is_set()
         if number % 2:
             async with client.chat.completions.with_streaming_response.create(
                 model="moa", messages=HELLO, stream=True

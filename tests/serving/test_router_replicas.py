@@ -78,14 +78,19 @@ async def test_a_killed_router_replica_costs_no_request_and_no_decision(
 ) -> None:
     async with aiohttp.ClientSession() as http:
         decided: list[Decided] = []
-        asking = [asyncio.create_task(keep_deciding(http, running, decided, 6)) for _ in range(12)]
-        await asyncio.sleep(2)
-        os.kill(min(running.replicas("router")), signal.SIGKILL)
+        over = asyncio.Event()
+        asking = [
+            asyncio.create_task(keep_deciding(http, running, decided, over)) for _ in range(12)
+        ]
+        await asyncio.to_thread(until, lambda: len(decided) > 50)
+        killed = min(running.replicas("router"))
+        os.kill(killed, signal.SIGKILL)
+        await asyncio.to_thread(until, lambda: len(running.replicas("router") - {killed}) == 2, 60)
+        over.set()
         await asyncio.gather(*asking)
 
     assert len(decided) > 100
     assert "router_out" not in {one.rule for one in decided}
-    await asyncio.to_thread(until, lambda: len(running.replicas("router")) == 2, 60)
 
 
 async def test_while_no_router_replica_answers_the_default_model_does(
@@ -130,11 +135,21 @@ async def test_an_answer_names_the_router_that_scored_it_while_one_replaces_anot
     smaller = POOL[:0:-1]
     async with aiohttp.ClientSession() as http:
         decided: list[Decided] = []
-        asking = [asyncio.create_task(keep_deciding(http, running, decided, 25)) for _ in range(6)]
-        await asyncio.sleep(2)
+        over = asyncio.Event()
+        asking = [
+            asyncio.create_task(keep_deciding(http, running, decided, over)) for _ in range(6)
+        ]
+        await asyncio.to_thread(until, lambda: len(decided) >= 6)
+        before = running.replicas("ingress") | running.replicas("router")
         deployed = await asyncio.to_thread(
             running.deploy, f"router.artifact={second}", f"pool={smaller!r}"
         )
+        await asyncio.to_thread(
+            until,
+            lambda: not before & (running.replicas("ingress") | running.replicas("router")),
+            60,
+        )
+        over.set()
         await asyncio.gather(*asking)
         last = await decide(http, running)
 
@@ -160,11 +175,12 @@ async def decide(http: aiohttp.ClientSession, running: EndpointOnRay) -> Decided
 
 
 async def keep_deciding(
-    http: aiohttp.ClientSession, running: EndpointOnRay, decided: list[Decided], seconds: float
+    http: aiohttp.ClientSession,
+    running: EndpointOnRay,
+    decided: list[Decided],
+    over: asyncio.Event,
 ) -> None:
-    clock = asyncio.get_running_loop().time
-    until_s = clock() + seconds
-    while clock() < until_s:
+    while not over.is_set():
         decided.append(await decide(http, running))
         await asyncio.sleep(0.02)  # a load, not all that two cores can do
 

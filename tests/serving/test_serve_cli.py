@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,13 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml  # type: ignore[import-untyped]
 from openai import AsyncOpenAI, OpenAI
 
 from moa.serving.haproxy import free_port
+from moa.storage.object_store import Folder
 from tests.jobs.conftest import KEYS, RAY, ROOT
-from tests.serving.on_ray import BIN, HELLO, EndpointOnRay, endpoint_on_ray, until
+from tests.router.test_promotions import promote
+from tests.serving.on_ray import BIN, HELLO, EndpointOnRay, artifact, endpoint_on_ray, having, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 APP = "moa.serving.deployment:build"
@@ -75,10 +80,12 @@ def test_serve_run_serves_until_it_is_interrupted(nothing_deployed: EndpointOnRa
     ]  # fmt: skip
 
     with begun(command, running.environ) as process:
-        until(lambda: bool(running.replicas("ingress")), 60)
+        assert process.stdout is not None
+        assert any("is ready" in line for line in process.stdout)
         assert answers(running)
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said[-3000:]
 
     until(lambda: not running.replicas("ingress"), 60)
 
@@ -88,9 +95,19 @@ def test_the_file_in_deploy_is_deployed_where_it_says(
 ) -> None:
     running = nothing_deployed
 
-    deploy_file(running, tmp_path / "endpoint.yaml", host="127.0.0.1")
+    routers = Folder(str(tmp_path / "routers"))
+    first = promote(routers, str(artifact(tmp_path, "candidate")))
+    args = {"router.artifact": routers.url, "revision": "1"}
+    deploy_file(running, tmp_path / "endpoint.yaml", host="127.0.0.1", **args)
 
-    until(lambda: healthy(running), 120)
+    until(lambda: router_in_use(running) == first, 120)
+    assert answers(running)
+
+    second = promote(routers, str(artifact(tmp_path, "its successor")))
+    args["revision"] = "2"
+    deploy_file(running, tmp_path / "endpoint.yaml", host="127.0.0.1", **args)
+
+    until(lambda: router_in_use(running) == second, 120)
     assert answers(running)
 
 
@@ -102,27 +119,22 @@ def test_without_keys_it_does_not_start_where_others_can_reach_it(
     deploy_file(running, tmp_path / "endpoint.yaml", host="0.0.0.0")
 
     until(lambda: "access.open, and Serve listens at 0.0.0.0" in status(running), 120)
-    assert not healthy(running)
+    assert router_in_use(running) is None
 
 
+@pytest.mark.parametrize("how", ["told", "ctrl-c"])
 async def test_on_its_own_ray_it_ends_in_seconds_but_not_before_its_streams(
-    tmp_path: Path,
+    tmp_path: Path, how: str
 ) -> None:
-    command = [
-        sys.executable, "jobs/serve_router.py", "--config", "jobs/configs/serve.toml",
-        "--set", "http.port=0", "--set", f"feedback.folder={tmp_path}", "--set",
-        "replay.script={latency={median_s=0.2,per_output_token_s=0.05}}",
-    ]  # fmt: skip
-    environ = {**os.environ, **RAY}
-    environ.pop("RAY_ADDRESS", None)
-
-    with begun(command, environ) as process:
-        assert process.stdout is not None
+    with begun(alone(tmp_path), without_a_cluster()) as process:
         url = await asyncio.to_thread(url_of, process)
         async with AsyncOpenAI(api_key="x", base_url=url, max_retries=0) as client:
             stream = await client.chat.completions.create(model="moa", messages=HELLO, stream=True)
             pieces = [await anext(aiter(stream))]
-            process.send_signal(signal.SIGTERM)
+            if how == "told":
+                process.send_signal(signal.SIGTERM)
+            else:  # as a terminal does: all processes that are started from it
+                os.killpg(process.pid, signal.SIGINT)
             told_at = time.monotonic()
             pieces += [piece async for piece in stream]
             streamed_s = time.monotonic() - told_at
@@ -132,6 +144,31 @@ async def test_on_its_own_ray_it_ends_in_seconds_but_not_before_its_streams(
     assert process.returncode == 0
     assert pieces[-1].choices[0].finish_reason == "stop"
     sys.stdout.write(f"streamed for {streamed_s:.1f} s more, ended after {ended_s:.1f} s\n")
+
+
+def test_when_it_is_killed_nobody_goes_on_listening(tmp_path: Path) -> None:
+    with begun(alone(tmp_path), without_a_cluster()) as process:
+        port = int(url_of(process).rsplit(":", 1)[1].removesuffix("/v1"))
+        listening = having("haproxy.cfg", psutil.Process(process.pid).children(recursive=True))
+        assert listening
+
+    until(lambda: not listening & having("haproxy.cfg", psutil.process_iter()), 60)
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        pass
+
+
+def alone(folder: Path) -> list[str]:
+    """The command that starts a Ray of its own."""
+    return [
+        sys.executable, "jobs/serve_router.py", "--config", "jobs/configs/serve.toml",
+        "--set", "http.port=0", "--set", f"feedback.folder={folder}", "--set",
+        "replay.script={latency={median_s=0.2,per_output_token_s=0.05}}",
+    ]  # fmt: skip
+
+
+def without_a_cluster() -> dict[str, str]:
+    """The environment of that command."""
+    return {name: value for name, value in (os.environ | RAY).items() if name != "RAY_ADDRESS"}
 
 
 def url_of(process: subprocess.Popen[str]) -> str:
@@ -152,11 +189,11 @@ def serve(running: EndpointOnRay, *words: str) -> subprocess.CompletedProcess[st
     return running.command([str(BIN / "serve"), *words])
 
 
-def deploy_file(running: EndpointOnRay, written: Path, *, host: str) -> None:
+def deploy_file(running: EndpointOnRay, written: Path, *, host: str, **args: str) -> None:
     """`serve deploy`, by the file that is in `deploy/`."""
     document = yaml.safe_load((ROOT / "deploy/endpoint.yaml").read_text())
     document["http_options"] |= {"host": host, "port": running.port}
-    document["applications"][0]["args"]["config"] = str(running.config)
+    document["applications"][0]["args"] |= {"config": str(running.config), **args}
     written.write_text(yaml.safe_dump(document))
     deployed = serve(running, "deploy", str(written), "--address", running.dashboard)
     assert deployed.returncode == 0, deployed.stderr[-3000:]
@@ -168,13 +205,18 @@ def status(running: EndpointOnRay) -> str:
     return " ".join(said.split())
 
 
-def healthy(running: EndpointOnRay) -> bool:
-    """Whether it is there; what Serve has promised comes later."""
+def router_in_use(running: EndpointOnRay) -> str | None:
+    """Its version, once the endpoint is there; what Serve has promised comes later."""
     try:
         with urllib.request.urlopen(f"{running.url}/healthz", timeout=10) as answer:
-            return bool(answer.status == 200)
+            return str(json.load(answer)["router_version"])
     except OSError:
-        return False
+        return None
+
+
+def as_in_a_terminal() -> None:
+    """Whoever is started in the background is started with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
@@ -182,7 +224,7 @@ def begun(command: list[str], environ: dict[str, str]) -> Iterator[subprocess.Po
     """A command that goes on; what is left of it at the end is killed."""
     with subprocess.Popen(
         command, cwd=ROOT, env={**environ, **KEYS}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=as_in_a_terminal,
     ) as process:  # fmt: skip
         try:
             yield process
