@@ -222,7 +222,10 @@ LOGGED_GRADES = pa.schema(
         _required("graded_at", MOMENT),
     ]
 )
-"""Graded outcomes of an outcome table. Of one query, model and grader the latest counts."""
+"""Graded outcomes of an outcome table. Grading a run again replaces its rows. Of several rows of
+one query and model `moa.training.dataset.read_grades` says which counts, everywhere: the last
+grade, of whichever grader; but a grader that could not grade it again has taken its own back.
+"""
 
 JUDGEMENTS = pa.schema(
     [

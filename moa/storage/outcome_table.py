@@ -4,6 +4,11 @@
 `graded_outcomes.parquet/date=D/RUN.parquet` `LOGGED_GRADES`; DuckDB, Polars and pandas read either
 folder as one table. A run's two files are each whole or absent; the grades come last, so that no
 grade is there without its query.
+
+To write a night, its rows are held in memory, and fingerprints of all prompts of the table, which
+are made anew: about 7 kB and 0.2 to 0.4 ms for each of 200 words (20,000 and 40,000 of them, on two
+busy cores, 2026-11-26). A table of a million queries needs 7 GB and five minutes for each night; of
+larger logs `share` of `jobs/grade_outcomes.py` takes some, the same ones each time.
 """
 
 from __future__ import annotations

@@ -256,8 +256,9 @@ def read_grades(folder: Path | str) -> pa.Table:
     """The known grades of a folder, one of each query and model: `GRADED_OUTCOMES`, and the columns
     `LOGGED` where they are there.
 
-    Of one query, model and grader the last row counts, by `graded_at` or as the files come; where
-    that is no grade, there is none. Of several graders the one that has graded last counts.
+    The rule for several rows of one query and model: of each grader the last one counts, by
+    `graded_at` or as the files come, and where that is no grade, it has none. Of the graders that
+    have one, the one that has graded last counts.
 
     Raises:
         ConfigError: there is no such file, or it is none of grades in [0, 1].

@@ -13,11 +13,12 @@ import pytest
 from moa.errors import ConfigError
 from moa.router.facts import read_facts
 from moa.router.router import Router
+from moa.schema import GRADED_OUTCOMES
 from moa.storage.object_store import Folder
 from moa.storage.outcome_table import GRADES, read_log
 from moa.training.add_models import AddModelsConfig, add_models
 from moa.training.data_look import data_look, effective
-from moa.training.dataset import EVERY_SPLIT, read_dataset
+from moa.training.dataset import EVERY_SPLIT, read_dataset, read_grades
 from moa.training.fit import fit, grade_weights
 from moa.training.train import TrainRouterConfig, train_router
 from tests.training.logged import EXPLORED, MODELS, nights
@@ -174,6 +175,29 @@ def test_of_two_grades_of_one_answer_the_later_counts(tmp_path: Path) -> None:
     after = read_dataset(str(tmp_path), MODELS, split=EVERY_SPLIT).grade
 
     assert np.array_equal(before, after, equal_nan=True)
+
+
+def test_of_several_graders_the_last_that_has_a_grade_counts(tmp_path: Path) -> None:
+    (tmp_path / GRADES).mkdir()
+    said = [
+        ("q0", "a/1", 0.0), ("q0", "b/1", 1.0),
+        ("q1", "b/1", 1.0), ("q1", "a/1", 0.0),
+        ("q2", "b/1", 1.0), ("q2", "a/1", None),
+        ("q3", "a/1", 1.0), ("q3", "a/1", None),
+        ("q4", "a/1", 1.0), ("q4", "b/1", 0.0), ("q4", "b/1", None),
+    ]  # fmt: skip
+    rows = [
+        {"query_id": query, "model": "v/m", "grader": grader, "grade": grade}
+        for query, grader, grade in said
+    ]
+    table = pa.Table.from_pylist(rows, schema=GRADED_OUTCOMES)
+    pq.write_table(table, tmp_path / GRADES / "a.parquet")
+
+    found = read_grades(tmp_path).to_pylist()
+
+    assert {row["query_id"]: row["grade"] for row in found} == {
+        "q0": 1.0, "q1": 0.0, "q2": 1.0, "q4": 1.0,
+    }  # fmt: skip
 
 
 def test_the_look_counts_queries_that_judge_and_were_learnt_from(tmp_path: Path) -> None:
