@@ -51,6 +51,7 @@ class TrainingFacts(Section):
     mean_grade: dict[str, float] = Field(description="Catalog id → mean of these grades")
     estimated_grade: dict[str, float] = Field(
         default_factory=dict,
+        exclude_if=lambda found: not found,  # so that routers of earlier versions keep their bytes
         description="Catalog id → estimate of its mean grade, had it answered every training "
         "query; of logs where models have too few in common to be compared on these",
     )

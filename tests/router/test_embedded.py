@@ -12,6 +12,7 @@ from moa.config import RouteBatchConfig
 from moa.evaluation.calibration import calibration
 from moa.evaluation.robustness import robustness
 from moa.prices import PriceTable
+from moa.router.artifact import CARDS, read_artifact, write_artifact
 from moa.router.router import Router
 from moa.toml_file import read_toml
 from moa.training.dataset import Dataset, read_dataset
@@ -74,3 +75,13 @@ def test_another_wording_seldom_sends_a_query_elsewhere(demo: Dataset) -> None:
     found = robustness(judged, asked.texts, ROUTER.score, prices, job.policy, replicates=100)
 
     assert found.overall.rate.value <= 0.08
+
+
+def test_written_again_it_has_the_same_version(tmp_path: Path) -> None:
+    shipped = read_artifact("moa/router/embedded")
+    cards = [(Path(shipped.url) / name).read_text() for name in CARDS]
+    description = shipped.description.model_dump(exclude={"format", "sha256"})
+
+    version = write_artifact(tmp_path, description, shipped.tensors, cards)
+
+    assert version == shipped.version
