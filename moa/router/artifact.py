@@ -53,7 +53,8 @@ class TrainingFacts(Section):
         default_factory=dict,
         exclude_if=lambda found: not found,  # so that routers of earlier versions keep their bytes
         description="Catalog id → estimate of its mean grade, had it answered every training "
-        "query; of logs where models have too few in common to be compared on these",
+        "query; of logs where models have too few in common to be compared on these, and of "
+        "models that were asked often enough",
     )
     other_models: int = Field(
         description="Models beyond these whose grades tell how easy a query is"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa.router.backbone import Embeddings
+from moa.router.best_constant import ENOUGH
 from moa.router.calibration import Curve, calibrate
 from moa.router.factors import Factors, factor_values
 from moa.router.features import Features, fit_features
@@ -115,9 +116,10 @@ def grade_weights(data: Dataset) -> Floats:
     return np.asarray(weight * (weight.sum(axis=0) / np.maximum((weight**2).sum(axis=0), 1e-9)))
 
 
-def estimated_grades(data: Dataset, expected: Floats) -> Floats:
-    """Mean grade of each model over all queries, those included that it was not asked: what is
-    expected, corrected by inverse propensities where it is known; shape (m,).
+def estimated_grades(data: Dataset, expected: Floats) -> dict[str, float]:
+    """Model → its mean grade over all queries, those included that it was not asked: what is
+    expected, corrected by inverse propensities where it is known. Of models whose grades are worth
+    `ENOUGH` that each count once: others' estimates are chance.
 
     Args:
         data: n queries and m models.
@@ -128,7 +130,13 @@ def estimated_grades(data: Dataset, expected: Floats) -> Floats:
     weight = np.ones_like(data.grade) if data.weight is None else data.weight
     known = ~np.isnan(data.grade)
     surprise = np.where(known, weight * (data.grade - expected), 0.0)
-    return np.asarray((expected + surprise).mean(axis=0).clip(0, 1))
+    means = (expected + surprise).mean(axis=0).clip(0, 1).round(4)
+    worth = grade_weights(data).sum(axis=0)
+    return {
+        model: float(mean)
+        for model, mean, grades in zip(data.models, means, worth, strict=True)
+        if grades >= ENOUGH
+    }
 
 
 def fit_grade_heads(values: Floats, grade: Floats, weight: Floats | None = None) -> Floats:

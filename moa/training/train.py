@@ -197,8 +197,7 @@ def _write(
         "calibration": dict(zip(data.models, fitted.calibration, strict=True)),
     }
     if not all_comparable(data.grade):
-        estimated = estimated_grades(data, predicted.grade).round(4).tolist()
-        facts["estimated_grade"] = dict(zip(data.models, estimated, strict=True))
+        facts["estimated_grade"] = estimated_grades(data, predicted.grade)
     description = {
         "backbone": opened.spec,
         "domains": fitted.domains,

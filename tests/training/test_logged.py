@@ -19,7 +19,7 @@ from moa.storage.outcome_table import GRADES, read_log
 from moa.training.add_models import AddModelsConfig, add_models
 from moa.training.data_look import data_look, effective
 from moa.training.dataset import EVERY_SPLIT, read_dataset, read_grades
-from moa.training.fit import fit, grade_weights
+from moa.training.fit import estimated_grades, fit, grade_weights
 from moa.training.train import TrainRouterConfig, train_router
 from tests.training.logged import EXPLORED, MODELS, nights
 from tests.training.made import made
@@ -55,7 +55,7 @@ def test_a_router_learns_from_a_table_in_a_bucket_with_one_grade_a_query(
 
 def test_the_best_constant_of_a_log_is_not_whom_the_router_asked_most(tmp_path: Path) -> None:
     # Three in four are short: of them "cheap", which is worse on all, is asked nine in ten.
-    nights(str(tmp_path / "table"), each=600, long_one_in=4)
+    nights(str(tmp_path / "table"), each=900, long_one_in=4)
 
     trained = train_router(config(str(tmp_path / "table"), tmp_path))
 
@@ -67,6 +67,18 @@ def test_the_best_constant_of_a_log_is_not_whom_the_router_asked_most(tmp_path: 
     assert facts.best_constant(MODELS).model == "v/good"
     assert abs(good - (0.75 * 0.95 + 0.25 * 0.6)) < 0.05
     assert abs(cheap - (0.75 * 0.9 + 0.25 * 0.1)) < 0.05
+
+
+def test_a_model_with_few_grades_is_no_best_constant_by_estimate() -> None:
+    data = made(queries=300).data
+    few = data.grade.copy()
+    few[50:, 0] = np.nan
+
+    estimated = estimated_grades(replace(data, grade=few), np.full_like(few, 0.5))
+
+    assert data.models[0] not in estimated
+    assert set(estimated) <= set(data.models[1:])
+    assert estimated
 
 
 def test_nothing_is_learnt_from_queries_that_are_held_out(tmp_path: Path) -> None:
