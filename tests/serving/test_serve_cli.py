@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,10 +152,13 @@ def test_when_it_is_killed_nobody_goes_on_listening(tmp_path: Path) -> None:
         port = int(url_of(process).rsplit(":", 1)[1].removesuffix("/v1"))
         listening = having("haproxy.cfg", psutil.Process(process.pid).children(recursive=True))
         assert listening
+        words = psutil.Process(min(listening)).cmdline()
+        folder = Path(words[words.index("-f") + 1]).parents[1]
 
     until(lambda: not listening & having("haproxy.cfg", psutil.process_iter()), 60)
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
         pass
+    shutil.rmtree(folder)  # which nobody was left to remove
 
 
 def alone(folder: Path) -> list[str]:
