@@ -52,7 +52,7 @@ class JudgeOutcomesConfig(Section):
         description="Parquet file of the judgements, for `judgements` of jobs/grade_outcomes.py; "
         "written only if the judge is trusted: a path, s3://… or gs://…"
     )
-    judge: str = Field(description="Catalog id; the router must know it, for how long it writes")
+    judge: str = Field(description="Catalog id; no router has to know it")
     rubric: str = Field(min_length=1, description="What a good answer is, in words for the judge")
     show_reference: bool = Field(
         default=True, description="Show the judge the query's reference, where there is one"
@@ -61,9 +61,6 @@ class JudgeOutcomesConfig(Section):
     catalog: str = Field(description="TOML file of the accounts and models that there are")
     folder: str = Field(
         min_length=1, description="Folder of the judge's own runs: a path, s3://… or gs://…"
-    )
-    router: str = Field(
-        default="moa/router/embedded", description="Folder of a router that knows the judge"
     )
     usd_per_hour: Decimal = Field(
         default=Decimal(0), strict=False, ge=0, description="What the machine costs, for the bill"

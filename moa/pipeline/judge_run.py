@@ -39,6 +39,7 @@ from moa.grading.judge import (
     read_winner,
 )
 from moa.pipeline.judge_config import JudgeOutcomesConfig
+from moa.pipeline.judge_router import write_judge_router
 from moa.pipeline.judged_answers import JudgedAnswer
 from moa.pipeline.run import run_job
 from moa.storage.merged_run import MergedRun
@@ -120,7 +121,10 @@ class JudgeRun:
             run=RunConfig(id=self._name, folder=config.folder),
             queries=QueryLogConfig(path=f"{self._folder.url}/{self._name}.questions"),
             prices=config.prices,
-            router=RouterConfig(artifact=config.router, usd_per_hour=config.usd_per_hour),
+            router=RouterConfig(
+                artifact=f"{self._folder.url}/{self._name}.router",
+                usd_per_hour=config.usd_per_hour,
+            ),
             policy=PolicyConfig(willingness_to_pay=Decimal(0)),
             dispatch=config.dispatch.model_copy(update={"budget_usd": budget_usd}),
             report=ReportConfig(title=f"{config.judge} judges {config.run}"),
@@ -128,7 +132,8 @@ class JudgeRun:
         )
 
     def _write(self, answers: Iterable[JudgedAnswer], salt: bytes) -> None:
-        """Its query log. A run that has begun keeps the one that it has."""
+        """Its router and its query log. A run that has begun keeps those that it has."""
+        write_judge_router(self._folder, f"{self._name}.router", self._config.judge)
         (judge,) = load_catalog(self._config.catalog).of(
             [self._config.judge], key="judge", path=self._config.catalog
         )

@@ -103,7 +103,7 @@ def judge_outcomes(
     said = first.ask(labelled, environ=environ, budget_usd=budget_usd)
     for line in (*first.bill, *_looked_at(config, labelled, said, labels)):
         tell(line)
-    if refused := _refused(config.trust, _agreement(labelled, said, labels)):
+    if refused := why_refused(config.trust, _agreement(labelled, said, labels)):
         return Judged(refused, 0)
     rest = [one for one in answers if labels.of(one) is None]
     second = JudgeRun(config, f"{name}.rest")
@@ -145,7 +145,7 @@ def _agreement(
     return agreement(known) if known else None
 
 
-def _refused(trust: TrustConfig, found: Agreement | None) -> list[str]:
+def why_refused(trust: TrustConfig, found: Agreement | None) -> list[str]:
     """Why the judge is not trusted; empty: it is."""
     judged = 0 if found is None else found.judged
     if found is None or judged < trust.min_labels:
