@@ -13,6 +13,7 @@ from moa.grading.grader import Grade
 from moa.grading.processes import IsolatedFunction
 
 _LIMIT_S = 10.0
+_IMPORT_S = 120.0
 
 
 class OwnGrader:
@@ -23,14 +24,15 @@ class OwnGrader:
     """
 
     def __init__(self, function: str, *, limit_s: float = _LIMIT_S) -> None:
-        """Find the function; it is imported where it runs.
+        """Find the function; it is imported where it runs, once on trial: a night whose every grade
+        is missing would replace the one that was there.
 
         Args:
             function: `MODULE:FUNCTION`.
             limit_s: what grading one completion may take.
 
         Raises:
-            ConfigError: there is no such module.
+            ConfigError: there is no such module, or it has no such function.
         """
         module, _, name = function.partition(":")
         try:
@@ -41,6 +43,13 @@ class OwnGrader:
             raise ConfigError(
                 f"grader {function!r}: there is no module {module!r}; name one of the project's "
                 "graders, or MODULE:FUNCTION with the module's folder in PYTHONPATH"
+            )
+        trial = IsolatedFunction("moa.grading.own:is_function", limit_s=_IMPORT_S)
+        reply = trial(function)
+        trial.close()
+        if not reply.value:
+            raise ConfigError(
+                f"grader {function!r} cannot be used: {reply.lost or 'it is no function'}"
             )
         text = Path(found.origin).read_bytes()
         self._version = f"{function}/{hashlib.sha256(text).hexdigest()[:12]}"
@@ -62,6 +71,12 @@ class OwnGrader:
         if not isinstance(reply.value, int | float) or not 0 <= reply.value <= 1:
             return Grade(None, f"{reply.value!r:.40} is no grade in [0, 1]")
         return Grade(float(reply.value))
+
+
+def is_function(function: str) -> bool:
+    """On the other side: import it."""
+    module, _, name = function.partition(":")
+    return callable(getattr(importlib.import_module(module), name))
 
 
 def graded(asked: list[str]) -> Any:  # noqa: ANN401 - whatever the user's function returns

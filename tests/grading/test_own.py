@@ -23,7 +23,6 @@ def test_a_function_of_ones_own_grades() -> None:
         ("length", "a", "raised ValueError"),
         ("odd", "2", "2.0 is no grade"),
         ("odd", "text", "'good' is no grade"),
-        ("none_such", "a", "raised AttributeError"),
     ],
 )
 def test_what_is_no_grade_is_missing_with_a_reason(
@@ -46,3 +45,13 @@ def test_one_that_hangs_is_ended() -> None:
 def test_a_grader_that_is_not_there_is_refused(function: str) -> None:
     with pytest.raises(ConfigError, match="there is no module"):
         OwnGrader(function)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"), [("none_such", "AttributeError"), ("__doc__", "it is no function")]
+)
+def test_a_function_that_is_not_there_is_told_before_anything_is_graded(
+    function: str, why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why):
+        OwnGrader(f"{MODULE}:{function}")
