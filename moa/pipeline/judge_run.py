@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from moa.catalog import load_catalog
 from moa.config import (
@@ -39,9 +43,10 @@ from moa.grading.judge import (
     read_winner,
 )
 from moa.pipeline.judge_config import JudgeOutcomesConfig
-from moa.pipeline.judge_router import write_judge_router
 from moa.pipeline.judged_answers import JudgedAnswer
 from moa.pipeline.run import run_job
+from moa.router.artifact import Artifact, read_artifact, write_artifact
+from moa.router.facts import NO_GRADE, installed
 from moa.storage.merged_run import MergedRun
 from moa.storage.object_store import Folder
 from moa.storage.run_folder import RunFolder
@@ -49,6 +54,16 @@ from moa.storage.run_folder import RunFolder
 ORDERS: tuple[Order, Order] = ("a_first", "b_first")
 LATER = "it was answered after the judging had begun"
 REPLAYED = ", replayed: nothing was paid"
+SHIPPED = "moa/router/embedded"
+VERDICT_TOKENS = 200
+"""Of a few sentences and a line. Assumed; once answers come in, a run goes by what they really
+have."""
+_CARD = f"""\
+# Model card
+
+Made for a judge's run: it expects a verdict of {VERDICT_TOKENS} tokens, at most
+{MOST_OUTPUT_TOKENS}, whatever the question, and knows nothing of grades.
+"""
 _FILE_ROWS = 10_000
 _LOG = pa.schema(
     [
@@ -221,3 +236,58 @@ def run_name(run_id: str, config: JudgeOutcomesConfig, *more: object) -> str:
 def question_id(one: JudgedAnswer, order: Order | None) -> str:
     """Of a question in the judge's run."""
     return f"{one.query_id}/{order or 'grade'}"
+
+
+def write_judge_router(folder: Folder, name: str, judge: str) -> str:
+    """Write what a run has to expect of a judge: how long a verdict is. Nothing is chosen; so no
+    router has to have been trained on the judge. Equal bytes each time; its version.
+
+    Args:
+        folder: of the judge's runs.
+        name: of the router's folder.
+        judge: catalog id.
+    """
+    shipped = read_artifact(installed(SHIPPED))
+    description = shipped.description.model_dump(exclude={"format", "sha256"})
+    description |= {"models": [judge], "training": _never_trained(judge)}
+    with tempfile.TemporaryDirectory() as made:
+        version = write_artifact(
+            Path(made), description, _tensors(shipped), (_CARD, "# Data card\n\nNone.\n")
+        )
+        for file in sorted(Path(made).iterdir()):
+            folder.put(f"{name}/{file.name}", file.read_bytes())
+    return version
+
+
+def _never_trained(judge: str) -> dict[str, Any]:
+    """Facts of a training that never was."""
+    return {
+        "source": "nothing",
+        "queries": 0,
+        "outcomes": {judge: 0},
+        "mean_grade": {},
+        "other_models": 0,
+        "cross_validation": {},
+        "calibration": {judge: "as_it_is"},
+    }
+
+
+def _tensors(shipped: Artifact) -> dict[str, NDArray[Any]]:
+    """The shipped router's, which has to read questions for nothing but their length; its heads are
+    one that gives the same to all of them."""
+    kept = {
+        name: tensor
+        for name, tensor in shipped.tensors.items()
+        if not name.startswith("calibration.") or name.startswith("calibration.0.")
+    }
+    tokens = np.zeros_like(kept["heads.log_tokens"][:, :, :1])
+    tokens[-1] = np.log1p(VERDICT_TOKENS)
+    domains = tokens.shape[1]
+    return kept | {
+        "heads.grade": np.zeros_like(kept["heads.grade"][:, :1]),
+        "heads.log_tokens": tokens,
+        "heads.token_factor": np.ones((domains, 1)),
+        "heads.token_spread": np.full((domains, 1), MOST_OUTPUT_TOKENS / VERDICT_TOKENS),
+        "heads.token_limit": np.array([float(MOST_OUTPUT_TOKENS)]),
+        "training.grades": np.full_like(kept["training.grades"][:, :1], NO_GRADE),
+    }

@@ -6,7 +6,7 @@ import pytest
 
 from moa.errors import ConfigError
 from moa.grading.judge import MOST_OUTPUT_TOKENS
-from moa.pipeline.judge_router import VERDICT_TOKENS, write_judge_router
+from moa.pipeline.judge_run import VERDICT_TOKENS, write_judge_router
 from moa.router.facts import read_facts
 from moa.router.router import Router
 from moa.storage.object_store import Folder
