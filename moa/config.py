@@ -246,7 +246,8 @@ class ReportConfig(Section):
     graded_outcomes: str | None = Field(
         default=None,
         description="Parquet of GRADED_OUTCOMES: known grades of this backlog, to say what each "
-        "single model would have scored; a path or s3://…",
+        "single model would have scored; or TABLE/graded_outcomes.parquet of an outcome table, for "
+        "those of this run; a path or s3://…",
     )
 
 

@@ -104,7 +104,9 @@ class _Columns:
         self._value_usd = value_usd
         both = self._both = matched.could_answer[:, column]
         grade, our_grade = matched.grade[:, column], matched.our_grade
-        graded = self._graded = both & np.isfinite(grade) & np.isfinite(our_grade)
+        # The only graded answer is the one that was given: it says nothing of another model.
+        several = np.isfinite(matched.grade).sum(axis=1) >= min(2, len(matched.pool))
+        graded = self._graded = both & several & np.isfinite(grade) & np.isfinite(our_grade)
         ours = matched.our_cost / 10.0**PICO
         theirs = matched.cost[:, column] / 10.0**PICO
         lead = np.where(graded, our_grade - grade, 0)

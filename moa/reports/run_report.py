@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
@@ -36,6 +37,7 @@ from moa.reports.page import render_html
 from moa.schema import GRADED_OUTCOMES, agree
 from moa.storage.merged_run import MergedRun
 from moa.storage.object_store import filesystem_of
+from moa.storage.outcome_table import one_grade_each
 from moa.storage.run_folder import RunFolder
 from moa.storage.shadow_folder import ShadowFolder
 from moa.toml_file import override
@@ -116,7 +118,7 @@ def _inputs(run: RunFolder, first: dict[str, Any], config: RouteBatchConfig) -> 
         outcomes=merged.outcomes,
         expected=lambda outcomes: merged.decisions_on(outcomes, EXPECTED),
         dead_letters=merged.dead_letters,
-        graded=_graded(config.report.graded_outcomes, config.pool, merged.decided),
+        graded=_graded(config.report.graded_outcomes, config.run.id, config.pool, merged.decided),
         cost_usd=lambda model, lane, tokens_in, tokens_out: prices.cost_usd(
             model,
             lane if prices.has(model, lane) else "live",
@@ -246,8 +248,12 @@ def _expected_usd(decisions: Tables, pool: Sequence[str]) -> Decimal:
     return Decimal(f"{expected_usd:.6f}")
 
 
-def _graded(path: str | None, pool: Sequence[str], decisions: Tables) -> pa.Table | None:
-    """The known grades of the pool's models on this run's queries."""
+def _graded(
+    path: str | None, run_id: str, pool: Sequence[str], decisions: Tables
+) -> pa.Table | None:
+    """The known grades of the pool's models on this run's queries. In an outcome table, whose ids
+    are `RUN/ID`, they are those of this run's own answers.
+    """
     if path is None:
         return None
     filesystem, name = filesystem_of(path)
@@ -257,7 +263,11 @@ def _graded(path: str | None, pool: Sequence[str], decisions: Tables) -> pa.Tabl
         raise ConfigError(
             f"report.graded_outcomes: {path} is not there; correct it, or leave it out"
         ) from None
-    graded = agree(graded, GRADED_OUTCOMES, where=path)
+    graded = agree(one_grade_each(graded), GRADED_OUTCOMES, where=path)
+    plain = pc.replace_substring_regex(
+        graded.column("query_id"), pattern=f"^{re.escape(run_id)}/", replacement=""
+    )
+    graded = graded.set_column(0, GRADED_OUTCOMES.field("query_id"), plain)
     mine = np.zeros(graded.num_rows, bool)
     for table in decisions():
         mine |= pc.is_in(graded.column("query_id"), value_set=table.column("query_id")).to_numpy()

@@ -159,6 +159,16 @@ def _some(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
     return table.select([name for name in columns if name in table.column_names])
 
 
+def one_grade_each(grades: pa.Table) -> pa.Table:
+    """Of several rows of one query and model the one that counts; those without a grade go.
+
+    Of each grader the last one counts, by `graded_at` or as the rows come, and where that is no
+    grade, it has none. Of the graders that have one, the one that has graded last counts.
+    """
+    known = latest(grades, ["query_id", "model", "grader"]).filter(pc.field("grade").is_valid())
+    return latest(known, ["query_id", "model"])
+
+
 def latest(grades: pa.Table, key: Sequence[str]) -> pa.Table:
     """Of the rows with one key the last one: by `graded_at` where there is such a column, else as
     they come. The rows that are left are in that order.

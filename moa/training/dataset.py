@@ -18,7 +18,7 @@ from moa.planning.policy import FALLBACK
 from moa.schema import GRADED_OUTCOMES, LOGGED_GRADES, agree
 from moa.storage.near_duplicates import text_group
 from moa.storage.object_store import Folder
-from moa.storage.outcome_table import GRADES, QUERIES, latest, read_log
+from moa.storage.outcome_table import GRADES, QUERIES, one_grade_each, read_log
 
 Floats = NDArray[np.float64]
 
@@ -256,17 +256,13 @@ def read_grades(folder: Path | str) -> pa.Table:
     """The known grades of a folder, one of each query and model: `GRADED_OUTCOMES`, and the columns
     `LOGGED` where they are there.
 
-    The rule for several rows of one query and model: of each grader the last one counts, by
-    `graded_at` or as the files come, and where that is no grade, it has none. Of the graders that
-    have one, the one that has graded last counts.
+    Of several rows of one query and model one counts, see `one_grade_each`.
 
     Raises:
         ConfigError: there is no such file, or it is none of grades in [0, 1].
     """
     path = f"{folder}/{GRADES}"
-    graded = _graded(read_log(Folder(str(folder)), GRADES), path)
-    known = latest(graded, ["query_id", "model", "grader"]).filter(pc.field("grade").is_valid())
-    return latest(known, ["query_id", "model"])
+    return one_grade_each(_graded(read_log(Folder(str(folder)), GRADES), path))
 
 
 def _graded(table: pa.Table, path: str) -> pa.Table:

@@ -17,7 +17,7 @@ from tests.decisions.scored import POOL, deciding, random_scores
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**31), st.sampled_from([0.1, 1.0]), st.sampled_from([None, 0.001]))
-def test_a_drawn_model_can_take_its_query_and_the_policys_own_choice_comes_next(
+def test_a_drawn_model_can_take_its_query_and_the_own_choice_of_the_policy_comes_next(
     seed: int, share: float, most_usd: float | None
 ) -> None:
     queries = random_scores(80, seed)

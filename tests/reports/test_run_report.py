@@ -100,6 +100,32 @@ def test_alternatives_are_priced_as_on_the_day_of_the_run(tmp_path: Path) -> Non
     assert report.prices.version == prices("10").version
 
 
+def test_an_outcome_table_grades_the_runs_own_answers_and_compares_nobody(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", kept=prices("10"), starts=[start(60)])
+    name = config().run.id
+    rows = [{**grade(n, POOL[0], n % 2), "grader": "old"} for n in range(QUERIES)]
+    rows += [grade(n, POOL[0], 1.0) for n in range(QUERIES)]
+    mine = [{**row, "query_id": f"{name}/{row['query_id']}"} for row in rows]
+    others = [{**row, "query_id": f"another/{row['query_id']}", "grade": 0.0} for row in rows]
+    folder = tmp_path / "table/graded_outcomes.parquet/date=2026-11-25"
+    folder.mkdir(parents=True)
+    for file, part in (("a", mine), ("b", others)):
+        table = pa.Table.from_pylist(part, schema=GRADED_OUTCOMES)
+        pq.write_table(table, folder / f"{file}.parquet")
+
+    named = f"report.graded_outcomes={folder.parent}"
+    report = write_report(run.url, overrides=[named]).report
+
+    assert report.graded_queries == QUERIES
+    assert report.grade is not None
+    assert report.grade.value == 1.0
+    compared = report.comparison(POOL[1])
+    assert compared is not None
+    assert compared.graded_queries == 0
+    itself = report.comparison(POOL[0])
+    assert itself is None or itself.grade is None
+
+
 def test_prices_that_cannot_be_found_again_are_not_replaced_by_others(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", kept=None, starts=[start(60)])
 
