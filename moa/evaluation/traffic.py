@@ -127,11 +127,12 @@ def evaluate_traffic(
     price = policy.willingness_to_pay
     draws = Draws(None if price is None else float(price), seed, replicates)
     found = worths(logged, most_weight=most_weight)
-    constants = {
-        model: value(found, np.full(len(logged.domains), place, np.intp), draws)
-        for place, model in enumerate(logged.pool)
-    }
-    constant = np.full(len(logged.domains), choices.best_constant, np.intp)
+
+    def always(place: int) -> Ints:
+        return np.full(len(logged.domains), place, np.intp)
+
+    constants = {model: value(found, always(n), draws) for n, model in enumerate(logged.pool)}
+    constant = always(choices.best_constant)
     mine, current = choices.candidate, choices.current
     candidate = value(found, mine, draws)
     against_constant = difference(found, mine, constant, draws)

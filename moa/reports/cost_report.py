@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
-from typing import TypeVar
-
-import numpy as np
+from typing import NamedTuple, TypeVar
 
 from moa.intervals import Interval
-from moa.reports.comparisons import FEWEST_GRADED, Compared, Comparison, compare
+from moa.reports.calibration import Calibration, calibrations
+from moa.reports.comparisons import Compared, Comparison, compare
 from moa.reports.detours import DeadTally, Detour, DetourTally, Outage
 from moa.reports.drift import Drift, drift
 from moa.reports.exploration import Explored, explored
@@ -47,7 +46,6 @@ from moa.reports.throughput import Moment, moment_ms, throughput_of
 T = TypeVar("T", bound=Hashable)
 
 LATENCY_SHARES = (0.5, 0.9, 0.99)
-CALIBRATION_BINS = 10
 MOST_TAGS = 24
 """That are shown."""
 
@@ -83,28 +81,6 @@ class Reason:
     example: str
     """A query id."""
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationPoint:
-    """Queries of about the same expected grade."""
-
-    queries: int
-    expected: float
-    measured: float
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """How far one model's expected grades are from those measured."""
-
-    model: str
-    queries: int
-    """Whose grade by this model is known, of those that were looked at."""
-    error: float | None
-    """Mean distance of expected and measured grade over the points; `None` below
-    `FEWEST_GRADED` queries."""
-    points: tuple[CalibrationPoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +202,17 @@ def build(inputs: ReportInputs, *, limit: int = LIMIT) -> CostReport:
         sample, rows, expected, inputs.graded, pool=inputs.pool, cost_usd=inputs.cost_usd
     )
     shadow = _shadow(inputs.shadow, keys, matched)
-    return _report(inputs, outcomes, detours, dead, decisions, letters, matched, shadow)
+    return _report(inputs, _Tallies(outcomes, detours, dead, decisions, letters), matched, shadow)
+
+
+class _Tallies(NamedTuple):
+    """What one pass over each table has counted."""
+
+    outcomes: OutcomeTally
+    detours: DetourTally
+    dead: DeadTally
+    decisions: DecisionTally
+    letters: DeadLetterTally
 
 
 def _shadow(facts: ShadowFacts | None, keys: Keys, matched: Matched) -> Shadow | None:
@@ -239,15 +225,9 @@ def _shadow(facts: ShadowFacts | None, keys: Keys, matched: Matched) -> Shadow |
 
 
 def _report(
-    inputs: ReportInputs,
-    outcomes: OutcomeTally,
-    detours: DetourTally,
-    dead: DeadTally,
-    decisions: DecisionTally,
-    letters: DeadLetterTally,
-    matched: Matched,
-    shadow: Shadow | None,
+    inputs: ReportInputs, tallies: _Tallies, matched: Matched, shadow: Shadow | None
 ) -> CostReport:
+    outcomes, detours, dead, decisions, letters = tallies
     sums = list(outcomes.spend.values())
     compared = _compared(inputs, matched)
     return CostReport(
@@ -289,7 +269,7 @@ def _report(
         latencies=_latencies(outcomes, inputs.pool),
         throughput=throughput_of(outcomes, inputs.run.starts),
         reasons=_reasons(outcomes, letters),
-        calibration=tuple(_calibration(matched, n) for n in range(len(inputs.pool))),
+        calibration=calibrations(matched),
         novelty=tuple(int(n) for n in decisions.novelty),
         forecast=inputs.forecast,
         answers_forecast_usd=max(Decimal(0), inputs.forecast.cost_usd - dead.expected_usd),
@@ -385,18 +365,3 @@ def _reasons(outcomes: OutcomeTally, letters: DeadLetterTally) -> tuple[Reason, 
         )
         for reason, queries in _commonest(outcomes.reasons)
     )
-
-
-def _calibration(matched: Matched, column: int) -> Calibration:
-    """Bins of equally many queries, by expected grade."""
-    expected, measured = matched.expected_grade[:, column], matched.grade[:, column]
-    known = np.flatnonzero(np.isfinite(expected) & np.isfinite(measured))
-    if len(known) < FEWEST_GRADED:
-        return Calibration(matched.pool[column], len(known), None, ())
-    order = known[np.argsort(expected[known], kind="stable")]
-    points = tuple(
-        CalibrationPoint(len(part), float(expected[part].mean()), float(measured[part].mean()))
-        for part in np.array_split(order, CALIBRATION_BINS)
-    )
-    gaps = sum(abs(p.expected - p.measured) * p.queries for p in points)
-    return Calibration(matched.pool[column], len(known), gaps / len(known), points)

@@ -187,8 +187,7 @@ def match(
     grade_sum = np.zeros(shape)
     grades = np.zeros(shape, np.int64)
     priced = np.isfinite(expected.cost_usd) & (expected.cost_usd >= 0)
-    prices = _Prices(cost_usd)
-    lanes = [lane or LIVE for lane in rows.column("lane").to_pylist()] if len(rows) else []
+    prices, lanes = _Prices(cost_usd), _lanes(rows)
     in_lane = expected.cost_usd * prices.of_live(pool, lanes)
     cost[priced] = np.round(in_lane[priced] * 10**PICO).astype(np.int64)
     for query, column, row in _graded_cells(graded, rows, pool):
@@ -210,8 +209,7 @@ def match(
             grades[query, column] = 0
         cost[query, column] = pico(row["cost_usd"])
         recorded[query, column] = True
-    with np.errstate(invalid="ignore"):
-        grade = grade_sum / np.where(grades, grades, np.nan)
+    grade = grade_sum / np.where(grades, grades, np.nan)
     return Matched(
         pool=pool,
         answered=outcomes.answered,
@@ -227,6 +225,11 @@ def match(
         novelty=expected.novelty,
         tags=tuple(map(tuple, rows.column("tags").to_pylist())) if len(rows) else (),
     )
+
+
+def _lanes(rows: pa.Table) -> list[str]:
+    """In which each query was bought."""
+    return [lane or LIVE for lane in rows.column("lane").to_pylist()] if len(rows) else []
 
 
 def _can(decisions: pa.Table, pool: tuple[str, ...]) -> NDArray[np.bool_]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -135,14 +134,12 @@ def read_dataset(
     unseen = sorted(set(models) - set(graded.column("model").unique().to_pylist()))
     if unseen:
         raise ConfigError(f"{folder} has no graded outcome of {', '.join(unseen)} in {split}")
-    others = _others(everybody, models)
 
     def matrix(name: str) -> Floats:
         return _matrix(graded, name, ids, models)
 
     def texts(name: str) -> tuple[str, ...]:
-        values: list[Any] = asked.column(name).to_pylist()
-        return tuple(values)
+        return tuple(map(str, asked.column(name).to_pylist()))
 
     return Dataset(
         texts("query_id"),
@@ -153,7 +150,7 @@ def read_dataset(
         matrix("output_tokens"),
         texts("source"),
         texts("duplicate_group"),
-        _matrix(everybody, "grade", ids, others),
+        _matrix(everybody, "grade", ids, _others(everybody, models)),
         _weight(graded, ids, models, most_weight),
     )
 

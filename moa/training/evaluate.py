@@ -65,13 +65,7 @@ def evaluate_router(config: EvaluateRouterConfig) -> Evaluation:
     in_use = _in_use(config, data, models)
     router = Router(artifact, open_backbone(artifact, config.model, config.engine))
     scores = router.score(data.texts, models)
-    settings = Settings(
-        policy=config.policy,
-        regret_at=tuple(config.regret_at),
-        sweep_points=config.sweep_points,
-        replicates=config.replicates,
-        seed=config.seed,
-    )
+    settings = _settings(config)
     graded = Graded(data.models, domains, data.grade, scores.expected_grade.astype(np.float64))
     calibrated = calibrations(graded, settings)
 
@@ -103,6 +97,16 @@ def evaluate_router(config: EvaluateRouterConfig) -> Evaluation:
         calibration=calibrated,
         calibration_by_domain=calibrations_by_domain(graded, settings),
         traffic=tuple(_logged(config, facts, traffic)),
+    )
+
+
+def _settings(config: EvaluateRouterConfig) -> Settings:
+    return Settings(
+        policy=config.policy,
+        regret_at=tuple(config.regret_at),
+        sweep_points=config.sweep_points,
+        replicates=config.replicates,
+        seed=config.seed,
     )
 
 
