@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,9 +42,11 @@ def started_ray(job: FineTuneConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", NOISE)
     import ray  # it reads these as it is imported
 
+    from moa.cluster.joining import join_ray
+
     try:
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.WARNING)
+            join_ray(os.environ["RAY_ADDRESS"])
         else:
             start_local_ray(job)
         yield
@@ -59,17 +60,11 @@ def start_local_ray(job: FineTuneConfig) -> None:
     Raises:
         ConfigError: the machine has fewer GPUs than they need.
     """
-    import ray
-
+    from moa.cluster.joining import join_ray
     from moa.pipeline.graph import cluster_gpus
 
     need = job.cluster.workers * job.cluster.cpus_per_worker
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, need) + 1,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-    )
+    join_ray("local", num_cpus=max(os.cpu_count() or 1, need) + 1, include_dashboard=False)
     check_cluster(job, cpus=need, gpus=cluster_gpus())
 
 

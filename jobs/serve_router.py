@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 from pathlib import Path
@@ -68,11 +67,10 @@ def _on_ray(config: EndpointConfig) -> None:
 
 
 def _deploy(config: EndpointConfig, address: str) -> None:
-    import ray
-
+    from moa.cluster.joining import join_ray
     from moa.serving.deployment import start
 
-    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=address != "local")
+    join_ray(address, log_to_driver=address != "local")
     print(f"{start(config)}/v1", flush=True)
 
 

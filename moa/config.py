@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, JsonValue, field_validator, model_validat
 
 from moa.dispatch_config import DispatchConfig
 from moa.plan_config import PlanConfig
-from moa.toml_file import Section, day, describe_keys, read_toml
+from moa.toml_file import Section, day, describe_keys, each_once, read_toml
 
 
 class RunConfig(Section):
@@ -298,13 +298,7 @@ class RouteBatchConfig(Section):
     )
     log: LogConfig = LogConfig()
 
-    @field_validator("pool")
-    @classmethod
-    def _each_once(cls, pool: list[str]) -> list[str]:
-        twice = sorted({name for name in pool if pool.count(name) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)} named more than once: name each model once")
-        return pool
+    _each_once = field_validator("pool")(each_once)
 
     @model_validator(mode="after")
     def _shares_of_the_pool(self) -> RouteBatchConfig:

@@ -53,6 +53,18 @@ def local(folder: str) -> str:
     return folder
 
 
+def each_once(names: list[str]) -> list[str]:
+    """For a field that lists models.
+
+    Raises:
+        ValueError: one of them is there again.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} named more than once: name each model once")
+    return names
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

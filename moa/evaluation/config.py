@@ -10,7 +10,7 @@ from moa.config import EngineConfig, ModelSource, PolicyConfig
 from moa.evaluation.gate import GateConfig
 from moa.evaluation.off_policy import MOST_WEIGHT
 from moa.evaluation.traffic_gate import TrafficGate
-from moa.toml_file import Section, day, local
+from moa.toml_file import Section, day, each_once, local
 
 
 class PoolConfig(Section):
@@ -29,14 +29,13 @@ class PoolConfig(Section):
         "by default this is not looked at",
     )
 
+    _each_once = field_validator("models")(each_once)
+
     @model_validator(mode="after")
     def _make_sense(self) -> PoolConfig:
-        twice = sorted({name for name in self.models if self.models.count(name) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)} named more than once: name each model once")
-        for name in (self.best_constant,):
-            if name is not None and name not in self.models:
-                raise ValueError(f"best_constant {name} is none of models: name one of them")
+        name = self.best_constant
+        if name is not None and name not in self.models:
+            raise ValueError(f"best_constant {name} is none of models: name one of them")
         return self
 
 

@@ -22,6 +22,7 @@ import structlog
 import xxhash
 from ray.data import ActorPoolStrategy, DataContext
 
+from moa.cluster.joining import join_ray
 from moa.errors import ConfigError, RunError
 from moa.grading.bradley_terry import fitter
 from moa.grading.grader import Grader
@@ -249,13 +250,7 @@ def _cluster() -> Iterator[int]:
             "include_dashboard": False,
             "log_to_driver": False,
         }
-    try:
-        ray.init(address=address, logging_level=logging.WARNING, **own)
-    except ConnectionError as error:
-        raise ConfigError(
-            f"RAY_ADDRESS names {address!r}, where no cluster answers ({error}): correct it, or "
-            "unset it for a Ray of the job's own"
-        ) from None
+    join_ray(address, **own)
     try:
         yield max(1, cluster_cpus() - 1)  # one is left for Ray Data's own tasks
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import sys
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 import ray
 import structlog
 
+from moa.cluster.joining import join_ray
 from moa.config import RouteBatchConfig, config_hash, resolved
 from moa.errors import ConfigError, Interrupted, RunError
 from moa.pipeline.failures import told_plainly
@@ -226,13 +226,7 @@ def cluster(job: Job, *, scores: bool = True) -> Iterator[None]:
         with local_ray(job, scores=scores):
             yield
         return
-    try:
-        ray.init(address=address, logging_level=logging.WARNING)
-    except ConnectionError as error:
-        raise ConfigError(
-            f"RAY_ADDRESS names {address!r}, where no cluster answers ({error}): correct it, or "
-            "unset it for a Ray of the job's own"
-        ) from None
+    join_ray(address)
     try:
         cpus = cluster_cpus()
         if cpus <= (need := _actors_need(job, scores)):
@@ -253,13 +247,12 @@ def local_ray(job: Job, *, scores: bool = True) -> Iterator[None]:
     """
     # Ray 2.60 logs an error on the terminal for every pool of actors of Ray Data, about nothing.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(
-        address="local",
+    join_ray(
+        "local",
         num_cpus=max(os.cpu_count() or 1, _actors_need(job, scores) + 2),
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level=logging.WARNING,
     )
     try:
         if scores:

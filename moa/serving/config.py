@@ -18,7 +18,7 @@ from moa.config import (
     PricesConfig,
     ReplayConfig,
 )
-from moa.toml_file import Section, describe_keys, read_toml
+from moa.toml_file import Section, describe_keys, each_once, read_toml
 
 ROUTED = "moa"
 """The model's name that asks for routing; `moa:NAME` asks for a preset."""
@@ -245,13 +245,7 @@ class EndpointConfig(Section):
     )
     log: LogConfig = LogConfig()
 
-    @field_validator("pool")
-    @classmethod
-    def _each_once(cls, pool: list[str]) -> list[str]:
-        twice = sorted({name for name in pool if pool.count(name) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)} named more than once: name each model once")
-        return pool
+    _each_once = field_validator("pool")(each_once)
 
     @model_validator(mode="after")
     def _guarded(self) -> EndpointConfig:

@@ -26,7 +26,7 @@ from moa.router.pleas import heard
 from moa.router.predictor import Predictor
 from moa.router.surface import plain, surface
 from moa.storage.object_store import Folder
-from moa.toml_file import Section, local
+from moa.toml_file import Section, each_once, local
 from moa.training.dataset import Dataset, read_dataset
 from moa.training.fit import LEAST_CELL, Reading, fit_grade_heads, grade_weights, token_scale
 from moa.training.train import MOST_WEIGHT, MostWeight, text_hashes
@@ -55,13 +55,7 @@ class AddModelsConfig(Section):
 
     _local = field_validator("artifact")(local)
 
-    @field_validator("models")
-    @classmethod
-    def _each_once(cls, models: list[str]) -> list[str]:
-        twice = sorted({name for name in models if models.count(name) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)} named more than once: name each model once")
-        return models
+    _each_once = field_validator("models")(each_once)
 
 
 class Added(NamedTuple):

@@ -19,7 +19,7 @@ from moa.router.best_constant import all_comparable
 from moa.router.facts import steps_of
 from moa.router.predictor import Prediction, Predictor
 from moa.router.router import Scores, prompt_features, scores_of
-from moa.toml_file import Section, local
+from moa.toml_file import Section, each_once, local
 from moa.training.backbone import BackboneConfig, HashingConfig, OpenedBackbone, open_for_training
 from moa.training.cards import data_card, figures, model_card, values
 from moa.training.data_look import data_look
@@ -69,13 +69,7 @@ class TrainRouterConfig(Section):
 
     _local = field_validator("artifact")(local)
 
-    @field_validator("models")
-    @classmethod
-    def _each_once(cls, models: list[str]) -> list[str]:
-        twice = sorted({name for name in models if models.count(name) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)} named more than once: name each model once")
-        return models
+    _each_once = field_validator("models")(each_once)
 
 
 class Trained(NamedTuple):
