@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from tests.jobs.conftest import job_in
 from tests.serving.on_ray import endpoint_on_ray
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
 RPM = 600
 MODEL = "openai/gpt-4o-mini"
 WINDOW_S = 75
