@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import ray
 from ray.actor import ActorHandle
 
+from moa.cluster.shared import shared_actor
 from moa.dispatch.quota import Ask, Grant, Owner, QuotaOwner
 
-NAMESPACE = "moa"
 PROTOCOL = 1
 """Of asks and grants: an owner outlives the jobs that use it, and perhaps their version."""
 
@@ -49,17 +47,4 @@ def owners_of(identities: Mapping[str, str]) -> dict[str, Owner]:
 
 
 def _actor(identity: str) -> ActorHandle[QuotaOwner]:
-    options: dict[str, Any] = {
-        "name": f"quota-{PROTOCOL}-{identity}",
-        "namespace": NAMESPACE,
-        "lifetime": "detached",
-        "get_if_exists": True,
-        "num_cpus": 0,
-        # Started again it knows nothing, and learns it from the asks that come; it begins slowly.
-        "max_restarts": -1,
-        "max_task_retries": -1,
-        "max_concurrency": 10_000,
-    }
-    make: Any = ray.remote(**options)(QuotaOwner)
-    owner: ActorHandle[QuotaOwner] = make.remote()
-    return owner
+    return shared_actor(QuotaOwner, f"quota-{PROTOCOL}-{identity}", at_once=10_000)

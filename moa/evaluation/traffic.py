@@ -127,12 +127,9 @@ def evaluate_traffic(
     price = policy.willingness_to_pay
     draws = Draws(None if price is None else float(price), seed, replicates)
     found = worths(logged, most_weight=most_weight)
-
-    def always(place: int) -> Ints:
-        return np.full(len(logged.domains), place, np.intp)
-
-    constants = {model: value(found, always(n), draws) for n, model in enumerate(logged.pool)}
-    constant = always(choices.best_constant)
+    always = [np.full(len(logged.domains), place, np.intp) for place in range(len(logged.pool))]
+    constants = {model: value(found, always[n], draws) for n, model in enumerate(logged.pool)}
+    constant = always[choices.best_constant]
     mine, current = choices.candidate, choices.current
     candidate = value(found, mine, draws)
     against_constant = difference(found, mine, constant, draws)

@@ -98,7 +98,7 @@ class _Row(BaseModel):
         elif self.model_a == self.model_b:
             raise ValueError("model_a and model_b are one model")
         elif self.winner is None and self.reason:
-            pass  # nothing was said, and why
+            return self
         elif self.winner not in (*_SHARES, self.model_a, self.model_b):
             raise ValueError(f"winner {self.winner!r} is none of a, b and tie")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from operator import ne
+from typing import TypeVar
 
 from moa.grading.choice import read_choices
 from moa.grading.maths_text import elements, is_set, named_parts, tuple_parts, without_name
@@ -12,6 +13,7 @@ from moa.grading.quantities import read_quantity, same_quantity
 from moa.grading.ranges import Range, read_ranges
 from moa.grading.units import read_unit
 
+T = TypeVar("T")
 _MOST_ELEMENTS = 50
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' ,-]*[A-Za-z]")
 _YES_NO = re.compile(r"^(yes|no|true|false)\b", re.IGNORECASE)
@@ -103,13 +105,7 @@ class Comparison:
 
     def _same_ranges(self, given: Sequence[Range], reference: Sequence[Range]) -> bool:
         """Whether the unions have the same ranges, in whatever order."""
-        left = list(given)
-        for wanted in reference:
-            found = next((one for one in left if self._same_range(one, wanted)), None)
-            if found is None:
-                return False
-            left.remove(found)
-        return not left
+        return len(given) == len(reference) and _pair_up(given, reference, self._same_range)
 
     def _same_range(self, given: Range, reference: Range) -> bool:
         if given[1::2] != reference[1::2]:
@@ -123,13 +119,7 @@ class Comparison:
         """Whether each wanted part is given once, and nothing else is."""
         if len(given) != len(reference) or len(given) > _MOST_ELEMENTS:
             return False
-        left = list(given)
-        for wanted in reference:
-            found = next((one for one in left if self.same(one, wanted)), None)
-            if found is None:
-                return False
-            left.remove(found)
-        return True
+        return _pair_up(given, reference, self.same)
 
 
 def _without_power(*texts: str) -> list[str]:
@@ -170,3 +160,14 @@ def _same_words(given: str, reference: str) -> bool:
 def _letters(text: str) -> str:
     words = re.findall(r"[a-z0-9]+", text.casefold())
     return " ".join(word.removesuffix("s") for word in words)
+
+
+def _pair_up(given: Sequence[T], reference: Sequence[T], same: Callable[[T, T], bool]) -> bool:
+    """Whether each wanted one is found among those given, each of which counts for one only."""
+    left = list(given)
+    for wanted in reference:
+        found = next((one for one in left if same(one, wanted)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True

@@ -7,13 +7,14 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
+from moa.config import RouterConfig
 from moa.decisions.deciding import Deciding
 from moa.pipeline.job import Job
 from moa.stages import Decide, Keep, Read, Score, Shadow
@@ -31,6 +32,18 @@ SCORE_RESTARTS = 5
 
 def _restarts() -> dict[str, int]:
     return {"max_restarts": SCORE_RESTARTS, "max_task_retries": SCORE_RESTARTS}
+
+
+def _on_replicas(router: RouterConfig) -> dict[str, Any]:
+    """How Ray Data runs a stage that holds a router."""
+    return {
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "compute": ActorPoolStrategy(size=router.replicas),
+        "num_cpus": 1,
+        "num_gpus": router.num_gpus,
+        "ray_remote_args_fn": _restarts,
+    }
 
 
 def cluster_cpus() -> int:
@@ -117,12 +130,7 @@ def shadow_parts(
         ).map_batches(
             Shadow,
             fn_constructor_args=(config.router, job.deciding, shadow, job.run_folder),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=config.router.replicas),
-            num_cpus=1,
-            num_gpus=config.router.num_gpus,
-            ray_remote_args_fn=_restarts,
+            **_on_replicas(config.router),
         )
     yield from written.iter_batches(batch_size=None, batch_format="pyarrow")
 
@@ -171,12 +179,7 @@ def _graph(
         .map_batches(
             Score,
             fn_constructor_args=(job.router, job.pool),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=config.router.replicas),
-            num_cpus=1,
-            num_gpus=config.router.num_gpus,
-            ray_remote_args_fn=_restarts,
+            **_on_replicas(config.router),
         )
         .map_batches(last, batch_size=1, batch_format="pyarrow")
     )

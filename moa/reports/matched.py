@@ -182,10 +182,8 @@ def match(
     that an answer got when it was recorded is not that of a refusal.
     """
     shape = (len(rows), len(pool))
-    cost = np.zeros(shape, np.int64)
-    recorded = np.zeros(shape, bool)
-    grade_sum = np.zeros(shape)
-    grades = np.zeros(shape, np.int64)
+    cost, recorded = np.zeros(shape, np.int64), np.zeros(shape, bool)
+    grade_sum, grades = np.zeros(shape), np.zeros(shape, np.int64)
     priced = np.isfinite(expected.cost_usd) & (expected.cost_usd >= 0)
     prices, lanes = _Prices(cost_usd), _lanes(rows)
     in_lane = expected.cost_usd * prices.of_live(pool, lanes)

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import ray
 import structlog
 import xxhash
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from moa.cluster.quotas import NAMESPACE
+from moa.cluster.shared import shared_actor
 from moa.config import ReplayConfig
 from moa.errors import Refusal
 from moa.replay.process import replay_server
@@ -116,19 +115,8 @@ def shared(kind: type, name: str, *args: object) -> ActorHandle[Any]:
         args: of its class; with others it is another actor, or an update that changes them would be
             without effect. The one before ends with the cluster.
     """
-    options: dict[str, Any] = {
-        "name": f"{name}-{PROTOCOL}-{xxhash.xxh3_64_hexdigest(repr(args).encode())}",
-        "namespace": NAMESPACE,
-        "lifetime": "detached",
-        "get_if_exists": True,
-        "num_cpus": 0,
-        "max_restarts": -1,
-        "max_task_retries": -1,
-        "max_concurrency": 1000,
-    }
-    make: Any = ray.remote(**options)(kind)
-    actor: ActorHandle[Any] = make.remote(*args)
-    return actor
+    digest = xxhash.xxh3_64_hexdigest(repr(args).encode())
+    return shared_actor(kind, f"{name}-{PROTOCOL}-{digest}", *args, at_once=1000)
 
 
 def shared_state(config: EndpointConfig) -> ActorHandle[SharedState]:

@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,10 +150,17 @@ def endpoint(side: str, vendor: ReplayServer) -> Iterator[tuple[str, psutil.Proc
             try:
                 if url is None:
                     sys.exit(f"{side}: the endpoint did not start")
-                time.sleep(2)  # Serve's own start is still at work
+                _settle()
                 yield f"{url.strip()}/chat/completions", psutil.Process(process.pid)
             finally:
                 process.send_signal(signal.SIGTERM)
+
+
+def _settle() -> None:
+    """Wait until Serve's own start is over: for a second in which the machine has little to do."""
+    for _ in range(30):
+        if psutil.cpu_percent(interval=1) < 15:
+            return
 
 
 def _config(folder: Path, vendor: ReplayServer) -> Path:

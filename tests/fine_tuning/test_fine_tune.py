@@ -390,6 +390,7 @@ def test_a_loss_that_is_no_number_ends_it_and_leaves_no_checkpoint(
         with torch.no_grad():
             self.param_groups[0]["params"][0].fill_(math.inf)
 
+    # No data diverges at a step that is known beforehand: so a weight is made infinite there.
     monkeypatch.setattr(torch.optim.AdamW, "step", diverging)
 
     with pytest.raises(RunError, match=r"held-out loss is nan after step 10: .*learning_rate"):

@@ -109,6 +109,26 @@ class EndpointOnRay:
 
 
 @contextmanager
+def deployed_endpoint(
+    folder: Path, *overrides: str, script: dict[str, object] = SLOW, **environ: str
+) -> Iterator[EndpointOnRay]:
+    """An endpoint that answers.
+
+    Args:
+        folder: empty.
+        overrides: of this and all later deployments.
+        script: of its vendor.
+        environ: of the cluster.
+    """
+    with endpoint_on_ray(folder, **environ) as endpoint:  # type: ignore[arg-type]
+        endpoint.overrides += overrides
+        endpoint.server.set_script(script)
+        done = endpoint.deploy()
+        assert done.returncode == 0, done.stderr[-3000:]
+        yield endpoint
+
+
+@contextmanager
 def endpoint_on_ray(
     folder: Path,
     *,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serving.on_ray import SLOW, EndpointOnRay, endpoint_on_ray, load, nothing_was_lost, until
+from tests.serving.on_ray import EndpointOnRay, deployed_endpoint, load, nothing_was_lost, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -16,21 +16,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointOnRay]:
     """One ingress replica, or two where each would have more than four requests under way."""
     folder = tmp_path_factory.mktemp("endpoint")
-    with endpoint_on_ray(
+    with deployed_endpoint(
         folder,
+        "serve.max_replicas=2",
+        "serve.num_cpus=0.5",
+        "serve.target_ongoing=4",
+        "serve.upscale_delay_s=1",
+        "serve.downscale_delay_s=3",
         RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S="1",
         RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S="1",
     ) as endpoint:
-        endpoint.overrides += [
-            "serve.max_replicas=2",
-            "serve.num_cpus=0.5",
-            "serve.target_ongoing=4",
-            "serve.upscale_delay_s=1",
-            "serve.downscale_delay_s=3",
-        ]
-        endpoint.server.set_script(SLOW)
-        deployed = endpoint.deploy()
-        assert deployed.returncode == 0, deployed.stderr[-3000:]
         yield endpoint
 
 

@@ -24,7 +24,7 @@ from tests.serving.on_ray import (
     SLOW,
     EndpointOnRay,
     artifact,
-    endpoint_on_ray,
+    deployed_endpoint,
     load,
     nothing_was_lost,
     until,
@@ -37,17 +37,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointOnRay]:
     """Two ingress replicas, which score for themselves."""
     folder = tmp_path_factory.mktemp("endpoint")
-    with endpoint_on_ray(folder) as endpoint:
-        endpoint.overrides += [
-            f"router.artifact={artifact(folder, 'first')}",
-            "serve.min_replicas=2",
-            "serve.max_replicas=2",
-            "serve.num_cpus=0.5",
-            "serve.max_ongoing=8",
-        ]
-        endpoint.server.set_script(SLOW)
-        deployed = endpoint.deploy()
-        assert deployed.returncode == 0, deployed.stderr[-3000:]
+    with deployed_endpoint(
+        folder,
+        f"router.artifact={artifact(folder, 'first')}",
+        "serve.min_replicas=2",
+        "serve.max_replicas=2",
+        "serve.num_cpus=0.5",
+        "serve.max_ongoing=8",
+    ) as endpoint:
         yield endpoint
 
 

@@ -19,7 +19,7 @@ from moa.router.artifact import CARDS, read_artifact, write_artifact
 from moa.serving.config import ScoringConfig
 from moa.serving.scoring import Ask, LocalScorer
 from tests.jobs.conftest import ROOT
-from tests.serving.on_ray import HELLO, EndpointOnRay, artifact, endpoint_on_ray, until
+from tests.serving.on_ray import HELLO, EndpointOnRay, artifact, deployed_endpoint, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 POOL = [
@@ -46,18 +46,17 @@ class Decided(NamedTuple):
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointOnRay]:
     """Two ingress replicas, and two that score for them."""
     folder = tmp_path_factory.mktemp("endpoint")
-    with endpoint_on_ray(folder) as endpoint:
-        endpoint.overrides += [
-            f"router.artifact={artifact(folder, 'first')}",
-            "router.replicas=2",
-            "router.batch_wait_s=0.02",
-            f"router.max_wait_s={MAX_WAIT_S}",
-            "serve.min_replicas=2",
-            "serve.max_replicas=2",
-            "serve.num_cpus=0.5",
-        ]
-        deployed = endpoint.deploy()
-        assert deployed.returncode == 0, deployed.stderr[-3000:]
+    with deployed_endpoint(
+        folder,
+        f"router.artifact={artifact(folder, 'first')}",
+        "router.replicas=2",
+        "router.batch_wait_s=0.02",
+        f"router.max_wait_s={MAX_WAIT_S}",
+        "serve.min_replicas=2",
+        "serve.max_replicas=2",
+        "serve.num_cpus=0.5",
+        script={"synthetic": True},
+    ) as endpoint:
         yield endpoint
 
 
