@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 from moa import log
+from moa.cluster.address import LOCAL, ray_address
 from moa.command_line import Config, Overrides, explaining, run_command
 from moa.fine_tuning.config import FineTuneConfig
 from moa.fine_tuning.run import check_cluster, fine_tune, prepare
@@ -45,8 +46,8 @@ def started_ray(job: FineTuneConfig) -> Iterator[None]:
     from moa.cluster.joining import join_ray
 
     try:
-        if os.environ.get("RAY_ADDRESS"):
-            join_ray(os.environ["RAY_ADDRESS"])
+        if (address := ray_address()) != LOCAL:
+            join_ray(address)
         else:
             start_local_ray(job)
         yield
@@ -60,11 +61,10 @@ def start_local_ray(job: FineTuneConfig) -> None:
     Raises:
         ConfigError: the machine has fewer GPUs than they need.
     """
-    from moa.cluster.joining import join_ray
-    from moa.pipeline.graph import cluster_gpus
+    from moa.cluster.joining import cluster_gpus, join_ray
 
     need = job.cluster.workers * job.cluster.cpus_per_worker
-    join_ray("local", num_cpus=max(os.cpu_count() or 1, need) + 1, include_dashboard=False)
+    join_ray(LOCAL, num_cpus=max(os.cpu_count() or 1, need) + 1, include_dashboard=False)
     check_cluster(job, cpus=need, gpus=cluster_gpus())
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from moa.cluster.address import LOCAL, ray_address
 from moa.command_line import Config, Overrides, explaining, run_command
 from moa.log import configure
 from moa.serving.config import EndpointConfig, describe, load_endpoint_config
@@ -55,13 +56,13 @@ def main(
 
 def _on_ray(config: EndpointConfig) -> None:
     """Deploy; without a cluster, and until told to end, on a Ray of one's own."""
-    if "RAY_ADDRESS" in os.environ:
-        _deploy(config, os.environ["RAY_ADDRESS"])
+    if (address := ray_address()) != LOCAL:
+        _deploy(config, address)
         return
     with TemporaryDirectory(prefix="moa-") as folder:
         if config.serve.haproxy:  # read when Serve is imported
             os.environ.update(ray_environ(Path(folder), config.serve.drain_s))
-        _deploy(config, "local")
+        _deploy(config, LOCAL)
         _until_told()
         _end(config)
 
@@ -70,7 +71,7 @@ def _deploy(config: EndpointConfig, address: str) -> None:
     from moa.cluster.joining import join_ray
     from moa.serving.deployment import start
 
-    join_ray(address, log_to_driver=address != "local")
+    join_ray(address, log_to_driver=address != LOCAL)
     print(f"{start(config)}/v1", flush=True)
 
 

@@ -19,6 +19,10 @@ USD = pa.decimal128(24, 12)
 MOMENT = pa.timestamp("us", tz="UTC")
 
 
+OTHER_SOURCE = "log"
+"""Of queries that name none."""
+
+
 def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 

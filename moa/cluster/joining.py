@@ -45,3 +45,21 @@ def join_ray(address: str, **options: object) -> None:
                     "or too little memory; start again when it has less"
                 ) from None
             log.warning("ray.slow", tries_left=left)
+
+
+def cluster_cpus() -> int:
+    """CPUs of the cluster as it is now."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("CPU", 0))
+
+
+def cluster_gpus() -> float:
+    """GPUs of the cluster as it is now."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("GPU", 0.0)
+
+
+def cluster_nodes() -> int:
+    """Machines of the cluster as it is now."""
+    nodes: list[dict[str, bool]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return sum(node["Alive"] for node in nodes)

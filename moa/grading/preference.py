@@ -20,6 +20,7 @@ import numpy as np
 from moa.grading.bradley_terry import Strengths, connected, fit, fitter
 from moa.grading.grader import Grade
 from moa.grading.judgements import Judgements, Pair, Rating
+from moa.schema import OTHER_SOURCE
 
 ANSWER_SPREAD = 1.0
 """Standard deviation of the answers of one model, in log-odds. Assumed, not measured: few answers
@@ -29,7 +30,6 @@ ENOUGH = 20
 RATINGS = "ratings/1"
 JUDGE = "judge/"
 """How a rater's name begins that is a model, see `moa.grading.judge`."""
-OTHER_SOURCE = "log"
 _ROUNDS = 50
 
 

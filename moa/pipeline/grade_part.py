@@ -13,7 +13,7 @@ import xxhash
 from moa.grading.grader import Grade, Grader
 from moa.planning.policy import FALLBACK
 from moa.request import ChatRequest
-from moa.schema import LOGGED_GRADES, LOGGED_QUERIES
+from moa.schema import LOGGED_GRADES, LOGGED_QUERIES, OTHER_SOURCE
 from moa.storage.merged_run import MergedRun
 from moa.storage.run_folder import PartName, RunFolder
 
@@ -111,7 +111,7 @@ class PartGrader:
             "cost_usd": outcome["cost_usd"],
             "graded_at": self._now(),
             "prompt": ChatRequest.model_validate_json(leader["request"]).text(),
-            "source": tags[0] if tags else "log",
+            "source": tags[0] if tags else OTHER_SOURCE,
             "tags": tags,
             "grading_s": time.perf_counter() - started,
         }

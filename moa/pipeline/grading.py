@@ -6,9 +6,7 @@ follows a killed one grades what is left, and nobody reads half a night.
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,27 +18,25 @@ import ray
 import ray.data
 import structlog
 import xxhash
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
-from moa.cluster.joining import join_ray
-from moa.errors import ConfigError, RunError
+from moa.cluster.address import LOCAL, ray_address
+from moa.cluster.joining import cluster_cpus, join_ray
+from moa.errors import RunError
 from moa.grading.bradley_terry import fitter
-from moa.grading.grader import Grader
-from moa.grading.graders import GRADERS
+from moa.grading.graders import open_grader
 from moa.grading.judgements import read_judgements
-from moa.grading.own import OwnGrader
 from moa.pipeline.failures import told_plainly
-from moa.pipeline.grade_config import GradeOutcomesConfig, GraderConfig
+from moa.pipeline.grade_config import GradeOutcomesConfig
 from moa.pipeline.grade_part import GRADED, Choice, PartGrader
-from moa.pipeline.graph import cluster_cpus
+from moa.pipeline.graph import keep_quiet, restarts_said_the_old_way
 from moa.pipeline.judged_grades import with_judgements
-from moa.pipeline.stop import Stop
+from moa.pipeline.stop import Stop, held
 from moa.schema import LOGGED_GRADES, LOGGED_QUERIES, agree
 from moa.storage.merged_run import MergedRun
 from moa.storage.object_store import Folder
 from moa.storage.outcome_table import Night, OutcomeTable
 from moa.storage.run_folder import PartName, RunFolder
-from moa.storage.run_lock import run_lock
 
 OBJECT_STORE_BYTES = 256 << 20
 """Of a Ray of the job's own: what goes through it are names of parts."""
@@ -69,27 +65,6 @@ class GradedNight(NamedTuple):
     """What they say of the models, in lines."""
 
 
-def open_grader(config: GraderConfig) -> Grader:
-    """By its name, or one's own.
-
-    Raises:
-        ConfigError: there is no such grader, it takes no such option, or it cannot work here.
-    """
-    options: dict[str, Any] = dict(config.options)
-    if ":" not in config.grader and config.grader not in GRADERS:
-        raise ConfigError(
-            f"graders: {config.grader!r} is none; there are {', '.join(sorted(GRADERS))}, and your "
-            "own as MODULE:FUNCTION"
-        )
-    try:
-        if ":" in config.grader:
-            return OwnGrader(config.grader, **options)
-        make: Callable[..., Grader] = GRADERS[config.grader]
-        return make(**options)
-    except TypeError as error:
-        raise ConfigError(f"graders: options of {config.grader!r}: {error}") from None
-
-
 def grade_run(config: GradeOutcomesConfig) -> GradedNight:
     """Grade a run and write its rows into the outcome table, or go on with that.
 
@@ -101,13 +76,13 @@ def grade_run(config: GradeOutcomesConfig) -> GradedNight:
     """
     run = RunFolder(config.run)
     night = _night(run)
-    versions = [open_grader(one).version for one in config.graders]
+    versions = [open_grader(one.grader, one.options).version for one in config.graders]
     judgements = read_judgements(config.judgements)
     if judgements.pairs:
         fitter()  # that it is missing is not to be found at the end
     table = OutcomeTable(config.table)
     table.folder.check()
-    with told_plainly(), Stop() as stop, run_lock(config.table, on_lost=stop.lose, remedy=HELD):
+    with told_plainly(), Stop() as stop, held(config.table, stop, remedy=HELD):
         table.check(night)
         parts = _named(run, config, versions)
         staged = Staged(table.folder, night)
@@ -155,7 +130,10 @@ class GradeParts:
     """Names of parts in, the same names out when the parts are kept. Lives in an actor."""
 
     def __init__(self, config: GradeOutcomesConfig, staged: Staged) -> None:
-        choices = [Choice(open_grader(one), frozenset(one.tags)) for one in config.graders]
+        choices = [
+            Choice(open_grader(one.grader, one.options), frozenset(one.tags))
+            for one in config.graders
+        ]
         self._grade = PartGrader(
             RunFolder(config.run),
             choices,
@@ -209,14 +187,9 @@ def _grade(
     check: Callable[[], None],
 ) -> None:
     """Stream the parts through the actors."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # see moa.pipeline.failures
-    for name in ("ray.data", "ray.data.exceptions"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    keep_quiet()
     items = [{"part": str(part), "name": name} for part, name in left]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")  # as in graph.py
+    with restarts_said_the_old_way():
         done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             GradeParts,
             fn_constructor_args=(config, staged),
@@ -240,9 +213,9 @@ def _restarts() -> dict[str, int]:
 @contextmanager
 def _cluster() -> Iterator[int]:
     """The cluster that `RAY_ADDRESS` names, or a Ray of the job's own; how many CPUs it has."""
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = ray_address()
     own: dict[str, Any] = {}
-    if address == "local":
+    if address == LOCAL:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as moa.pipeline.run
         own = {
             "num_cpus": max(os.cpu_count() or 1, 2),

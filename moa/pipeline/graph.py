@@ -14,6 +14,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
+from moa.cluster.joining import cluster_cpus
 from moa.config import RouterConfig
 from moa.decisions.deciding import Deciding
 from moa.pipeline.job import Job
@@ -44,24 +45,6 @@ def _on_replicas(router: RouterConfig) -> dict[str, Any]:
         "num_gpus": router.num_gpus,
         "ray_remote_args_fn": _restarts,
     }
-
-
-def cluster_cpus() -> int:
-    """CPUs of the cluster as it is now."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get("CPU", 0))
-
-
-def cluster_gpus() -> float:
-    """GPUs of the cluster as it is now."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("GPU", 0.0)
-
-
-def cluster_nodes() -> int:
-    """Machines of the cluster as it is now."""
-    nodes: list[dict[str, bool]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return sum(node["Alive"] for node in nodes)
 
 
 def scan_backlog(job: Job) -> None:
@@ -123,8 +106,8 @@ def shadow_parts(
         parts: decided.
     """
     config = job.config
-    _keep_quiet()
-    with _restarts_said_the_old_way():
+    keep_quiet()
+    with restarts_said_the_old_way():
         written = ray.data.from_items(
             [{"part": str(part)} for part in parts], override_num_blocks=len(parts)
         ).map_batches(
@@ -135,7 +118,8 @@ def shadow_parts(
     yield from written.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _keep_quiet() -> None:
+def keep_quiet() -> None:
+    """Have Ray Data tell nothing that the job tells itself, and raise a stage's own error."""
     context = DataContext.get_current()
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
@@ -145,7 +129,8 @@ def _keep_quiet() -> None:
 
 
 @contextmanager
-def _restarts_said_the_old_way() -> Iterator[None]:
+def restarts_said_the_old_way() -> Iterator[None]:
+    """Without the warning that Ray Data has for `ray_remote_args_fn`."""
     with warnings.catch_warnings():
         # How often an actor is restarted cannot be said otherwise yet; Ray is held below 2.61.
         warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
@@ -158,8 +143,8 @@ def _parts(
     left = _unfinished(job.partitions, done)
     if not left:
         return
-    _keep_quiet()
-    with _restarts_said_the_old_way():
+    keep_quiet()
+    with restarts_said_the_old_way():
         parts = _graph(job, left, done, last)
     yield from parts.iter_batches(batch_size=None, batch_format="pyarrow")
 

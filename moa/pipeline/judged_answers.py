@@ -9,10 +9,10 @@ from typing import Any
 from moa.errors import RunError
 from moa.grading.judge import Asked
 from moa.request import ChatRequest
+from moa.schema import OTHER_SOURCE
 from moa.storage.merged_run import MergedRun
 from moa.storage.run_folder import PartName, RunFolder
 
-OTHER_SOURCE = "log"
 _READ = ["row", "query_id", "request", "tags", "reference", "followers"]
 
 

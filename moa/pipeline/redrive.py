@@ -20,9 +20,9 @@ from moa.pipeline import redrive_lines as lines_of
 from moa.pipeline.failures import told_plainly
 from moa.pipeline.job import Job, job_again, run_folder_of
 from moa.pipeline.nightly import dispatch_decided
-from moa.pipeline.run import cluster, count_outcomes, held, manifest_of, telling, vendors
+from moa.pipeline.run import cluster, count_outcomes, manifest_of, telling, vendors
 from moa.pipeline.selection import DECISION_COLUMNS, QUERY_COLUMNS, Selected, Selector, Tally
-from moa.pipeline.stop import Stop
+from moa.pipeline.stop import Stop, held
 from moa.pipeline.unfinished import come_of, let_go
 from moa.reports.run_report import write_report
 from moa.reports.wording import money

@@ -17,21 +17,20 @@ import pyarrow.compute as pc
 import ray
 import structlog
 
-from moa.cluster.joining import join_ray
+from moa.cluster.address import LOCAL, ray_address
+from moa.cluster.joining import cluster_cpus, cluster_gpus, cluster_nodes, join_ray
 from moa.config import RouteBatchConfig, config_hash, resolved
-from moa.errors import ConfigError, Interrupted, RunError
+from moa.errors import ConfigError, RunError
 from moa.pipeline.failures import told_plainly
-from moa.pipeline.graph import cluster_cpus, cluster_gpus, cluster_nodes
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.nightly import plan_backlog, route_backlog
 from moa.pipeline.progress import Events, LiveLine
 from moa.pipeline.shadow import shadow_backlog, shadow_problem
-from moa.pipeline.stop import Stop
+from moa.pipeline.stop import Stop, held
 from moa.replay.process import replay_server
 from moa.reports.plan_page import plan_page, plan_text
 from moa.reports.run_report import Written, write_report
 from moa.storage.run_folder import RunFolder
-from moa.storage.run_lock import run_lock
 
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
 """Of a Ray that the job starts for itself: parts are small and few are under way."""
@@ -123,21 +122,6 @@ def _finished_before(run: RunFolder) -> Finished:
     return Finished(latest["summary"], latest["report"], earlier=True)
 
 
-@contextmanager
-def held(run_folder: str, stop: Stop) -> Iterator[None]:
-    """Hold the run; stop when another process takes it over."""
-    try:
-        with run_lock(run_folder, on_lost=stop.lose):
-            yield
-    except Interrupted:
-        if stop.lost:
-            raise RunError(
-                f"{run_folder} was taken over by another process, since this one could not reach "
-                "it for long: it goes on there"
-            ) from None
-        raise
-
-
 def dry_run(config: RouteBatchConfig, *, environ: Mapping[str, str]) -> str:
     """Check all that can be checked without a call, and say what would be done.
 
@@ -221,8 +205,8 @@ def cluster(job: Job, *, scores: bool = True) -> Iterator[None]:
         job: checked.
         scores: whether the router is to run there.
     """
-    address = os.environ.get("RAY_ADDRESS", "local")
-    if address == "local":
+    address = ray_address()
+    if address == LOCAL:
         with local_ray(job, scores=scores):
             yield
         return
@@ -248,7 +232,7 @@ def local_ray(job: Job, *, scores: bool = True) -> Iterator[None]:
     # Ray 2.60 logs an error on the terminal for every pool of actors of Ray Data, about nothing.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     join_ray(
-        "local",
+        LOCAL,
         num_cpus=max(os.cpu_count() or 1, _actors_need(job, scores) + 2),
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         include_dashboard=False,

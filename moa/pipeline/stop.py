@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from moa.errors import Interrupted
+from moa.errors import Interrupted, RunError
+from moa.storage.run_lock import run_lock
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -72,3 +73,28 @@ class Stop:
         self.asked.set()
         if self._at_once or again:
             raise Interrupted("stopped at once: what was answered and kept is not asked again")
+
+
+@contextmanager
+def held(url: str, stop: Stop, *, remedy: str | None = None) -> Iterator[None]:
+    """Hold a run, or another folder that one process at a time writes to; stop when another process
+    takes it over.
+
+    Args:
+        url: the folder.
+        stop: of this process.
+        remedy: see `run_lock`.
+
+    Raises:
+        RunError: another process works on it, or does so by now.
+    """
+    try:
+        with run_lock(url, on_lost=stop.lose, remedy=remedy):
+            yield
+    except Interrupted:
+        if stop.lost:
+            raise RunError(
+                f"{url} was taken over by another process, since this one could not reach it for "
+                "long: it goes on there"
+            ) from None
+        raise

@@ -206,7 +206,7 @@ def usage_document(usage: Usage) -> dict[str, Any]:
     }
 
 
-def refusal_of(completion: Completion) -> str:
+def refusal_words(completion: Completion) -> str:
     """The words of a refusal; some vendors say none."""
     return completion.text or "The model refused."
 
@@ -217,7 +217,7 @@ def message_document(completion: Completion) -> dict[str, Any]:
     document: dict[str, Any] = {
         "role": "assistant",
         "content": None if refused or (completion.tool_calls and not completion.text) else "",
-        "refusal": refusal_of(completion) if refused else None,
+        "refusal": refusal_words(completion) if refused else None,
         "annotations": [],
     }
     if document["content"] is not None:
@@ -297,7 +297,7 @@ class ChatStream:
         """What comes after the last piece: a refusal of which nothing was said, the reason."""
         refused = b""
         if completion.refused and index not in self._said:
-            refused = self._chunk(index, {"refusal": refusal_of(completion)})
+            refused = self._chunk(index, {"refusal": refusal_words(completion)})
         return refused + self._chunk(index, {}, finish=completion.finish_reason)
 
     def close(self, usage: Usage, moa: dict[str, JsonValue] | None) -> bytes:

@@ -65,8 +65,7 @@ class Ingress:
         if router is None:
             scorer = await asyncio.to_thread(LocalScorer.load, config.router, setup.pool)
         else:
-            version, wait_s = setup.router_version, config.router.max_wait_s
-            scorer = RemoteScorer(router, setup.pool, version, wait_s)
+            scorer = RemoteScorer(router, setup.pool, config.router.max_wait_s)
         self._endpoint = await _open(setup, scorer)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -54,7 +53,6 @@ class Endpoint:
         """With an owner, conversations are known that other processes have answered."""
         self.setup = setup
         self.scorer = scorer
-        """May be swapped for another at any time: a request looks at it once."""
         self.routing: Routing = setup.routing()
         self.caller = caller
         self.keeper = keeper
@@ -70,11 +68,6 @@ class Endpoint:
         await self._limits.close()
         await self._conversations.close()
         await self.keeper.close()
-
-    def use(self, scorer: Scorer, default_model: str) -> None:
-        """Score by another router from now on; requests that were scored keep their route."""
-        self.routing = replace(self.routing, default_model=default_model)
-        self.scorer = scorer
 
     async def count(self, tenant: Tenant) -> None:
         """Let in a request that asks no model.

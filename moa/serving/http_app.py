@@ -44,6 +44,7 @@ from moa.serving.inquiry import Inquiry, Piece
 from moa.serving.openapi import DESCRIPTION, extra
 from moa.serving.response_frames import ResponseFrame
 from moa.serving.responses_wire import read_response
+from moa.serving.scoring import PROBE
 from moa.serving.tenants import Tenant, Tenants
 
 CLIENT_LEFT = 499
@@ -216,7 +217,7 @@ class Http:
     async def health(self, request: Request) -> Response:
         """`GET /healthz`: the router works."""
         try:
-            scored = await self._endpoint().scorer.score(["What is 2 + 2?"])
+            scored = await self._endpoint().scorer.score(PROBE)
         except MoaError:
             raise Refusal(
                 "the router is out", status=503, kind="api_error", code="router_out"

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from moa.errors import Refusal
 from moa.providers.provider import CallPiece, Completion, CompletionDelta, Usage
-from moa.serving.chat_wire import Asked, event, refusal_of
+from moa.serving.chat_wire import Asked, event, refusal_words
 
 
 def usage_document(usage: Usage) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class ResponseFrame:
         items = []
         if completion.text or completion.refused or not completion.tool_calls:
             kind: Part = "refusal" if completion.refused else "output_text"
-            words = refusal_of(completion) if completion.refused else completion.text
+            words = refusal_words(completion) if completion.refused else completion.text
             part = _part_document(kind, words, _logprobs(completion.logprobs))
             items.append(self.message([part], _status(completion)))
         for call in orjson.loads(completion.tool_calls or "[]"):
@@ -208,7 +208,7 @@ class ResponseStream:
         """All that follows the last piece."""
         events = []
         if completion.refused and not self._parts:
-            events.append(self._say("refusal", refusal_of(completion), []))
+            events.append(self._say("refusal", refusal_words(completion), []))
         elif completion.refused and "refusal" not in self._parts:
             completion = replace(completion, refused=False)  # what was said is an answer cut off
         elif not self._items:

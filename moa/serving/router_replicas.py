@@ -16,9 +16,8 @@ from moa.log import configure
 from moa.serving.config import EndpointConfig
 from moa.serving.routing import Scored
 from moa.serving.scoring import PROBE, Ask, LocalScorer, check_scores
+from moa.stages import ENGINE_FAILED
 
-ENGINE_FAILED = 70
-"""Exit status of a router replica whose engine has failed."""
 _ATTEMPTS = 3
 """Replicas that are asked the same: scoring costs nothing but time."""
 
@@ -78,16 +77,14 @@ class RemoteScorer:
     Args:
         handle: of their deployment.
         pool: catalog ids.
-        version: of the newest router.
         max_wait_s: that scoring may take.
     """
 
     def __init__(
-        self, handle: DeploymentHandle[Any], pool: Sequence[str], version: str, max_wait_s: float
+        self, handle: DeploymentHandle[Any], pool: Sequence[str], max_wait_s: float
     ) -> None:
         self._handle = handle
         self._pool = tuple(pool)
-        self.version = version
         self._max_wait_s = max_wait_s
         self._out = False
         self._waiting = 0

@@ -49,9 +49,6 @@ class Scored(NamedTuple):
 class Scorer(Protocol):
     """A router, here or in another process."""
 
-    version: str
-    """Of the newest one; what it gave says by which it was given."""
-
     async def score(self, texts: Sequence[str]) -> Scored:
         """Score queries for the pool that it was started with.
 

@@ -87,7 +87,7 @@ class RowLog:
             if self._closing:
                 self.dropped += len(rows)
             else:
-                self._held = [*rows, *self._held][:MOST_HELD]
+                self._held = [*rows, *self._held]
             if written is not None and not written.done():
                 written.set_exception(error)
             return

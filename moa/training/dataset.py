@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moa.errors import ConfigError, SchemaError
 from moa.planning.policy import FALLBACK
-from moa.schema import GRADED_OUTCOMES, LOGGED_GRADES, agree
+from moa.schema import GRADED_OUTCOMES, LOGGED_GRADES, OTHER_SOURCE, agree
 from moa.storage.near_duplicates import text_group
 from moa.storage.object_store import Folder
 from moa.storage.outcome_table import GRADES, QUERIES, one_grade_each, read_log
@@ -223,7 +223,7 @@ def read_queries(folder: Path | str) -> pa.Table:
     if "split" not in queries.column_names:
         queries = queries.append_column("split", pa.array(["train"] * len(queries)))
     if "source" not in queries.column_names:
-        queries = queries.append_column("source", pa.array(["log"] * len(queries)))
+        queries = queries.append_column("source", pa.array([OTHER_SOURCE] * len(queries)))
     if "duplicate_group" not in queries.column_names:
         prompts = queries.column("prompt").to_pylist()
         groups = [text_group(str(prompt)) for prompt in prompts]

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from moa.grading.agreement import agreement
 from moa.grading.final_answer import final_answer
 from moa.grading.grader import Grade, Grader
-from moa.grading.graders import make_grader
+from moa.grading.graders import open_grader
 from moa.intervals import Interval
 from tests.bench.results import record
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=20, help="disagreements listed of each row")
     parser.add_argument("--split", choices=SPLITS, help="only one; both without it")
     arguments = parser.parse_args()
-    graders = {name: make_grader(name) for name in sorted(set(GRADER_OF.values()))}
+    graders = {name: open_grader(name) for name in sorted(set(GRADER_OF.values()))}
     graders["maths"].grade("\\sqrt{4}", "2")  # its process starts
     rows = []
     heads = f"{'n':>6} {'none':>5} {'agreement':>24} {'kappa':>24} {'a second':>9}"

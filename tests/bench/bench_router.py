@@ -36,8 +36,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moa.cluster.joining import cluster_gpus
 from moa.config import EngineConfig
-from moa.pipeline.graph import cluster_gpus
 from moa.router.backbone_spec import LanguageModelSpec
 from moa.router.hashing_backbone import HashingBackbone
 from moa.router.model_folder import describe_model

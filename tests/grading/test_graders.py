@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moa.errors import ConfigError
 from moa.grading.grader import Grade, Grader
-from moa.grading.graders import make_grader
+from moa.grading.graders import open_grader
 
 TEXT_GRADERS = ["choice", "exact", "facts", "maths"]
 HOSTILE = [
@@ -25,7 +25,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module", params=TEXT_GRADERS)
 def grader(request: pytest.FixtureRequest) -> Grader:
-    return make_grader(request.param)
+    return open_grader(request.param)
 
 
 def is_grade(grade: Grade) -> bool:
@@ -57,7 +57,7 @@ def test_hostile_texts_are_graded_all_the_same(grader: Grader, text: str) -> Non
 
 
 def test_a_grader_says_what_its_grades_depend_on() -> None:
-    versions = [make_grader(name).version for name in TEXT_GRADERS]
+    versions = [open_grader(name).version for name in TEXT_GRADERS]
 
     assert len(set(versions)) == len(versions)
 
@@ -67,9 +67,9 @@ def test_without_the_extra_maths_says_what_to_install_and_the_others_work(tmp_pa
         if not installed.name.startswith("math_verify"):
             (tmp_path / installed.name).symlink_to(installed)
     script = (
-        "from moa.grading.graders import make_grader\n"
-        "print(make_grader('facts').grade('Paris', 'Paris').value)\n"
-        "make_grader('maths')"
+        "from moa.grading.graders import open_grader\n"
+        "print(open_grader('facts').grade('Paris', 'Paris').value)\n"
+        "open_grader('maths')"
     )
 
     done = subprocess.run(
@@ -86,5 +86,5 @@ def test_without_the_extra_maths_says_what_to_install_and_the_others_work(tmp_pa
 
 
 def test_an_unknown_grader_is_told_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="no grader 'vibes': choose from choice, "):
-        make_grader("vibes")
+    with pytest.raises(ConfigError, match="'vibes' is none; there are choice, "):
+        open_grader("vibes")

@@ -404,7 +404,6 @@ class Counting:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self.version = scorer.version
         self.read = 0
 
     async def score(self, texts: Sequence[str]) -> Scored:
