@@ -105,7 +105,7 @@ class OpenAIBatches:
         if call.operation == "look":
             batch.looks += 1
         elif not self._book.cancel(batch):
-            status = self._status(batch)
+            status = self._document(batch)["status"]
             return Trouble(409, f"Cannot cancel a batch with status '{status}'.")
         return json_reply(self._document(batch))
 
@@ -195,10 +195,6 @@ class OpenAIBatches:
             }
         )
 
-    def _status(self, batch: Batch) -> str:
-        state = batch.state(self._book.now(_PROVIDER))
-        return batch.end if state == "ended" else _STATUS[state]
-
     def _document(self, batch: Batch) -> dict[str, Any]:
         now_s = self._book.now(_PROVIDER)
         order, state = self._orders[batch.id], batch.state(now_s)
@@ -213,7 +209,7 @@ class OpenAIBatches:
             "errors": _errors(batch.failure) if over else None,
             "input_file_id": order.input_file,
             "completion_window": "24h",
-            "status": self._status(batch),
+            "status": batch.end if over else _STATUS[state],
             "output_file_id": self._results(batch, "output") if over else None,
             "error_file_id": self._results(batch, "error") if over else None,
             "created_at": int(batch.created_s),

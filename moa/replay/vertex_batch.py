@@ -201,10 +201,12 @@ class VertexBatches:
         if name.startswith("labels."):
             labels: dict[str, str] = job.asked.get("labels") or {}
             return labels.get(name.removeprefix("labels."))
-        return self._state(job.batch) if name == "state" else str(job.asked["displayName"])
+        if name != "state":
+            return str(job.asked["displayName"])
+        return self._state(job.batch, self._book.now(_PROVIDER))
 
-    def _state(self, batch: Batch) -> str:
-        state = batch.state(self._book.now(_PROVIDER))
+    def _state(self, batch: Batch, now_s: float) -> str:
+        state = batch.state(now_s)
         over = state == "ended"
         return "JOB_STATE_" + (_ENDS[batch.end] if over else _STATES.get(state, "RUNNING"))
 
@@ -217,7 +219,7 @@ class VertexBatches:
                 for name in ("displayName", "model", "inputConfig", "outputConfig", "labels")
                 if name in job.asked
             },
-            "state": self._state(batch),
+            "state": self._state(batch, now_s),
             "createTime": rfc_3339(batch.created_s),
             "updateTime": rfc_3339(min(now_s, batch.ends_s)),
         }

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.replay.batch_call import Call
 from moa.replay.batch_life import Batch, Clock, Failure, Row
 from moa.replay.batches import BatchBook
+from moa.replay.google_storage import Objects
 from moa.replay.ledger import Ledger
 from moa.replay.script import Batches, BatchFate, Script
-from moa.replay.wire import Answer, Trouble
+from moa.replay.vertex_batch import VertexBatches
+from moa.replay.wire import Answer, Reply, Trouble
 from tests.conftest import FakeClock
 
 ORDER = ("waiting", "running", "finalizing", "cancelling", "ended")
@@ -138,3 +145,52 @@ def test_requests_end_evenly_over_the_time_that_a_batch_takes() -> None:
         clock.advance(10)
 
     assert done == [0, 0, 5, 10]
+
+
+LINE = b'{"request": {}}'
+
+
+class Hurried(FakeClock):
+    """Time passes whenever somebody looks."""
+
+    def __call__(self) -> float:
+        self.now += 0.3
+        return self.now
+
+
+@pytest.mark.parametrize("takes_s", [2 + n / 10 for n in range(30)])
+def test_what_is_told_of_a_job_on_vertex_is_of_one_moment(takes_s: float) -> None:
+    clock = Hurried()
+    script = Script(batch=Batches(waits_s=1, takes_s=takes_s))
+    book = BatchBook(Ledger(str), script, machine=clock)
+    objects = Objects(clock)
+    objects.put("bucket", "in.jsonl", LINE, "application/jsonl")
+    desk = VertexBatches(book, lambda number, *_: replace(row(number, False), line=LINE), objects)
+    asked = {
+        "displayName": "night",
+        "model": "gemini",
+        "inputConfig": {
+            "instancesFormat": "jsonl",
+            "gcsSource": {"uris": ["gs://bucket/in.jsonl"]},
+        },
+        "outputConfig": {
+            "predictionsFormat": "jsonl",
+            "gcsDestination": {"outputUriPrefix": "gs://bucket/out"},
+        },
+    }
+
+    def ask(operation: str, **names: str) -> dict[str, Any]:
+        call = Call(
+            operation, {"parent": "projects/p", **names}, {}, {}, orjson.dumps(asked), "", "key"
+        )
+        reply = desk.answer(call)
+        assert isinstance(reply, Reply)
+        document: dict[str, Any] = orjson.loads(reply.body)
+        return document
+
+    job = ask("submit")["name"].rpartition("/")[2]
+    told = [ask("look", id=job) for _ in range(40)]
+
+    assert told[-1]["state"] == "JOB_STATE_SUCCEEDED"
+    for one in told:
+        assert (one["state"] == "JOB_STATE_SUCCEEDED") == ("outputInfo" in one)
