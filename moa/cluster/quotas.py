@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from moa.cluster.shared import shared_actor
 from moa.dispatch.quota import Ask, Grant, Owner, QuotaOwner
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of asks and grants: an owner outlives the jobs that use it, and perhaps their version."""
 
 
@@ -31,6 +31,10 @@ class RemoteOwner:
     def refuse(self, detail: str) -> None:
         """See `Owner.refuse`."""
         self._actor.refuse.remote(detail)
+
+    def hand_over(self, process: str) -> None:
+        """See `Owner.hand_over`."""
+        self._actor.hand_over.remote(process)
 
     def pause(self, model: str, seconds: float) -> None:
         """See `Owner.pause`."""

@@ -61,7 +61,7 @@ class Dispatcher:
         self._budget = budget or Budget()
         owners = owners or {name: QuotaOwner(clock) for name in providers}
         self._accounts = {
-            name: Account(provider, owners[name], settings.max_in_flight)
+            name: Account(provider, owners[name], settings.max_in_flight, self._name)
             for name, provider in providers.items()
         }
         self._lines = {model.id: self._line(model) for model in models}
@@ -146,7 +146,7 @@ class Dispatcher:
         """Drain, and close the connections."""
         await self.drain()
         for account in self._accounts.values():
-            await account.provider.close()
+            await account.close()
 
     def _line(self, model: Model) -> Line:
         settings, account = self._settings, self._accounts[model.provider]

@@ -49,9 +49,11 @@ class Account:
     not a backlog of them. A first call that hangs does not hold up the others.
     """
 
-    def __init__(self, provider: Provider, owner: Owner, max_in_flight: int) -> None:
+    def __init__(self, provider: Provider, owner: Owner, max_in_flight: int, process: str) -> None:
+        """`process` is the first part of its lines' names as holders."""
         self.provider = provider
         self.owner = owner
+        self._process = process
         self.refused: AccountRefused | None = None
         self.slots = asyncio.Semaphore(1)
         self.proven = False
@@ -64,6 +66,24 @@ class Account:
             self.owner.prove()
             for _ in range(self._max_in_flight - 1):
                 self.slots.release()
+
+    def release(self) -> None:
+        """A call has left its slot. If the account let none through, and no other is about to be
+        tried, other processes need not wait for this one to find out: budget or client may have
+        kept the call from being made.
+        """
+        self.slots.release()
+        if not self.slots.locked():
+            self._hand_over()
+
+    async def close(self) -> None:
+        """Close its connections."""
+        self._hand_over()
+        await self.provider.close()
+
+    def _hand_over(self) -> None:
+        if not self.proven and self.refused is None:
+            self.owner.hand_over(self._process)
 
 
 class Sender(Protocol):
@@ -330,7 +350,7 @@ class Line:
         if unhindered and self.breaker.admit(call.assignment.query_id):
             call.taken = needed
             return True
-        self.account.slots.release()
+        self.account.release()
         self._lease.give_back(needed)
         return False
 
@@ -378,4 +398,4 @@ class Line:
     def _end(self, task: asyncio.Task[None]) -> None:
         self.in_flight.discard(task)
         self._window.release()
-        self.account.slots.release()
+        self.account.release()

@@ -137,6 +137,10 @@ class Owner(Protocol):
         """The account has refused its first call."""
         ...
 
+    def hand_over(self, process: str) -> None:
+        """This process made no first call after all, or one that said nothing of the key."""
+        ...
+
     def pause(self, model: str, seconds: float) -> None:
         """The vendor wants nothing for so long."""
         ...
@@ -352,6 +356,10 @@ class QuotaOwner:
     def refuse(self, detail: str) -> None:
         """See `Owner.refuse`."""
         self._proof.refuse(detail)
+
+    def hand_over(self, process: str) -> None:
+        """See `Owner.hand_over`."""
+        self._proof.hand_over(process)
 
     def pause(self, model: str, seconds: float) -> None:
         """See `Owner.pause`."""

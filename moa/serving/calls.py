@@ -95,7 +95,7 @@ class Caller:
         self._name = secrets.token_hex(4)
         owners = owners or {name: QuotaOwner(clock) for name in providers}
         self._accounts = {
-            name: Account(provider, owners[name], config.max_in_flight)
+            name: Account(provider, owners[name], config.max_in_flight, self._name)
             for name, provider in providers.items()
         }
         self._lines = {model.id: self._line(model) for model in models}
@@ -127,7 +127,7 @@ class Caller:
             for call in await line.stop():
                 _tell(call, TransientError("the endpoint is shutting down", code="closed"))
         for account in self._accounts.values():
-            await account.provider.close()
+            await account.close()
 
     async def answer(self, order: Order, course: Course) -> AsyncGenerator[CompletionDelta, None]:
         """The pieces of an answer as they come; the last one carries the completion.

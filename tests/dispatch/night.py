@@ -146,5 +146,8 @@ class FarOwner:
     def refuse(self, detail: str) -> None:
         self._owner.refuse(detail)
 
+    def hand_over(self, process: str) -> None:
+        self._owner.hand_over(process)
+
     def pause(self, model: str, seconds: float) -> None:
         self._owner.pause(model, seconds)

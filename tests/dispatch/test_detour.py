@@ -152,7 +152,7 @@ async def test_what_puts_a_line_out() -> None:
     lines = []
     for n in range(5):
         lease = Lease(owner, "model", Limits(), f"p/{n}", now_s)
-        lines.append(Line(Account(idle, owner, 8), lease, idle, 8, now_s))
+        lines.append(Line(Account(idle, owner, 8, "p"), lease, idle, 8, now_s))
     _, limited, spent, broken, refused = lines
 
     limited.heed(RateLimited("later", retry_after_s=30, status=429), call, now_s())

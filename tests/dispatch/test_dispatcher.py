@@ -19,6 +19,7 @@ from moa.dispatch.budget import Budget, Purse
 from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.journal import History, Journal, recover
 from moa.dispatch.outcome import Assignment, Choice, Settled
+from moa.dispatch.proof import PROOF_S
 from moa.dispatch.quota import Owner, QuotaOwner
 from moa.dispatch.retry import RetryPolicy
 from moa.dispatch.settings import DispatchSettings
@@ -708,6 +709,25 @@ async def test_two_dispatchers_of_one_account_find_out_together_that_its_key_is_
     await asyncio.gather(refused(), refused())
 
     assert len(provider_server.ledger()) == 1
+
+
+async def test_a_dispatcher_without_money_for_its_first_call_holds_up_no_other(
+    provider_server: ReplayServer, open_night: Open
+) -> None:
+    provider_server.set_script(SYNTHETIC)
+    owners = {"openai": QuotaOwner()}
+
+    async def nothing(_: Decimal) -> Decimal:
+        return Decimal(0)
+
+    asked = [assignment(n, MINI) for n in range(5)]
+    async with open_night(MINI, owners=owners, budget=Budget(nothing)) as poor:
+        unpaid = await poor.answer(asked)
+        async with open_night(MINI, owners=owners) as rich, asyncio.timeout(PROOF_S / 4):
+            paid = await rich.answer(asked)
+
+    assert {outcome.reason for outcome, _ in unpaid} == {"budget_spent"}
+    assert {outcome.status for outcome, _ in paid} == {"answered"}
 
 
 async def test_a_call_that_still_waits_for_its_money_is_not_sent_by_a_run_that_stops(

@@ -36,6 +36,8 @@ class Owner:
 
     def refuse(self, detail: str) -> None: ...
 
+    def hand_over(self, process: str) -> None: ...
+
     def pause(self, model: str, seconds: float) -> None:
         self.paused.append((model, seconds))
 

@@ -67,6 +67,38 @@ async def test_a_prover_that_cannot_prove_is_followed_by_another() -> None:
 
 
 @virtually
+async def test_a_prover_that_hands_over_is_followed_by_one_of_those_who_wait_at_once() -> None:
+    proof, passed = Proof(now_s), Passing()
+    await proof.wait("has no money left")
+    others = [asyncio.create_task(proof.wait(f"q{n}")) for n in range(3)]
+    await asyncio.sleep(1)
+
+    proof.hand_over("q0")  # it is not its to hand over
+    await asyncio.sleep(1)
+    before = [task.done() for task in others]
+    proof.hand_over("has no money left")
+    await asyncio.sleep(1)
+    after = [task.done() for task in others]
+    proof.prove()
+    await asyncio.gather(*others)
+
+    assert before == [False] * 3
+    assert after.count(True) == 1
+    assert passed.s < 3.01
+
+
+@virtually
+async def test_who_hands_over_takes_no_refusal_back() -> None:
+    proof = Proof(now_s)
+    await proof.wait("p")
+    proof.refuse("no such key")
+
+    proof.hand_over("p")
+
+    assert await proof.wait("q") == "no such key"
+
+
+@virtually
 async def test_a_refusal_is_told_to_all_and_forgotten_when_the_key_may_be_mended() -> None:
     proof = Proof(now_s)
     await proof.wait("p")
