@@ -17,11 +17,11 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 FAILED, TEMPORARY = 1, 75
 OVER = ("Complete", "Failed", "ValidationFailed")
@@ -79,8 +79,7 @@ def night_of(environ: dict[str, str]) -> Night:
         )
     night = job.removeprefix(prefix)
     if night.isdigit() and len(night) >= MINUTES:  # a CronJob's Job: minutes since the epoch
-        when = datetime.fromtimestamp(int(night) * 60, UTC)
-        night = when.astimezone(ZoneInfo(environ["TIME_ZONE"])).strftime("%Y-%m-%d")
+        night = _date(int(night), environ["TIME_ZONE"]).isoformat()
     name = f"{template}-{night}"
     if len(name) > LONGEST_NAME:
         raise Refused(f"{name!r} has {len(name)} characters, a RayJob at most {LONGEST_NAME}")
@@ -88,8 +87,16 @@ def night_of(environ: dict[str, str]) -> Night:
     return Night(name, template, dict(pairs), _owner(job, environ["JOB_UID"]))
 
 
+def _date(minutes: int, time_zone: str) -> date:
+    when = datetime.fromtimestamp(minutes * 60, UTC)
+    try:
+        return (when if time_zone == "Etc/UTC" else when.astimezone(ZoneInfo(time_zone))).date()
+    except (ZoneInfoNotFoundError, ValueError):
+        raise Refused(f"TIME_ZONE is {time_zone!r}, which this image does not know") from None
+
+
 def _owner(job: str, uid: str) -> Object:
-    """So that a night goes when its Job does: the CronJob's history limits say how many are kept."""
+    """So that a night goes when its Job does: the CronJob's history limits say how many stay."""
     return {"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": uid}
 
 
