@@ -67,13 +67,13 @@ class Account:
             for _ in range(self._max_in_flight - 1):
                 self.slots.release()
 
-    def release(self) -> None:
-        """A call has left its slot. If the account let none through, and no other is about to be
-        tried, other processes need not wait for this one to find out: budget or client may have
+    def release(self, *, another: bool = False) -> None:
+        """A call has left its slot. If the account let none through, and no `another` is about to
+        be tried, other processes need not wait for this one to find out: budget or client may have
         kept the call from being made.
         """
         self.slots.release()
-        if not self.slots.locked():
+        if not another and not self.slots.locked():
             self._hand_over()
 
     async def close(self) -> None:
@@ -398,4 +398,4 @@ class Line:
     def _end(self, task: asyncio.Task[None]) -> None:
         self.in_flight.discard(task)
         self._window.release()
-        self.account.release()
+        self.account.release(another=self.waiting > 0 and not self.out)
