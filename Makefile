@@ -18,7 +18,7 @@ export REQUIRE_VLLM
 export REQUIRE_SANDBOX
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve cpu test exams check bench bench-training router evaluate clean
+.PHONY: help demo serve cpu test exams check bench bench-training router evaluate lock licences audit sbom clean
 
 help:
 	@echo "make demo    the main job on real, recorded queries: no key, no GPU"
@@ -26,11 +26,15 @@ help:
 	@echo "make test    the tests; SLOW=1 for those that take long, too"
 	@echo "make exams   other people's clients against the endpoint: LiteLLM, llm, schemathesis"
 	@echo "make cpu     vLLM and torch for the CPU, into the same environment"
-	@echo "make check   lint, types, spelling"
+	@echo "make check   lint, types, spelling, known vulnerabilities"
 	@echo "make bench   the benchmarks (tests/bench): minutes"
 	@echo "make bench-training  those of fine-tuning, heads and novelty: hours"
 	@echo "make router  train the embedded router again: gives the shipped bytes"
 	@echo "make evaluate  what the embedded router is worth on queries that nothing was fitted on"
+	@echo "make lock    versions and hashes of what images install, after constraints.txt has changed"
+	@echo "make licences  LICENCES.md, of all that the locks hold; refuses what must not be linked in"
+	@echo "make audit   known vulnerabilities of what the locks hold"
+	@echo "make sbom    bills of materials into build/: of this environment, and of both images"
 	@echo "make clean   remove the environment and what tools leave behind; runs/ stays"
 
 # A stamp, not $(VENV)/bin/python: an interrupted `venv` leaves that behind without pip.
@@ -99,6 +103,45 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/typos
+	@$(MAKE) --no-print-directory audit
+
+# What images install. Versions are those of constraints.txt; of what it does not name, those that the
+# locks have already: for newer ones, delete the lock first. vLLM asks for older versions of four
+# packages (constraints-cpu.txt says which), so for its lock ours are not limits but the last word.
+LOCK := $(BIN)/uv --no-config pip compile --quiet --generate-hashes --annotation-style line \
+	--custom-compile-command "make lock" --python-version 3.11 --python-platform x86_64-manylinux_2_28
+LOCKS := deploy/containers
+
+lock: $(VENV)/.dev
+	$(LOCK) --constraints constraints.txt --extra serve --extra train --extra grade \
+		pyproject.toml $(LOCKS)/build.in --output-file $(LOCKS)/cpu.lock
+	$(LOCK) --overrides constraints.txt --extra gpu --extra serve --extra train --extra fine-tune \
+		pyproject.toml $(LOCKS)/build.in $(LOCKS)/gpu.in --output-file $(LOCKS)/gpu.lock
+	$(LOCK) deploy/supply_chain/requirements.in --output-file deploy/supply_chain/requirements.txt
+
+# Tools that look at packages, in an environment of their own: they want other versions than this one.
+SUPPLY := $(VENV)/supply
+$(SUPPLY)/.made: $(VENV)/.made deploy/supply_chain/requirements.txt
+	$(PYTHON) -m venv --clear $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r deploy/supply_chain/requirements.txt
+	@touch $@
+
+licences: $(SUPPLY)/.made
+	$(SUPPLY)/bin/python -m deploy.supply_chain.licences
+
+# Options of pip-audit: AUDIT="--ignore-vuln ID", or AUDIT="--vulnerability-service osv --osv-url …".
+AUDIT ?=
+
+audit: $(SUPPLY)/.made
+	$(SUPPLY)/bin/python -m deploy.supply_chain.audit $(AUDIT)
+
+sbom: $(VENV)/.core $(SUPPLY)/.made
+	mkdir -p build
+	$(SUPPLY)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom-environment.json $(BIN)/python
+	for image in cpu gpu; do $(SUPPLY)/bin/cyclonedx-py requirements --pyproject pyproject.toml \
+		--output-reproducible --output-file build/sbom-$$image.json $(LOCKS)/$$image.lock || exit 1; done
 
 # Those of training take hours, and torch.
 TRAINING := fine_tune heads novelty
