@@ -6,68 +6,63 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from moa.schema import LOGGED_GRADES
-from moa.storage.outcome_table import Night, OutcomeTable
+from tests.jobs.conftest import Night, job_in
+from tests.notebooks.conftest import ROOT, command
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-
-
-@pytest.fixture(scope="module")
-def outcome_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two nights of recorded answers; a tenth was explored, and a few have no grade."""
-    folder = tmp_path_factory.mktemp("outcomes")
-    backlog = pq.read_table(ROOT / "moa/recordings/demo_backlog.parquet").slice(0, 300)
-    recorded = pq.read_table(ROOT / "moa/recordings/graded_outcomes.parquet").to_pylist()
-    grades = {(row["query_id"], row["model"]): row for row in recorded}
-    models = ("openai/gpt-4o", "openai/gpt-4o-mini")
-    for day in (1, 2):
-        began = datetime(2026, 11, day, tzinfo=UTC)
-        night = Night(f"night-{day}", began)
-        queries, rows = [], []
-        for number, query in enumerate(backlog.to_pylist()):
-            model = models[(number + day) % 2]
-            if (graded := grades.get((query["query_id"], model))) is None:
-                continue
-            name, explored = f"{night.run_id}/{query['query_id']}", number % 10 == 0
-            source = next(tag for tag in query["tags"] if tag.startswith("source:"))
-            queries.append(
-                {"query_id": name, "prompt": query["prompt"], "source": source,
-                 "tags": query["tags"], "run_id": night.run_id}
-            )  # fmt: skip
-            missing = number % 50 == 0
-            rows.append(
-                {**graded, "query_id": name, "grade": None if missing else graded["grade"],
-                 "reason": "no reference" if missing else None,
-                 "propensity": 0.05 if explored else 0.95,
-                 "rule": "explored" if explored else "best_value", "router_version": "b6891022224e",
-                 "run_id": night.run_id, "cost_usd": Decimal("0.001"), "graded_at": began}
-            )  # fmt: skip
-        OutcomeTable(str(folder)).write(
-            night,
-            pa.Table.from_pylist(queries),
-            pa.Table.from_pylist(rows, schema=LOGGED_GRADES),
-            held_out_share=0.25,
-        )
-    return folder
+PLAIN = {"MPLBACKEND": "agg"}
+COUNTS = """
+import duckdb, json
+found = duckdb.sql("SELECT count(*) FILTER (status = 'answered'), count(*) FILTER "
+                   "(status = 'dead_letter'), sum(cost_usd) FROM outcomes").fetchall()[0]
+print(json.dumps([found[0], found[1], str(found[2])]))
+"""
+"""What is asked of the views of `run_folder` once it has run."""
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(notebook: Path, outcome_table: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "--nbmake", "-c", os.devnull, str(notebook)]
-    environ = {**os.environ, "OUTCOME_TABLE": str(outcome_table), "MPLBACKEND": "agg"}
+def test_a_notebook_runs(
+    notebook: Path, outcome_table: Path, run_folder: Path, judged: Path
+) -> None:
+    looks_at = {
+        "OUTCOME_TABLE": outcome_table, "RUN": run_folder, "ROUTER": judged / "router",
+        "EVALUATION": judged / "evaluation",
+    }  # fmt: skip
+    environ = {name: str(folder) for name, folder in looks_at.items()} | PLAIN
+    words = ("-m", "pytest", "-q", "--nbmake", "-c", os.devnull, str(notebook))
 
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    done = command(*words, environ=environ)
 
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+def test_what_was_sent_again_counts_once(tmp_path: Path) -> None:
+    both, one = ({"outages": [{"provider": name, "to_s": 3600} for name in names]}
+                 for names in (("openai", "anthropic"), ("anthropic",)))  # fmt: skip
+    with job_in(tmp_path, rows=60) as under_test:
+        under_test.server.set_script(both)
+        under_test.run("dispatch.fallback=false", "dispatch.give_up_after_s=1")
+        first = Night(under_test, under_test.folder.name)
+        died = len(first.dead())
+        under_test.server.set_script(one)
+        first.redrive()
+
+        shown = command(
+            "-c", f"import runpy; runpy.run_path('run_folder.py')\n{COUNTS}",
+            environ={"RUN": str(first.folder), **PLAIN}, cwd=ROOT / "notebooks",
+        )  # fmt: skip
+
+        report = first.report()
+        assert shown.returncode == 0, shown.stderr[-3000:]
+        assert 0 < report["dead_letters"] < died
+        answered, dead, usd = json.loads(shown.stdout.splitlines()[-1])
+        assert (answered, dead) == (report["answered"], report["dead_letters"])
+        assert float(usd) == pytest.approx(float(report["cost_usd"]), abs=1e-12)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
