@@ -272,6 +272,24 @@ class LogConfig(Section):
     )
 
 
+class RunLogConfig(LogConfig):
+    """How events are written, and where numbers are."""
+
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1024,
+        le=65_535,
+        description="Of the metrics page, of a Ray of the job's own; a cluster's nodes have theirs",
+    )
+    metrics_linger_s: float = Field(
+        default=0,
+        ge=0,
+        le=600,
+        description="How long that Ray stays when all is done, for the last numbers to be fetched; "
+        "Ray takes up to 10 s to show them; seconds",
+    )
+
+
 class RouteBatchConfig(Section):
     """All that `jobs/route_batch.py` is told."""
 
@@ -296,7 +314,7 @@ class RouteBatchConfig(Section):
     replay: ReplayConfig | None = Field(
         default=None, description="When given, nothing is called but a server on localhost"
     )
-    log: LogConfig = LogConfig()
+    log: RunLogConfig = RunLogConfig()
 
     _each_once = field_validator("pool")(each_once)
 

@@ -272,11 +272,19 @@ COST_REPORT = pa.schema(
 )
 """A run's bill: one row per model and lane."""
 
+_DECIDED = [
+    _required("rule", pa.string()),
+    pa.field("model", pa.string()),
+    pa.field("reason", pa.string()),  # of dead letters, where nobody is asked
+    _required("rows", pa.int64()),
+]
+
 PARTS = pa.schema(
     [
         _required("part", pa.string()),
         _required("provider", pa.string()),  # "none": rows that go to nobody (dead letters)
         _required("rows", pa.int64()),
+        _required("decided", pa.list_(pa.struct(_DECIDED))),
     ]
 )
 """What the decide stage reports of each part that it wrote: one row per part and provider."""

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import structlog
 
 from moa.config import QueryLogConfig, RouterConfig
+from moa.decisions.decided import decided_in
 from moa.decisions.deciding import Deciding, letters, live_lanes, per_model
 from moa.dispatch.outcome import DeadLetter
 from moa.dispatch.piece import write_settled
@@ -169,9 +170,10 @@ class Decide:
             decisions, chances = self.deciding.by_policy_or_drawn(expected)
             lanes = live_lanes(decisions)
             table = self.deciding.table(queries, expected, decisions, lanes, router_s, chances)
-            bury(run, part, queries, letters(queries, expected, decisions))
+            buried = letters(queries, expected, decisions)
+            bury(run, part, queries, buried)
             run.write_decisions(part, table)
-            yield _summary(part, table)
+            yield _summary(part, table, buried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +230,17 @@ def bury(run: RunFolder, part: PartName, queries: pa.Table, letters: list[DeadLe
     write_settled(PieceName(part, NOBODY), run, settled, followers)
 
 
-def _summary(part: PartName, decisions: pa.Table) -> pa.Table:
+def _summary(part: PartName, decisions: pa.Table, buried: list[DeadLetter]) -> pa.Table:
     counts = pc.value_counts(pc.fill_null(decisions.column("provider"), NOBODY))
+    decided = decided_in(part, decisions, buried)
+    providers = counts.field("values").to_pylist()
+    pieces = [decided[PieceName(part, provider)] for provider in providers]
     return pa.table(
         {
             "part": [str(part)] * len(counts),
-            "provider": counts.field("values"),
+            "provider": providers,
             "rows": counts.field("counts"),
+            "decided": [[one._asdict() for one in piece] for piece in pieces],
         },
         schema=PARTS,
     )

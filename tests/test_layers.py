@@ -42,7 +42,7 @@ LAYERS = (
 """A module may import from lower lines, and from its own package. The lowest line is one."""
 RAY_ALLOWED = (
     "jobs", "moa.cluster", "moa.fine_tuning.workers", "moa.pipeline", "moa.serving.deployment",
-    "moa.serving.ray_metrics", "moa.serving.router_replicas", "moa.serving.shared_actors",
+    "moa.serving.router_replicas", "moa.serving.shared_actors",
 )  # fmt: skip
 TOP_LEVEL = {
     ".ci", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",

@@ -117,7 +117,7 @@ class BatchLane:
         piece = BatchPiece(self._providers[provider], load, journal, history)
         known = [(o, history.letters.get(row)) for row, o in history.outcomes.items()]
         for settled in known:
-            self._dispatcher.count(*settled)
+            self._dispatcher.count(*settled, earlier=True)
         batches = list(history.batches.values())
         for batch in batches:
             if batch.surely and batch.ids:

@@ -23,6 +23,7 @@ from moa.dispatch.outcome import Assignment, DeadLetter, Outcome, Settled
 from moa.dispatch.quota import Owner, QuotaOwner
 from moa.dispatch.retry import reason_of
 from moa.dispatch.settings import DispatchSettings, LineProgress, Progress
+from moa.dispatch.tallies import Tallies
 from moa.errors import (
     KeyRefused,
     LaneUnavailable,
@@ -70,8 +71,7 @@ class Dispatcher:
         self._drainage: asyncio.Task[None] | None = None
         self._refused: KeyRefused | None = None
         self._unsettled: Counter[str] = Counter()
-        self._done = self._dead = self._retried = 0
-        self._spent_usd = Decimal(0)
+        self._tallies = Tallies()
 
     async def answer(
         self, assignments: Sequence[Assignment], journal: Journal, history: History
@@ -104,9 +104,7 @@ class Dispatcher:
 
     def forget(self, settled: Sequence[Settled]) -> None:
         """Somebody else counts these from now on."""
-        self._done -= len(settled)
-        self._dead -= sum(letter is not None for _, letter in settled)
-        self._spent_usd -= sum((outcome.cost_usd for outcome, _ in settled), Decimal(0))
+        self._tallies.forget(settled)
 
     def waiting(self, model_id: str) -> int:
         """Calls that wait for a model of the pool."""
@@ -114,18 +112,19 @@ class Dispatcher:
 
     def progress(self) -> Progress:
         """Where it stands."""
-        lines = self._lines.values()
+        lines, tallies = self._lines.values(), self._tallies
         return Progress(
             of=self._name,
             at_s=time.time(),
-            done=self._done,
-            dead=self._dead,
-            retried=self._retried,
+            done=tallies.done,
+            dead=tallies.dead,
+            retried=tallies.retried,
             in_flight=sum(len(line.in_flight) for line in lines),
             waiting=sum(line.waiting for line in lines) + len(self._timers),
-            spent_usd=self._spent_usd,
+            spent_usd=tallies.spent_usd,
             unsettled=dict(self._unsettled),
-            lines={k: LineProgress(v.answers, v.waiting) for k, v in self._lines.items()},
+            lines={k: LineProgress(v.answers, v.waiting, v.out) for k, v in self._lines.items()},
+            happened=tallies.happened(),
         )
 
     async def drain(self) -> None:
@@ -168,7 +167,7 @@ class Dispatcher:
         row, provider = assignment.row, assignment.choices[0].model.provider
         if row in history.outcomes:
             settled = history.outcomes[row], history.letters.get(row)
-            self.count(*settled)
+            self.count(*settled, earlier=True)
             done.set_result(settled)
             return done
         self._unsettled[provider] += 1
@@ -270,6 +269,7 @@ class Dispatcher:
             risked_usd = expected_usd if error.maybe_billed else Decimal(0)
             call.risked_usd += risked_usd
             call.journal.failed(call.assignment.row, call.failed(error), risked_usd)
+            self._tallies.failed(call.model.id, error)
             self._failed(call, line, error, sent_at)
             return risked_usd
         return self._answered(call, line, answer, sent_at)
@@ -296,6 +296,7 @@ class Dispatcher:
 
     def _answered(self, call: Call, line: Line, answer: Answer, sent_at: float) -> Decimal:
         line.answered(call, answer, sent_at)
+        self._tallies.answered(call.model.id)
         usage = answer.completion.usage
         cost_usd = self._prices.cost_usd(
             call.model.id,
@@ -331,7 +332,7 @@ class Dispatcher:
         if wait_s is None or (isinstance(error, RateLimited) and line.never_fits(call)):
             self._next_model(call, error)
         elif not self.pass_on(call, line):  # nobody waits to try again what is known to be out
-            self._retried += 1
+            self._tallies.retried += 1
             self._retry_later(call, wait_s)
 
     def _tell_line(self, call: Call, line: Line, error: ProviderError, sent_at: float) -> None:
@@ -379,6 +380,7 @@ class Dispatcher:
 
     def _go_on(self, call: Call, reason: str, detail: str) -> None:
         if has_fallback(call, self._settings):
+            self._tallies.pass_on(call.model.id, reason)
             call.next_model()
             self._put(call)
         else:
@@ -393,8 +395,6 @@ class Dispatcher:
         self.count(outcome, letter)
         call.resolve((outcome, letter))
 
-    def count(self, outcome: Outcome, letter: DeadLetter | None) -> None:
-        """A query has its outcome."""
-        self._done += 1
-        self._dead += letter is not None
-        self._spent_usd += outcome.cost_usd
+    def count(self, outcome: Outcome, letter: DeadLetter | None, *, earlier: bool = False) -> None:
+        """A query has its outcome; `earlier`: another process has seen it happen."""
+        self._tallies.count(outcome, letter, earlier=earlier)

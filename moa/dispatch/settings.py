@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from moa.dispatch.retry import RetryPolicy
+from moa.dispatch.tallies import Tallied
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,14 @@ class LineProgress(NamedTuple):
     """Calls, since the dispatcher began."""
     waiting: int = 0
     """Calls."""
+    out: bool = False
+    """Nothing can be sent to it for now, and perhaps for long."""
 
     def plus(self, other: LineProgress) -> LineProgress:
         """Of both."""
-        return LineProgress(self.answered + other.answered, self.waiting + other.waiting)
+        return LineProgress(
+            self.answered + other.answered, self.waiting + other.waiting, self.out or other.out
+        )
 
 
 class Progress(NamedTuple):
@@ -85,3 +90,5 @@ class Progress(NamedTuple):
     """Queries in batches that have not been fetched."""
     lines: Mapping[str, LineProgress] = MappingProxyType({})
     """By catalog id."""
+    happened: Tallied = Tallied()
+    """Since it began; nothing is taken off when it is told to forget."""

@@ -5,21 +5,25 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
+from moa.decisions.decided import Decided
 from moa.dispatch.journal import recover
 from moa.dispatch.piece import finished_piece
 from moa.dispatch.settings import LineProgress
+from moa.dispatch.settings import Progress as Standing
 from moa.dispatch.used import summed
 from moa.errors import Interrupted
 from moa.pipeline.at_work import AtWork
+from moa.pipeline.details import Details, Progress
 from moa.pipeline.facts import Facts, Money
 from moa.pipeline.graph import decide_backlog, scan_backlog
 from moa.pipeline.job import Job
@@ -38,29 +42,6 @@ READS_AT_ONCE = 16
 """Of the run folder, when a run goes on."""
 
 log = structlog.get_logger()
-
-
-class Progress(NamedTuple):
-    """Where a run stands."""
-
-    queries: int
-    """That are asked; those that share an equal one's answer are not counted."""
-    done: int
-    """Of those, with what earlier starts of the run have done."""
-    dead: int
-    in_flight: int
-    waiting: int
-    retried: int
-    spent_usd: Decimal
-    """With what earlier starts have spent, as far as it is known."""
-    deciding: bool
-    """Whether the router is still at work."""
-    earlier: int
-    """Done by earlier starts."""
-    draining: bool = False
-    """Nothing new is sent any more."""
-    in_batches: int = 0
-    """In batches that have not been fetched."""
 
 
 def route_backlog(
@@ -175,7 +156,8 @@ class _Decider:
                 for table in tables:
                     for row in table.to_pylist():
                         piece = PieceName.parse(f"{row['part']}.{row['provider']}")
-                        self._news.put(PieceRows(piece, row["rows"]))
+                        decided = tuple(Decided(**one) for one in row["decided"])
+                        self._news.put(PieceRows(piece, row["rows"], decided))
                     if self._ended.is_set():
                         break
         except BaseException as error:  # carried over to the driver's thread, which raises it
@@ -210,6 +192,7 @@ class _Nightly:
         self._budget = earlier.money(job, spent_usd, read=approved_usd is not None)
         self._money = self._budget.at_most(approved_usd)
         self._dispatch = Dispatch(job, left_usd=self._money.free_usd)
+        self._decisions: Counter[Decided] = Counter()
         self._buried = 0
 
     def decides(self, decider: _Decider | Planned) -> None:
@@ -274,10 +257,6 @@ class _Nightly:
         open_usd = sum((replica.spent_usd for replica in replicas), Decimal(0))
         out = sum(sum(replica.unsettled.values()) for replica in replicas)
         done = sum(replica.done for replica in replicas)
-        lines: dict[str, LineProgress] = {}
-        for replica in replicas:
-            for model, line in replica.lines.items():
-                lines[model] = lines.get(model, LineProgress()).plus(line)
         return Facts(
             left_usd=None
             if self._money.left_usd is None
@@ -285,7 +264,7 @@ class _Nightly:
             open_usd=open_usd,
             open_share=out / (out + done) if out + done else 1.0,
             used=summed(self._earlier.counts.used, self._dispatch.finished.used),
-            lines=lines,
+            lines=_lines(replicas),
         )
 
     def _drain(self) -> None:
@@ -307,6 +286,8 @@ class _Nightly:
 
     def _take_decided(self) -> None:
         for decided in self._decider.take() if self._decider is not None else ():
+            for one in decided.decided:
+                self._decisions[one._replace(rows=0)] += one.rows
             if decided.piece.provider == NOBODY:
                 self._buried += decided.rows
             else:
@@ -331,7 +312,31 @@ class _Nightly:
             earlier=earlier.queries,
             draining=self._dispatch.draining,
             in_batches=sum(r.in_batches for r in replicas),
+            details=self._details(replicas),
         )
+
+    def _details(self, replicas: Sequence[Standing]) -> Details:
+        planned = self._decider if isinstance(self._decider, Planned) else None
+        dispatch, money = self._dispatch, self._money
+        return Details(
+            scored=self._decisions.total() if planned is None else planned.scored,
+            decided=self._decisions,
+            happened={replica.of: replica.happened for replica in replicas},
+            lines=_lines(replicas),
+            oldest_s=dispatch.oldest_s(in_batches=False),
+            oldest_batch_s=dispatch.oldest_s(in_batches=True),
+            budget_usd=None if money.left_usd is None else money.left_usd + money.spent_usd,
+            expects=None if planned is None else planned.expects,
+        )
+
+
+def _lines(replicas: Sequence[Standing]) -> dict[str, LineProgress]:
+    """Catalog id → of all replicas."""
+    lines: dict[str, LineProgress] = {}
+    for replica in replicas:
+        for model, line in replica.lines.items():
+            lines[model] = lines.get(model, LineProgress()).plus(line)
+    return lines
 
 
 @dataclass(frozen=True, slots=True)

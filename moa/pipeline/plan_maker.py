@@ -16,8 +16,10 @@ import pyarrow as pa
 import structlog
 
 from moa.catalog import Lane
+from moa.decisions.decided import decided_in
 from moa.decisions.deciding import letters
 from moa.decisions.planned import Preferences, decisions_of, models_of, objective
+from moa.dispatch.outcome import DeadLetter
 from moa.errors import RunError
 from moa.pipeline.job import Job
 from moa.pipeline.part_block import Block, Given, given_in, is_out, read_block, together
@@ -177,8 +179,10 @@ class PlanMaker:
         table = self._deciding.table(
             block.queries, block.expected, decisions, lanes, router_s, chances
         )
+        buried: list[DeadLetter] = []
         if block.before is None:
-            bury(self._run, part, block.queries, letters(block.queries, block.expected, decisions))
+            buried = letters(block.queries, block.expected, decisions)
+            bury(self._run, part, block.queries, buried)
         else:  # what is out stays as it is, and so does what has no option any more
             anew = np.zeros(rows, np.bool_)
             anew[block.expected.good[block.free]] = True
@@ -190,7 +194,9 @@ class PlanMaker:
         self._free[part] = rows - int(is_out(table).sum())
         if self._plan.shares:
             self._given[part] = given_in(table)
-        return [PieceRows(*one) for one in pieces_in(part, table)]
+        found = decided_in(part, table, buried)
+        pieces = pieces_in(part, table)
+        return [PieceRows(piece, rows, found.get(piece, ())) for piece, rows in pieces]
 
     def _block(
         self,

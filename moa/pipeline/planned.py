@@ -15,6 +15,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime
 from decimal import ROUND_UP, Decimal
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +27,7 @@ from moa.dispatch.used import Used
 from moa.errors import RunError
 from moa.pipeline.at_work import AtWork
 from moa.pipeline.committed import Amounts, amounts_of
+from moa.pipeline.details import Expects
 from moa.pipeline.facts import Facts, Money
 from moa.pipeline.graph import score_backlog
 from moa.pipeline.job import Job
@@ -93,6 +95,10 @@ class Planned:
         self._planned_at = time.monotonic()
         self._lines_then: Mapping[str, LineProgress] = {}
         self._ready = False
+        self.scored = 0
+        """Queries, by this start."""
+        self.expects: Expects | None = None
+        """By the latest plan."""
         self._batches: deque[PieceRows] = deque()
         """Decided, and waiting for money."""
         self._let_out: list[PieceRows] = []
@@ -258,6 +264,7 @@ class Planned:
                 for table in tables:
                     for row in table.to_pylist():
                         router_s[PartName.parse(row["part"])] = row["router_s"]
+                        self.scored += row["rows"]
                     if self._ended.is_set():
                         break
         finally:
@@ -289,6 +296,9 @@ class Planned:
         live = (row["cost_usd"] for row in forecast["rows"] if row["lane"] != BATCH)
         self._live_share = sum(live) / len(parts)
         cost = forecast["cost_usd"]
+        out_usd = sum((one.usd for one in self._open.values()), Decimal(0))
+        usd = self._money.spent_usd + out_usd + Decimal(str(cost["expected"]))
+        self.expects = Expects(usd, _end(plan))
         log.info("plan.made", number=plan.number, gap=plan.document["gap"], **cost)
         return plan
 
@@ -311,6 +321,8 @@ class Planned:
         plan, self._again = self._again.result(), None
         log.info("plan.made_again", number=plan.number, queries=plan.document["queries"])
         self._plan = plan
+        if self.expects is not None:
+            self.expects = self.expects._replace(end_s=_end(plan))
 
     def _pieces_of(self, part: PartName) -> list[PieceRows]:
         """The live pieces of a part that is held, by the plan in force."""
@@ -348,6 +360,12 @@ class Planned:
     def _router_usd(self) -> Decimal:
         hours = Decimal(str(self._work.all_router_s)) / 3600
         return self._job.config.router.usd_per_hour * hours
+
+
+def _end(plan: MadePlan) -> float:
+    """Since 1970: when it is expected to have been carried out."""
+    made = datetime.fromisoformat(plan.document["created_at"])
+    return made.timestamp() + float(plan.document["forecast"]["ends_in_s"]["expected"])
 
 
 def _is_live(piece: PieceName) -> bool:

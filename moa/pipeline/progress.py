@@ -8,7 +8,7 @@ from typing import TextIO
 
 import structlog
 
-from moa.pipeline.nightly import Progress
+from moa.pipeline.details import Progress
 
 LINE_EVERY_S = 0.5
 EVENT_EVERY_S = 10.0
@@ -23,7 +23,7 @@ class LiveLine:
 
     def __init__(self, out: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
-        self._pace = _Pace(LINE_EVERY_S, clock)
+        self._pace = Pace(LINE_EVERY_S, clock)
 
     def __call__(self, progress: Progress) -> None:
         """Show where the run stands."""
@@ -40,14 +40,15 @@ class Events:
     """The same as structured events."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pace = _Pace(EVENT_EVERY_S, clock)
+        self._pace = Pace(EVENT_EVERY_S, clock)
 
     def __call__(self, progress: Progress) -> None:
         """Log where the run stands."""
         if self._pace.due(progress):
+            told = {k: v for k, v in progress._asdict().items() if k != "details"}
             log.info(
                 "run.progressed",
-                **{**progress._asdict(), "spent_usd": float(progress.spent_usd)},
+                **{**told, "spent_usd": float(progress.spent_usd)},
                 per_s=round(self._pace.per_s, 2),
                 left_s=left_s(progress, self._pace.per_s),
             )
@@ -56,7 +57,7 @@ class Events:
         """Nothing is left open."""
 
 
-class _Pace:
+class Pace:
     """Says when it is time to tell, and how many queries this start gets done a second."""
 
     def __init__(self, every_s: float, clock: Callable[[], float]) -> None:
@@ -69,6 +70,7 @@ class _Pace:
         self.per_s = 0.0
 
     def due(self, progress: Progress) -> bool:
+        """Whether it is; it is asked each time that there is something to tell."""
         now = self._clock()
         fresh = progress.done - progress.earlier
         if self._began_at is None and (fresh or progress.in_flight):

@@ -79,7 +79,7 @@ def redrive(config: RouteBatchConfig, wanted: Wanted, *, environ: Mapping[str, s
                 with (
                     vendors(plan.job) as standing_in,
                     cluster(standing_in, scores=False),
-                    telling(config, stop) as tell,
+                    telling(standing_in, stop) as tell,
                 ):
                     dispatch_decided(standing_in, tell, stop, spent_usd=plan.run.spent_usd())
             return _finish(plan.parent, plan.child, config)

@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError
 
 from moa.cluster.quotas import owners_of
 from moa.config import RouteBatchConfig
+from moa.decisions.decided import Decided
 from moa.dispatch.batch_file import BatchNames
 from moa.dispatch.batch_lane import BatchLane
 from moa.dispatch.budget import Budget, Lease, Purse
@@ -214,6 +215,8 @@ class PieceRows:
 
     piece: PieceName
     rows: int
+    decided: tuple[Decided, ...] = field(default=(), compare=False)
+    """By whom and why; nothing, if an earlier start has decided on it."""
 
 
 @dataclass(slots=True)
@@ -254,6 +257,8 @@ class Dispatch:
         self._waiting: dict[str, deque[PieceRows]] = defaultdict(deque)
         self._open: dict[ObjectRef[Any], tuple[_Replica, PieceRows]] = {}
         self._draining = False
+        self._since: dict[bool, dict[PieceName, float]] = {False: {}, True: {}}
+        """When each piece came that has not ended, in batches or not, in order."""
         self.finished = Counts()
 
     @property
@@ -273,6 +278,7 @@ class Dispatch:
 
     def put(self, decided: PieceRows) -> None:
         """A piece has been decided."""
+        self._since[decided.piece.in_batches].setdefault(decided.piece, time.monotonic())
         self._waiting[decided.piece.queue].append(decided)
         self._hand_out()
 
@@ -306,6 +312,7 @@ class Dispatch:
             result: PieceResult = ray.get(ref)
             replica.load.learn(result.rest)
             if result.finished:
+                self._since[waiting.piece.in_batches].pop(waiting.piece, None)
                 self.finished.add(result)
                 done.append(result)
             if result.refused is not None:
@@ -328,6 +335,11 @@ class Dispatch:
     def progress(self) -> list[Progress]:
         """Where the replicas stand, of those that have begun, without what is `finished`."""
         return [r.load.latest for r in self._replicas if r.load.latest is not None]
+
+    def oldest_s(self, *, in_batches: bool) -> float:
+        """How long ago the oldest piece came that has not ended; 0 when there is none."""
+        came = next(iter(self._since[in_batches].values()), None)
+        return 0.0 if came is None else time.monotonic() - came
 
     def _hand_out(self) -> None:
         """Each piece goes to the replica that has the least to do for its provider."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,12 +20,15 @@ import structlog
 
 from moa.cluster.address import LOCAL, ray_address
 from moa.cluster.joining import cluster_cpus, cluster_gpus, cluster_nodes, join_ray
+from moa.cluster.ray_meters import RayRegistry
 from moa.config import RouteBatchConfig, config_hash, resolved
-from moa.errors import ConfigError, RunError
+from moa.errors import ConfigError, Interrupted, RunError
+from moa.pipeline.details import Progress
 from moa.pipeline.failures import told_plainly
 from moa.pipeline.job import Job, check_job
 from moa.pipeline.nightly import plan_backlog, route_backlog
 from moa.pipeline.progress import Events, LiveLine
+from moa.pipeline.run_meters import RunMeters
 from moa.pipeline.shadow import shadow_backlog, shadow_problem
 from moa.pipeline.stop import Stop, held
 from moa.replay.process import replay_server
@@ -79,7 +83,7 @@ def run_job(
         run.begin(job.facts(), identity=job.identity())
         if run.manifest() is not None:
             return _finished_before(run)
-        with vendors(job) as standing_in, cluster(job), telling(job.config, stop) as tell:
+        with vendors(job) as standing_in, cluster(job), telling(job, stop) as tell:
             approved_usd = approve_usd if approve_usd is not None else _approved_usd(config)
             route_backlog(standing_in, tell, stop, approved_usd=approved_usd)
             shadow_backlog(job, stop)
@@ -164,14 +168,26 @@ def _told_of_plan(job: Job) -> list[str]:
 
 
 @contextmanager
-def telling(config: RouteBatchConfig, stop: Stop) -> Iterator[LiveLine | Events]:
-    """How a run is told where it stands, once Ray is up."""
+def telling(job: Job, stop: Stop) -> Iterator[Callable[[Progress], None]]:
+    """Whom a run tells where it stands, once Ray is up: who waits for it, and who watches it."""
     stop.listen()  # Ray has taken SIGTERM for itself
-    tell = LiveLine(sys.stderr) if _on_terminal(config) else Events()
+    told = LiveLine(sys.stderr) if _on_terminal(job.config) else Events()
+    meters = RunMeters(RayRegistry(), job.config.run.id, job.models, job.deadline)
+
+    def tell(progress: Progress) -> None:
+        told(progress)
+        meters(progress)
+
+    how = "failed"
     try:
         yield tell
+        how = "routed"
+    except Interrupted:
+        how = "interrupted"
+        raise
     finally:
-        tell.end()
+        told.end()
+        meters.end(how)
 
 
 def _on_terminal(config: RouteBatchConfig) -> bool:
@@ -237,12 +253,14 @@ def local_ray(job: Job, *, scores: bool = True) -> Iterator[None]:
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         include_dashboard=False,
         log_to_driver=False,
+        _metrics_export_port=job.config.log.metrics_port,
     )
     try:
         if scores:
             _check_gpus(job)
         yield
     finally:
+        time.sleep(job.config.log.metrics_linger_s)
         ray.shutdown()
 
 

@@ -18,6 +18,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from moa.cluster.quotas import owners_of
+from moa.cluster.ray_meters import RayRegistry
 from moa.errors import ConfigError
 from moa.log import configure
 from moa.router.artifact import read_artifact
@@ -28,7 +29,6 @@ from moa.serving.endpoint import Endpoint
 from moa.serving.haproxy import free_port
 from moa.serving.http_app import make_app
 from moa.serving.process import open_endpoint, url_at
-from moa.serving.ray_metrics import RayRegistry
 from moa.serving.router_replicas import RemoteScorer, RouterReplica
 from moa.serving.scoring import LocalScorer
 from moa.serving.setup import Setup, check_endpoint

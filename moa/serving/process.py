@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import uvicorn
 
+from moa.cluster.meters import Registry, Tally
 from moa.dispatch.heap import calm_collector
 from moa.dispatch.quota import Owner
 from moa.replay.process import ReplayServer, replay_server
@@ -17,7 +18,7 @@ from moa.serving.conversations import ConversationOwner
 from moa.serving.endpoint import Endpoint
 from moa.serving.http_app import make_app
 from moa.serving.keeping import Keeper
-from moa.serving.metrics import Meters, Registry, Tally
+from moa.serving.metrics import Meters
 from moa.serving.routing import Scorer
 from moa.serving.scoring import LocalScorer
 from moa.serving.setup import Setup

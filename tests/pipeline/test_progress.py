@@ -4,7 +4,7 @@ import io
 import re
 from decimal import Decimal
 
-from moa.pipeline.nightly import Progress
+from moa.pipeline.details import Progress
 from moa.pipeline.progress import LiveLine, left_s, line
 from tests.conftest import FakeClock
 

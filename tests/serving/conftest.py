@@ -17,11 +17,11 @@ import uvicorn
 from openai import AsyncOpenAI
 
 from moa.catalog import Wire
+from moa.cluster.meters import Tally
 from moa.replay.process import ReplayServer
 from moa.serving.config import EndpointConfig, load_endpoint_config
 from moa.serving.endpoint import Endpoint
 from moa.serving.http_app import make_app
-from moa.serving.metrics import Tally
 from moa.serving.process import base_urls, open_endpoint
 from moa.serving.setup import Setup, check_endpoint
 from tests.providers.dialects import DIALECTS, Dialect

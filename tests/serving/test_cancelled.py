@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from moa.cluster.meters import Tally
 from moa.dispatch import breaker
 from moa.errors import Refusal
 from moa.replay.process import ReplayServer
@@ -22,7 +23,6 @@ from moa.serving.chat_wire import Asked
 from moa.serving.config import CallsConfig
 from moa.serving.endpoint import Endpoint
 from moa.serving.http_app import make_app
-from moa.serving.metrics import Tally
 from moa.serving.process import base_urls, open_endpoint
 from moa.serving.setup import check_endpoint
 from moa.serving.tenant_lease import TenantLease

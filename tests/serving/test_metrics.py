@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 import ray
 
-from moa.serving.metrics import Labels, Meter, Meters, Registry, Tally
-from moa.serving.ray_metrics import Kind, RayRegistry, exported_names
+from moa.cluster.meters import Labels, Meter, Registry, Tally
+from moa.cluster.ray_meters import Kind, RayRegistry, exported_names
+from moa.serving.metrics import Meters
 
 DASHBOARD = Path(__file__).parents[2] / "deploy/grafana/endpoint.json"
 _WORD = re.compile(r"ray_moa_[a-z0-9_]+")

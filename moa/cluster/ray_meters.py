@@ -1,4 +1,4 @@
-"""The endpoint's numbers as Ray exports them to Prometheus (`ray_moa_…`)."""
+"""Numbers as Ray exports them to Prometheus (`ray_moa_…`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from moa.serving.metrics import Labels, Meter
+from moa.cluster.meters import Labels, Meter
 
 Kind = Literal["counter", "gauge", "histogram"]
 _ENDINGS: dict[Kind, tuple[str, ...]] = {
@@ -23,7 +23,7 @@ def exported_names(kind: Kind, name: str) -> list[str]:
 
 
 class RayRegistry:
-    """See `moa.serving.metrics.Registry`."""
+    """See `moa.cluster.meters.Registry`."""
 
     def counter(self, name: str, description: str, labels: Sequence[str]) -> Meter:
         """See `Registry.counter`."""

@@ -1,0 +1,63 @@
+"""Where a run stands: what everybody is told, and what is known besides, for whoever watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import NamedTuple
+
+from moa.decisions.decided import Decided
+from moa.dispatch.settings import LineProgress
+from moa.dispatch.tallies import Tallied
+
+
+class Progress(NamedTuple):
+    """Where a run stands."""
+
+    queries: int
+    """That are asked; those that share an equal one's answer are not counted."""
+    done: int
+    """Of those, with what earlier starts of the run have done."""
+    dead: int
+    in_flight: int
+    waiting: int
+    retried: int
+    spent_usd: Decimal
+    """With what earlier starts have spent, as far as it is known."""
+    deciding: bool
+    """Whether the router is still at work."""
+    earlier: int
+    """Done by earlier starts."""
+    draining: bool = False
+    """Nothing new is sent any more."""
+    in_batches: int = 0
+    """In batches that have not been fetched."""
+    details: Details | None = None
+
+
+class Expects(NamedTuple):
+    """What a plan expects of its run."""
+
+    usd: Decimal
+    """Of the whole bill, by the first plan of this start."""
+    end_s: float
+    """Since 1970, by the plan in force."""
+
+
+class Details(NamedTuple):
+    """What is known of this start of a run. What it counts never falls."""
+
+    scored: int
+    decided: Mapping[Decided, int]
+    """Queries that were decided on alike; their `rows` say nothing."""
+    happened: Mapping[str, Tallied]
+    """By dispatcher; one that was started again is another."""
+    lines: Mapping[str, LineProgress]
+    """By catalog id."""
+    oldest_s: float
+    """How long the oldest live piece has been waiting or out; 0 when there is none."""
+    oldest_batch_s: float
+    """Likewise in batches, since this start knows of it."""
+    budget_usd: Decimal | None
+    """That the run may spend, with what it has spent; `None` is without a limit."""
+    expects: Expects | None
