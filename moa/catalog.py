@@ -175,7 +175,9 @@ class _AccountEntry(Section):
     )
 
 
-class _LimitsEntry(Section):
+class LimitsEntry(Section):
+    """What an account may use of one model, as TOML has it."""
+
     rpm: float | None = Field(default=None, gt=0, description="Requests per minute; > 0")
     input_tpm: float | None = Field(default=None, gt=0, description="Input tokens a minute; > 0")
     output_tpm: float | None = Field(default=None, gt=0, description="Output tokens a minute; > 0")
@@ -187,6 +189,10 @@ class _LimitsEntry(Section):
     batch_queue_tokens: float | None = Field(
         default=None, gt=0, description="Input tokens in batches that have not ended; > 0"
     )
+
+    def limits(self) -> Limits:
+        """As the rest of the project knows it."""
+        return Limits(**self.model_dump())
 
 
 class _RatesEntry(Section):
@@ -264,7 +270,7 @@ class _ModelEntry(Section):
         description="How the vendor sells its answers: live, and flex or batch where it does; a "
         "plan buys the others only with `plan.lanes`",
     )
-    limits: _LimitsEntry = _LimitsEntry()
+    limits: LimitsEntry = LimitsEntry()
     price_provider: str | None = Field(default=None, description="Provider id in genai-prices")
     price_ref: str | None = Field(
         default=None, description="Model reference in genai-prices; by default api_name"
@@ -307,7 +313,7 @@ class _ModelEntry(Section):
             context_window=self.context_window,
             max_output_tokens=self.max_output_tokens,
             abilities=frozenset(self.abilities),
-            limits=Limits(**self.limits.model_dump()),
+            limits=self.limits.limits(),
             price_provider=self.price_provider or "",
             price_ref=self.price_ref or self.api_name,
             prices=tuple(entry.price(lane) for lane, entry in self.prices.items()),

@@ -117,7 +117,7 @@ def forecast(
         config: what is reckoned of batches and of flex.
         router_usd: spent on the router's machines.
     """
-    work = [_work(totals, number, lanes) for number in range(len(models))]
+    work = [work_of(totals, number, lanes) for number in range(len(models))]
     live = [live_span(model, one, situation) for model, one in zip(models, work, strict=True)]
     return Forecast(
         cost_usd=cost_interval(totals, lanes, most_usd=situation.usd),
@@ -170,7 +170,8 @@ def grade_interval(totals: Totals) -> Interval:
     return Interval(max(0.0, mean - off), mean, min(1.0, mean + off))
 
 
-def _work(totals: Totals, number: int, lanes: Sequence[Lane]) -> Work:
+def work_of(totals: Totals, number: int, lanes: Sequence[Lane]) -> Work:
+    """What a plan gives to one model, by its number in the pool."""
     live = [column for column, lane in enumerate(lanes) if lane in _LIVE]
     flex = [column for column, lane in enumerate(lanes) if lane == "flex"]
     batch = [column for column, lane in enumerate(lanes) if lane == "batch"]

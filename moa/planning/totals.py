@@ -70,6 +70,38 @@ class Totals:
         ):
             sums += np.bincount(option, values, sums.size).reshape(sums.shape)
 
+    def give(
+        self,
+        model: int,
+        lane: int,
+        *,
+        queries: float,
+        input_tokens: float,
+        output_tokens: float,
+        usd: float,
+        output_usd: float,
+    ) -> None:
+        """Count queries of which only sums are known.
+
+        Args:
+            model: number of the model.
+            lane: number of the lane.
+            queries: how many.
+            input_tokens: of all of them.
+            output_tokens: likewise.
+            usd: likewise.
+            output_usd: what of `usd` is for output.
+        """
+        for sums, value in (
+            (self.queries, queries),
+            (self.usd, usd),
+            (self.output_usd, output_usd),
+            (self.input_tokens, input_tokens),
+            (self.output_tokens, output_tokens),
+            (self.usd_variance, (ANY_SPREAD * output_usd) ** 2 / max(queries, 1.0)),
+        ):
+            sums[model, lane] += value
+
     def scaled(self, factor: float) -> Totals:
         """Of a backlog `factor` times as large, of whose queries these are a fair sample."""
         made = Totals(*self.queries.shape)

@@ -77,7 +77,7 @@ def plan_document(
     whole = 1 / share if share else 1.0
     limits = with_limits(capacities, share)
     chosen = Pass(prices, limits, objective, rows=sample.rows)
-    per_token = _usd_per_output_token(job_models, lanes, table)
+    per_token = usd_per_output_token(job_models, lanes, table)
     totals = _totals(sample, chosen, most_output_tokens, per_token)
     told = forecast(
         totals.scaled(whole), job_models, lanes, situation, config, router_usd=router_usd
@@ -121,7 +121,7 @@ def _totals(
     return totals
 
 
-def _usd_per_output_token(
+def usd_per_output_token(
     models: Sequence[Model], lanes: Sequence[Lane], table: PriceTable
 ) -> Floats:
     """Shape (m, L); 0 where a model is not sold."""
