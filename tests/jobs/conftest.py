@@ -284,12 +284,14 @@ def assert_whole(night: Night) -> None:
 
 
 @contextmanager
-def cluster(options: str, says: str) -> Iterator[str]:
+def cluster(options: str, says: str, cwd: Path = ROOT, **environ: str) -> Iterator[str]:
     """A Ray of its own, in processes of its own, until the block ends; what it says of itself.
 
     Args:
         options: of `ray.init`.
         says: an expression of its context, `context`.
+        cwd: of its processes, in which submitted jobs begin.
+        environ: of them, besides keys.
     """
     script = (
         "import ray\n"
@@ -299,8 +301,8 @@ def cluster(options: str, says: str) -> Iterator[str]:
     )
     with subprocess.Popen(
         [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={**os.environ, **RAY, **KEYS},
+        cwd=cwd,
+        env={**os.environ, **RAY, **KEYS, **environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
