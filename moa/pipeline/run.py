@@ -83,9 +83,10 @@ def run_job(
         run.begin(job.facts(), identity=job.identity())
         if run.manifest() is not None:
             return _finished_before(run)
-        with vendors(job) as standing_in, cluster(job), telling(job, stop) as tell:
+        with vendors(job) as standing_in, cluster(job):
             approved_usd = approve_usd if approve_usd is not None else _approved_usd(config)
-            route_backlog(standing_in, tell, stop, approved_usd=approved_usd)
+            with telling(job, stop) as tell:
+                route_backlog(standing_in, tell, stop, approved_usd=approved_usd)
             shadow_backlog(job, stop)
         return _finish(run, config)
 

@@ -53,6 +53,7 @@ class RunMeters:
         self._happened: dict[str, Tallied] = {}
         self._make_gauges(registry)
         self._make_counters(registry)
+        self._started.add(1, self._run)
 
     def __call__(self, progress: Progress) -> None:
         """Tell where the run stands, if it is time to."""
@@ -100,6 +101,7 @@ class RunMeters:
         self._passed_on = counter("fallbacks", "Left for the next best", *by_model, "reason")
         self._retried = counter("retries", "Calls to be made again")
         self._letters = counter("dead_letters", "Queries that were given up", "reason")
+        self._started = registry.counter("moa_run_started", "Starts, redrives too", _RUN)
         self._ended = registry.counter("moa_run_ended", "Starts that are over", (*_RUN, "how"))
 
     def _tell_progress(self, progress: Progress) -> None:
