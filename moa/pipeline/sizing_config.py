@@ -75,7 +75,7 @@ class SpeedConfig(Section):
         default=5_500, gt=0, description="Calls that one dispatch replica has CPU for; > 0"
     )
     reported_per_s: float = Field(
-        default=20_000, gt=0, description="Outcomes that the driver reports on; > 0"
+        default=5_000, gt=0, description="Outcomes that the driver reports on; > 0"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -127,24 +127,18 @@ def _by_sums(rows: Sequence[Sums], pool: Pool, queries: int | None, source: str)
 
 
 def by_run(folder: str, pool: Pool) -> Workload:
-    """As a run has it: by what was used, if it has finished; else by its plan or its decisions.
+    """As a run has it: by what was used, if it has finished; else by its decisions or its plan.
 
     Raises:
         ConfigError: nothing was decided there.
     """
     run = RunFolder(folder)
     if run.manifest() is not None:
-        rows = list(_outcomes(run))
-        found, source = rows, f"outcomes of {folder}"
-    elif plans := run.plans():
-        found = [
-            Sums(*(row[name] for name in ("model", "lane", "queries", "input_tokens",
-                                          "output_tokens", "cost_usd")))
-            for row in plans[-1]["forecast"]["rows"]
-        ]  # fmt: skip
-        source = f"plan of {folder}"
+        found, source = _summed(_outcomes(run)), f"outcomes of {folder}"
+    elif run.decided_parts():
+        found, source = _summed(_decisions(run)), f"decisions of {folder}"
     else:
-        found, source = list(_decisions(run)), f"decisions of {folder}"
+        found, source = _planned(run), f"plan of {folder}"
     if not found:
         raise ConfigError(
             f"run: {folder} has no outcomes, plan or decisions: name a run that was started, or "
@@ -153,28 +147,45 @@ def by_run(folder: str, pool: Pool) -> Workload:
     return _by_sums(found, pool, round(sum(one.queries for one in found)), source)
 
 
+def _planned(run: RunFolder) -> list[Sums]:
+    names = ("model", "lane", "queries", "input_tokens", "output_tokens", "cost_usd")
+    rows = [row for plan in run.plans()[-1:] for row in plan["forecast"]["rows"]]
+    return [Sums(*(row[name] for name in names)) for row in rows]
+
+
 def _outcomes(run: RunFolder) -> Iterator[Sums]:
-    names = ["model", "lane", "input_tokens", "output_tokens", "cost_usd", "same_as"]
-    tables = [table.select(names) for table in MergedRun(run).outcomes()]
-    found = pa.concat_tables(tables)
-    yield from _grouped(found.filter(pc.is_null(found["same_as"])), "input_tokens", "output_tokens")
+    for table in MergedRun(run).outcomes():
+        asked = table.filter(pc.is_null(table["same_as"]))
+        yield from _grouped(asked, "input_tokens", "output_tokens", "cost_usd")
 
 
 def _decisions(run: RunFolder) -> Iterator[Sums]:
-    names = ["model", "lane", "expected_input_tokens", "expected_output_tokens"]
-    tables = [run.read_decisions(part, columns=names) for part in run.decided_parts()]
-    if tables:
-        yield from _grouped(pa.concat_tables(tables), *names[2:])
+    tokens = ["expected_input_tokens", "expected_output_tokens"]
+    for part in run.decided_parts():
+        yield from _grouped(run.read_decisions(part, columns=["model", "lane", *tokens]), *tokens)
 
 
-def _grouped(table: pa.Table, tokens_in: str, tokens_out: str) -> Iterator[Sums]:
-    table = table.filter(pc.is_valid(table["model"]))
-    priced = "cost_usd" in table.column_names
-    sums = [("model", "count"), (tokens_in, "sum"), (tokens_out, "sum")]
-    sums += [("cost_usd", "sum")] if priced else []
-    for row in table.group_by(["model", "lane"]).aggregate(sums).sort_by("model").to_pylist():
-        usd = float(row["cost_usd_sum"]) if priced else None
-        yield Sums(
-            row["model"], row["lane"], row["model_count"],
-            float(row[f"{tokens_in}_sum"]), float(row[f"{tokens_out}_sum"]), usd,
-        )  # fmt: skip
+def _grouped(table: pa.Table, *columns: str) -> Iterator[Sums]:
+    """Sums of tokens and, if there, USD of one table, by model and lane."""
+    answered = table.filter(pc.is_valid(table["model"])).select(["model", "lane", *columns])
+    sums = [("model", "count"), *((name, "sum") for name in columns)]
+    for row in answered.group_by(["model", "lane"]).aggregate(sums).to_pylist():
+        amounts = (float(row[f"{name}_sum"]) for name in columns)
+        yield Sums(row["model"], row["lane"], row["model_count"], *amounts)
+
+
+def _summed(parts: Iterable[Sums]) -> list[Sums]:
+    """Of tables that are read one after the other, so that a large run is never held."""
+    sums: dict[tuple[str, Lane], Sums] = {}
+    for one in parts:
+        before = sums.get((one.model, one.lane))
+        if before is not None:
+            usd = None if one.usd is None or before.usd is None else one.usd + before.usd
+            one = one._replace(
+                queries=one.queries + before.queries,
+                input_tokens=one.input_tokens + before.input_tokens,
+                output_tokens=one.output_tokens + before.output_tokens,
+                usd=usd,
+            )
+        sums[one.model, one.lane] = one
+    return [sums[key] for key in sorted(sums)]

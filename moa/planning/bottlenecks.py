@@ -34,6 +34,8 @@ _MACHINES = {
 """Limits of machines: as twice the replicas, each for its own part."""
 _WAITS = {"batch turnaround": "batch_hours", "flex answers": "flex_minutes"}
 """Waits that no limit of ours shortens."""
+_DRIVER = {"planning": "plan_s", "report": "report_s"}
+"""What one process does alone."""
 
 
 class Limit(NamedTuple):
@@ -75,12 +77,14 @@ def limits(case: Case) -> Iterator[Limit]:
                 yield Limit(f"{model.id} {field.name}", of_one, in_turns=in_turns)
     for name, key in _WAITS.items():
         yield Limit(name, partial(_wait, key), can_be_raised=False)
+    for name, key in _DRIVER.items():
+        yield Limit(name, partial(_driver, key), can_be_raised=False)
 
 
 def bounds(case: Case) -> list[Bound]:
     """Limits that take time, slowest first."""
     every = list(limits(case))
-    waits = [one for one in every if not one.can_be_raised]
+    waits = [one for one in every if one.name in _WAITS]
     free_s = _lifted_s(case, every, [])
     waiting_s = _lifted_s(case, every, waits)
     found = {}
@@ -153,3 +157,7 @@ def _limit(number: int, name: str, case: Case, factor: float) -> Case:
 def _wait(key: str, case: Case, factor: float) -> Case:
     shorter = case.plan.model_copy(update={key: getattr(case.plan, key) / factor})
     return replace(case, plan=shorter)
+
+
+def _driver(key: str, case: Case, factor: float) -> Case:
+    return replace(case, driver=replace(case.driver, **{key: getattr(case.driver, key) / factor}))

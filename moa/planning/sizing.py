@@ -296,9 +296,9 @@ def held(case: Case) -> Held:
     )
 
 
-OTHER_FILES = 9
-"""`lock`, `lock.json`, `config.json`, one of `starts`, two of the scan, three of the report. The
-manifest, which lists them, and journals, which are removed, are not counted."""
+OTHER_FILES = 8
+"""The lock, `config.json`, one of `starts`, two of the scan, three of the report. The manifest,
+which lists them, and journals, which are removed, are not counted."""
 
 
 def pieces(case: Case) -> list[tuple[str, bool]]:

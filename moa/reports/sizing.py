@@ -214,7 +214,7 @@ _ROWS: tuple[tuple[str, Callable[[Sized], str]], ...] = (
     ("calls", lambda one: duration(spans(one.case).calls.expected)),
     ("report", partial(_span, "report")),
     ("what binds", _binds),
-    ("twice as much would end it", _helps),
+    ("with twice as much", _helps),
     ("router replicas", lambda one: count(one.case.machines.router_replicas)),
     ("dispatch replicas", lambda one: count(one.case.machines.dispatch_replicas)),
     ("CPUs beside the router", lambda one: f"{one.case.machines.cpus:,.0f}"),
