@@ -1,7 +1,8 @@
-"""The documents' commands and links, as a reader finds them."""
+"""The documents' commands and links, as a reader finds them; of a notebook, its prose."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -119,4 +120,9 @@ def anchors(path: Path) -> set[str]:
 
 
 def _tokens(path: Path) -> list[Token]:
-    return MarkdownIt("commonmark").enable("table").parse(path.read_text())
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        text = "\n\n".join(prose)
+    return MarkdownIt("commonmark").enable("table").parse(text)

@@ -48,6 +48,7 @@ DOCUMENTS = sorted(
         ),
         *(ROOT / "deploy").rglob("*.md"),
         *(ROOT / "moa").rglob("README.md"),
+        *(ROOT / "notebooks").glob("*.ipynb"),
     }
 )
 STAND_INS = {
@@ -111,16 +112,28 @@ NO_COMMANDS = {
 MANIFESTS, IMAGES = "tests/deploy/test_manifests.py", "tests/deploy/test_containers.py"
 NOTEBOOKS = "tests/notebooks/test_notebooks.py"
 ELSEWHERE = {
-    "pip install -c constraints.txt -e": "the Makefile's own way to set up; every test needs it",
-    "pip install -e": "the same, of an extra; pyproject.toml has it",
-    "apt-get install": "needs root; .ci/run does it",
-    "docker build": f"{IMAGES}::test_the_readme_builds_this_file_under_this_name",
-    "gcloud iam": "needs an account; tests/deploy/test_iam.py reads the file that is named",
-    "kubectl ": f"{MANIFESTS}::test_kubectl_understands_every_command_of_the_readme",
-    "curl ": "tests/deploy/test_readme.py::test_the_endpoints_snippets_work",
-    "jupytext --sync": f"{NOTEBOOKS}::test_a_notebook_keeps_no_outputs_and_is_its_pair",
+    (
+        "",
+        "pip install -c constraints.txt -e",
+    ): "the Makefile's own way to set up; every test needs it",
+    ("", "pip install -e"): "the same, of an extra; pyproject.toml has it",
+    ("", "apt-get install"): "needs root; .ci/run does it",
+    (
+        "deploy/containers/README.md",
+        "docker build",
+    ): f"{IMAGES}::test_the_readme_builds_this_file_under_this_name",
+    ("", "gcloud iam"): "needs an account; tests/deploy/test_iam.py reads the file that is named",
+    (
+        "deploy/kuberay/README.md",
+        "kubectl ",
+    ): f"{MANIFESTS}::test_kubectl_understands_every_command_of_the_readme",
+    ("README.md", "curl "): "tests/deploy/test_readme.py::test_the_endpoints_snippets_work",
+    (
+        "notebooks/README.md",
+        "jupytext --sync",
+    ): f"{NOTEBOOKS}::test_a_notebook_keeps_no_outputs_and_is_its_pair",
 }
-"""How a command begins → the test that runs it, or why none does."""
+"""(Document, or any; how a command begins) → the test that runs it, or why none does."""
 
 
 def known(command: Command) -> None:
@@ -152,7 +165,7 @@ def known(command: Command) -> None:
         case ("pytest" | ".venv/bin/pytest", *words):
             check_tests(words)
         case _:
-            assert elsewhere(command.text), "no test is named for it"
+            assert elsewhere(command), "no test is named for it"
 
 
 def check_job(script: Path, words: Sequence[str]) -> None:
@@ -238,9 +251,12 @@ def check_test(name: str) -> None:
         assert re.search(rf"def {function}\(", (ROOT / path).read_text()), f"there is no {name}"
 
 
-def elsewhere(text: str) -> str | None:
-    """The test that runs a command, or why none does."""
-    return next((said for begins, said in ELSEWHERE.items() if text.startswith(begins)), None)
+def elsewhere(command: Command) -> tuple[str, str] | None:
+    """The entry of `ELSEWHERE` that tells of a command."""
+    for document, begins in ELSEWHERE:
+        if document in ("", command.document) and command.text.startswith(begins):
+            return document, begins
+    return None
 
 
 def parsed(block: Block) -> None:
@@ -329,12 +345,12 @@ def test_what_is_named_is_there() -> None:
 
 
 def test_no_entry_is_left_of_a_command_that_has_gone() -> None:
-    texts = [
-        command.text
+    told = {
+        elsewhere(command)
         for document in DOCUMENTS
         for block in of_code(document)
         if not block.info or block.info in SHELL
         for command in commands(block)
-    ]
+    }
 
-    assert [begins for begins in ELSEWHERE if not any(t.startswith(begins) for t in texts)] == []
+    assert told - {None} == set(ELSEWHERE)
