@@ -203,6 +203,25 @@ def test_a_sample_is_planned_for_as_many_queries_as_are_asked_for(tmp_path: Path
                                         "'dispatch.budget_usd=1']"]))  # fmt: skip
 
 
+def test_a_log_that_does_not_say_how_long_it_is_needs_a_number(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    with log.open("w") as file:
+        for row in range(40):
+            messages = [{"role": "user", "content": f"What is {row} times 17?"}]
+            body = {"model": "any", "messages": messages}
+            url = "/v1/chat/completions"
+            call = {"custom_id": f"q{row}", "method": "POST", "url": url, "body": body}
+            file.write(json.dumps(call) + "\n")
+    text = f'job = "jobs/configs/demo.toml"\njob_overrides = ["queries.path={log}"]\n'
+    text += "sample_rows = 20\n"
+
+    with pytest.raises(ConfigError, match="the log does not say how many rows it has"):
+        size_run(asked(tmp_path, text))
+
+    one = found(asked(tmp_path, text, ["queries=[5_000]"]))
+    assert sum(option["queries"] for option in one["options"]) == pytest.approx(5_000)
+
+
 @dataclass
 class Beside:
     """A run that was planned, then carried out, with what was reckoned of it each time."""
