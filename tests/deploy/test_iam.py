@@ -1,0 +1,475 @@
+"""`deploy/iam` allows what the jobs do, and nothing else.
+
+All jobs run as roles of their own against an S3 server behind a gate, which enforces the policies
+and keeps a list of what is asked: so nothing that is needed is missing, and what no run has asked
+for is not there, or has its reason here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import signal
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import boto3
+import moto.iam.aws_managed_policies
+import pytest
+import yaml  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError
+from pyarrow import fs
+
+from tests.deploy.cloud import (
+    ENDPOINTS_ROUTERS,
+    LOGS,
+    POOL,
+    QUERIES,
+    ROLES,
+    ROUTERS,
+    ROUTING,
+    RUN,
+    Cloud,
+    cloud,
+    credentials,
+)
+from tests.deploy.policies import (
+    IAM,
+    Document,
+    Request,
+    effects_of,
+    listed,
+    permits,
+    policy,
+    role_arn,
+)
+from tests.jobs.conftest import HASTY, OUT, ROOT, recorded_backlog
+
+RUNS, TABLE = f"s3://{ROUTING}/runs", f"s3://{ROUTING}/outcomes"
+ADMIN = "arn:aws:iam::111122223333:role/bucket-admin"
+ARN = f"arn:aws:s3:::{ROUTING}"
+SELDOM = {
+    ("nightly", "s3:DeleteObject", f"{ARN}/runs/*/shadow/*"):
+        "a night that was killed while another shadow than now decided",
+    ("nightly", "s3:DeleteObject", f"{ARN}/runs/*/shadow.json"): "the same",
+}  # fmt: skip
+"""What is allowed and was not seen, and when it is needed."""
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[Cloud]:
+    """Buckets with a night's queries and a candidate."""
+    with cloud(tmp_path_factory.mktemp("cloud"), s3_server) as there:
+        yield there
+
+
+@pytest.fixture(scope="module")
+def promoted(account: Cloud) -> Cloud:
+    """The same, and its routers are in use."""
+    for routers in (ROUTERS, ENDPOINTS_ROUTERS):
+        config = promotion("first", routers)
+        account.run("promotion", "promote_router", config, flags=("--force", "the first"))
+    return account
+
+
+@pytest.fixture(scope="module")
+def season(promoted: Cloud) -> Cloud:
+    """Two nights, all that follows from them, and an endpoint, each as its role."""
+    account = promoted
+    killed_and_continued(account)
+    account.run("nightly", "redrive_dead_letters", account.night(), *HASTY[1:])
+    learn(account)
+    shadow = f"router.shadow=s3://{ROUTING}/candidates/second"
+    grades = f"report.graded_outcomes={TABLE}/graded_outcomes.parquet"
+    account.run("nightly", "route_batch", account.night(), "run.id=another", shadow, grades)
+    account.run(
+        "promotion", "promote_router", promotion("second"), flags=("--force", "for the test")
+    )
+    account.run("promotion", "promote_router", promotion("second"), flags=("--rollback",))
+    serve(account)
+    return account
+
+
+def killed_and_continued(account: Cloud) -> None:
+    """A night that is killed in its middle and goes on while a vendor is out."""
+    account.server.set_script({"latency": {"median_s": 0.5}})
+    start = account.start("nightly", "route_batch", account.night(), *HASTY)
+    while len(account.server.ledger()) < QUERIES // 4:
+        assert not start.ended_within(0.1), start.wait()[2][-4000:]
+    start.kill(family=True)
+    account.server.set_script(OUT)
+    account.run("nightly", "route_batch", account.night(), *HASTY)
+    account.server.reset()
+
+
+def learn(account: Cloud) -> None:
+    """The night is graded, and a candidate is trained, judged and handed in."""
+    shipped = {
+        name: (ROOT / f"jobs/configs/{name}.toml").read_text()
+        for name in ("grade_outcomes", "train_on_outcomes", "evaluate_on_outcomes")
+    }
+    account.run(
+        "training", "grade_outcomes", shipped["grade_outcomes"], f"run={RUNS}/{RUN}",
+        f"table={TABLE}", "recorded=moa/recordings/graded_outcomes.parquet",
+    )  # fmt: skip
+    local = account.home / "second"
+    table = f"recordings={TABLE}"
+    account.run(
+        "training", "train_router", shipped["train_on_outcomes"], table, f"models={POOL}",
+        f"artifact={local}",
+    )  # fmt: skip
+    account.upload(local, "candidates/second", "training")
+    judged = account.start(
+        "training", "evaluate_router", shipped["evaluate_on_outcomes"], table,
+        f"artifact=s3://{ROUTING}/candidates/second", f"current={ROUTERS}",
+        f"output={account.home / 'verdict'}", f"pools.ours.models={POOL}",
+    )  # fmt: skip
+    status, _, err = judged.wait()
+    assert status in (0, 1), err[-4000:]  # so few answers may not pass the gate
+    account.upload(account.home / "verdict", "evaluations/second", "training")
+
+
+def promotion(candidate: str, routers: str = ROUTERS) -> str:
+    """A config of `promote_router.py`."""
+    return (
+        f'promotions = "{routers}"\nartifact = "s3://{ROUTING}/candidates/{candidate}"\n'
+        f'evaluation = "s3://{ROUTING}/evaluations/{candidate}"\n'
+    )
+
+
+def serve(account: Cloud) -> None:
+    """An endpoint answers one request of a tenant, takes its grade, and ends."""
+    tenants = account.home / "tenants.toml"
+    hashed = hashlib.sha256(b"sk-tenant").hexdigest()
+    tenants.write_text(f'[tenants.search]\nkey_sha256 = ["{hashed}"]\nusd_per_day = 5\n')
+    text = (ROOT / "jobs/configs/serve.toml").read_text()
+    config = text[: text.rindex("[replay]")].replace("open = true", "")
+    place = f"s3://{ROUTING}/endpoint"
+    start = account.start(
+        "endpoint", "serve_router", config, f"catalog={account.catalog}", "http.port=0",
+        f"router.artifact={ENDPOINTS_ROUTERS}", f"access.tenants={tenants}",
+        f"access.spent_folder={place}/spent", f"feedback.folder={place}",
+        f"query_log.folder={place}", flags=("--one-process",),
+    )  # fmt: skip
+    assert start.process.stdout is not None
+    url = next((line.strip() for line in start.process.stdout if line.startswith("http")), "")
+    assert url, start.wait()[2][-4000:]
+    prompt = recorded_backlog(1)["prompt"][0].as_py()
+    asked = {"model": "moa", "messages": [{"role": "user", "content": prompt}]}
+    answer = post(f"{url}/chat/completions", asked)
+    post(f"{url}/feedback", {"completion_id": answer["id"], "grade": 1})
+    start.process.send_signal(signal.SIGTERM)
+    start.wait()
+
+
+def post(url: str, document: object) -> dict[str, Any]:
+    headers = {"Authorization": "Bearer sk-tenant", "Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(document).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: dict[str, Any] = json.loads(answer.read() or b"{}")
+        return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_may_do_all_that_its_jobs_do(season: Cloud, role: str) -> None:
+    asked = season.gate.asked(role)
+
+    assert asked
+    assert [one for one in asked if not one.permitted] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_may_do_nothing_that_no_job_does(season: Cloud, role: str) -> None:
+    asked = {Request(one.action, one.resource) for one in season.gate.asked(role)}
+
+    unused = [
+        (role, action, resource)
+        for action, resource in allowed(policy(f"aws_{role}"))
+        if not any(permits(only(action, resource), one) for one in asked)
+    ]
+
+    assert sorted(unused) == sorted(key for key in SELDOM if key[0] == role)
+
+
+@pytest.mark.slow
+def test_the_night_was_whole(season: Cloud) -> None:
+    """What the gate saw were real nights: killed, continued, redriven, graded, judged, promoted."""
+    keys = [one["Key"] for one in every_key(season)]
+
+    assert sum(key.endswith("/manifest.json") for key in keys) == 3  # two nights and a redrive
+    assert any(key.startswith("outcomes/graded_outcomes.parquet/") for key in keys)
+    assert "evaluations/second/verdict.json" in keys
+    assert "routers/nightly/promotions/000003.json" in keys
+    assert any(key.startswith("endpoint/spent/") for key in keys)
+    assert not any("/journal/0" in key for key in keys)
+
+
+def every_key(season: Cloud) -> list[dict[str, Any]]:
+    pages = season.admin.get_paginator("list_objects_v2").paginate(Bucket=ROUTING)
+    return [one for page in pages for one in page.get("Contents", [])]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("s3:ListBucket", f"arn:aws:s3:::{LOGS}"),
+        ("s3:ListBucket", ARN),
+        ("s3:GetObject", f"arn:aws:s3:::{LOGS}/nightly/*"),
+        ("s3:GetObject", f"{ARN}/routers/*"),
+        ("s3:PutObject", f"{ARN}/runs/*"),
+        ("s3:DeleteObject", f"{ARN}/runs/*/journal/*"),
+    ],
+    ids=lambda missing: ":".join(missing).replace("arn:aws:s3:::", ""),
+)
+def test_what_is_missing_is_named_in_a_line(promoted: Cloud, missing: tuple[str, str]) -> None:
+    account = promoted
+    whole = policy("aws_nightly")
+    account.gate.enforce("nightly", without(whole, *missing))
+    try:
+        run = re.sub(r"\W+", "-", "".join(missing))
+        start = account.start("nightly", "route_batch", account.night(), f"run.id={run}")
+        status, _, err = start.wait()
+    finally:
+        account.gate.enforce("nightly", whole)
+
+    assert status == 2
+    assert "Traceback" not in err
+    said = next(line for line in err.splitlines() if "Error: " in line)
+    assert missing[0] in said, said
+    assert missing[1].removeprefix("arn:aws:s3:::").partition("/")[0] in said, said
+
+
+def allowed(document: Document) -> list[tuple[str, str]]:
+    """Each action with each resource that a policy allows."""
+    return [
+        (action, resource)
+        for one in document["Statement"]
+        if one["Effect"] == "Allow"
+        for action in listed(one["Action"])
+        for resource in listed(one["Resource"])
+    ]
+
+
+def only(action: str, resource: str) -> Document:
+    """A policy that allows nothing else."""
+    return {"Statement": [{"Effect": "Allow", "Action": action, "Resource": resource}]}
+
+
+def without(document: Document, action: str, resource: str) -> Document:
+    """A policy that allows all but this."""
+    left = [one for one in allowed(document) if one != (action, resource)]
+    assert len(left) == len(allowed(document)) - 1
+    return {"Statement": [only(*one)["Statement"][0] for one in left]}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in IAM.glob("*.json")))
+def test_a_policy_names_real_actions_and_no_more_than_it_needs(name: str) -> None:
+    known = moto.iam.aws_managed_policies.aws_managed_policies_data
+    document = policy(name)
+
+    assert len(json.dumps(document, separators=(",", ":"))) < 6144  # of a managed policy; IAM's
+    for statement in document["Statement"]:
+        actions = listed(statement.get("Action", statement.get("NotAction")))
+        assert statement["Effect"] == "Deny" or not any("*" in action for action in actions)
+        assert all(f'"{action}"' in known or is_trust(action) for action in actions)
+        if statement["Effect"] == "Allow" and "Principal" not in statement:
+            assert all(one.count("*") <= 2 for one in listed(statement["Resource"]))
+
+
+def is_trust(action: str) -> bool:
+    """Whether it is how a role is taken, of which no policy of AWS's own is an example."""
+    operations = boto3.client("sts", region_name="us-east-1").meta.service_model.operation_names
+    return action.startswith("sts:AssumeRole") and action.removeprefix("sts:") in operations
+
+
+@pytest.mark.parametrize(
+    ("role", "action", "key"),
+    [
+        ("nightly", "s3:PutObject", "routers/promotions/000009.json"),
+        ("nightly", "s3:PutObject", "outcomes/graded_outcomes.parquet/date=2026-11-26/x.parquet"),
+        ("nightly", "s3:DeleteObject", f"runs/{RUN}/manifest.json"),
+        ("nightly", "s3:DeleteObject", f"runs/{RUN}/outcomes/0.parquet"),
+        ("training", "s3:PutObject", f"runs/{RUN}/outcomes/0.parquet"),
+        ("training", "s3:PutObject", "routers/promotions/000009.json"),
+        ("training", "s3:DeleteObject", "outcomes/graded_outcomes.parquet/x.parquet"),
+        ("promotion", "s3:PutObject", "candidates/second/weights.safetensors"),
+        ("promotion", "s3:PutObject", "evaluations/second/verdict.json"),
+        ("endpoint", "s3:GetObject", f"runs/{RUN}/queries/0.parquet"),
+        ("endpoint", "s3:GetObject", "endpoint/asked/0.parquet"),
+        ("endpoint", "s3:PutObject", "routers/promotions/000009.json"),
+    ],
+)
+def test_a_role_may_not_do_what_is_anothers(role: str, action: str, key: str) -> None:
+    request = Request(action, f"{ARN}/{key}", context_of(role))
+
+    assert not permits(policy(f"aws_{role}"), request)
+
+
+@pytest.mark.parametrize("bucket", [LOGS, ROUTING])
+@pytest.mark.parametrize("who", ["plain HTTP", "nobody", "another role", "another account"])
+def test_a_bucket_is_closed_to_all_but_its_own_roles_over_tls(bucket: str, who: str) -> None:
+    context = context_of("nightly")
+    match who:
+        case "plain HTTP":
+            context["aws:SecureTransport"] = "false"
+        case "nobody":
+            del context["aws:PrincipalArn"]
+        case "another role":
+            context = context_of("intern")
+        case _:
+            context["aws:PrincipalArn"] = "arn:aws:iam::999999999999:role/moa-nightly"
+    guard = policy("bucket_policy" if bucket == ROUTING else "bucket_policy_logs")
+    request = Request("s3:GetObject", f"arn:aws:s3:::{bucket}/nightly/0.parquet", context)
+
+    assert effects_of(guard, request) == {"Deny"}
+    assert effects_of(guard, replace(request, context=context_of("nightly"))) == set()
+
+
+def context_of(role: str) -> dict[str, str]:
+    """Of a request over TLS."""
+    return {"aws:SecureTransport": "true", "aws:PrincipalArn": role_arn(role)}
+
+
+@pytest.mark.parametrize(
+    ("role", "action", "key"),
+    [
+        ("nightly", "s3:DeleteObject", "outcomes/graded_outcomes.parquet/x.parquet"),
+        ("training", "s3:PutObject", "routers/promotions/000009.json"),
+        ("training", "s3:DeleteObjectVersion", "outcomes/lock.json"),
+        ("promotion", "s3:DeleteObject", "routers/promotions/000001.json"),
+        ("nightly", "s3:PutBucketPolicy", ""),
+    ],
+)
+def test_a_bucket_keeps_what_counts_even_from_a_role_that_was_given_too_much(
+    role: str, action: str, key: str
+) -> None:
+    guard = policy("bucket_policy")
+    request = Request(action, f"{ARN}/{key}".rstrip("/"), context_of(role))
+    admin = {**context_of(role), "aws:PrincipalArn": ADMIN}
+
+    assert effects_of(guard, request) == {"Deny"}
+    assert effects_of(guard, replace(request, context=admin)) == set()
+
+
+@pytest.mark.parametrize(
+    ("role", "account_name", "permitted"),
+    [
+        ("nightly", "moa:night-worker", True),
+        ("nightly", "moa:endpoint-worker", False),
+        ("nightly", "other:night-worker", False),
+        ("endpoint", "moa:endpoint-head", True),
+        ("endpoint", "moa:endpoint-worker", True),
+        ("endpoint", "moa:night-worker", False),
+    ],
+)
+def test_only_its_own_service_accounts_may_take_a_role(
+    role: str, account_name: str, permitted: bool
+) -> None:
+    trust = policy(f"trust_irsa_{role}")
+    request = token_of(trust, f"system:serviceaccount:{account_name}")
+
+    assert permits(trust, request) is permitted
+    assert not permits(trust, token_of(trust, f"system:serviceaccount:{account_name}", "other"))
+
+
+def token_of(trust: Document, subject: str, audience: str = "sts.amazonaws.com") -> Request:
+    """What EKS's token of a service account asks for."""
+    provider = trust["Statement"][0]["Principal"]["Federated"]
+    issuer = provider.partition("/")[2]
+    context = {
+        "aws:FederatedProvider": provider, f"{issuer}:sub": subject, f"{issuer}:aud": audience
+    }  # fmt: skip
+    return Request("sts:AssumeRoleWithWebIdentity", "", context)
+
+
+def test_the_manifests_roles_may_be_taken_by_their_service_accounts() -> None:
+    found = yaml.safe_load_all((ROOT / "deploy/kuberay/overlays/aws/roles.yaml").read_text())
+
+    for account in found:
+        meta = account["metadata"]
+        role = meta["annotations"]["eks.amazonaws.com/role-arn"].rpartition("/moa-")[2]
+        trust = policy(f"trust_irsa_{role}")
+        subject = f"system:serviceaccount:{meta['namespace']}:{meta['name']}"
+        assert permits(trust, token_of(trust, subject)), subject
+
+
+@pytest.mark.parametrize(
+    ("role", "action", "key"),
+    [
+        ("nightly", "s3:GetObject", "queries.path"),
+        ("nightly", "s3:PutObject", "run.folder"),
+        ("nightly", "s3:GetObject", "router.artifact"),
+        ("endpoint", "s3:GetObject", "router.artifact"),
+        ("endpoint", "s3:PutObject", "access.spent_folder"),
+        ("endpoint", "s3:PutObject", "feedback.folder"),
+    ],
+)
+def test_the_manifests_configs_name_places_that_their_role_may_use(
+    role: str, action: str, key: str
+) -> None:
+    config = tomllib.loads((ROOT / f"deploy/kuberay/base/{role}.toml").read_text())
+    section, name = key.split(".")
+    place = config[section][name].removeprefix("s3://").rstrip("/")
+    inside = {
+        "access.spent_folder": "spent/2026-11-26.json",
+        "feedback.folder": "graded_outcomes.parquet/0.parquet",
+    }.get(key, "any/file")
+
+    assert permits(policy(f"aws_{role}"), Request(action, f"arn:aws:s3:::{place}/{inside}"))
+
+
+def test_the_gate_refuses_and_lists_what_boto3_and_pyarrow_ask_for(account: Cloud) -> None:
+    key = f"runs/{RUN}-gate/report/report.json"
+    client = boto3.client("s3", endpoint_url=account.gate.url, **credentials("training"))
+    arrow = fs.S3FileSystem(
+        endpoint_override=account.gate.url,
+        access_key="training",
+        secret_key="s",
+        region="us-east-1",
+    )
+    account.admin.put_object(Bucket=ROUTING, Key=key, Body=b"{}")
+
+    read = client.get_object(Bucket=ROUTING, Key=key)["Body"].read()
+    with pytest.raises(ClientError, match="not authorized to perform: s3:PutObject"):
+        client.put_object(Bucket=ROUTING, Key=key, Body=b"")
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        arrow.delete_file(f"{ROUTING}/{key}")
+
+    assert read == b"{}"
+    assert account.admin.get_object(Bucket=ROUTING, Key=key)["Body"].read() == b"{}"
+    seen = {
+        (one.action, one.permitted) for one in account.gate.asked("training") if key in one.resource
+    }
+    assert seen >= {
+        ("s3:GetObject", True), ("s3:PutObject", False), ("s3:DeleteObject", False)
+    }  # fmt: skip
+
+
+def test_an_absent_object_is_told_only_to_those_who_may_list(account: Cloud) -> None:
+    """As S3 does: without `s3:ListBucket` a job that looks whether a file is there is refused."""
+    account.gate.enforce("blind", only("s3:GetObject", f"{ARN}/*"))
+    codes = {}
+    for role in ("nightly", "blind"):
+        client = boto3.client("s3", endpoint_url=account.gate.url, **credentials(role))
+        account.gate.guard(ROUTING, {"Statement": []})
+        with pytest.raises(ClientError) as caught:
+            client.get_object(Bucket=ROUTING, Key=f"runs/{RUN}/none")
+        account.gate.guard(ROUTING, policy("bucket_policy"))
+        codes[role] = caught.value.response["Error"]["Code"]
+
+    assert codes == {"nightly": "NoSuchKey", "blind": "AccessDenied"}
+
+
+def test_every_file_of_the_folder_is_told_of() -> None:
+    told = (IAM / "README.md").read_text()
+
+    assert [path.name for path in IAM.iterdir() if path.name not in told] == ["README.md"]
