@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
+import click
 import pytest
 import typer
 from botocore import xform_name
@@ -81,18 +82,6 @@ READERS: dict[str, Callable[[str, Sequence[str]], object]] = {
 }
 """Job → how it reads its config."""
 
-PARSE = """
-import sys
-from importlib import import_module
-command, words = import_module(sys.argv[1]).cli, sys.argv[2:]
-while words and hasattr(command, "commands"):
-    name, *words = words
-    command = command.commands[name]
-if words:
-    command.make_context(name, words)
-"""
-"""A child's program: find a command of a click group, and parse its words."""
-
 NO_COMMANDS = {
     ("README.md", "query log ─►"): "the picture",
     ("README.md", "1,158 queries:"): "what `make demo` prints",
@@ -151,7 +140,7 @@ def known(command: Command) -> None:
         case ("python" | ".venv/bin/python", "-m", module, *words) if "bench" in module:
             check_bench(module, tuple(words))
         case ("ray" | "serve" as program, *words):
-            check_ray(program, tuple(word for word in words if word != "…"))
+            check_ray(program, [word for word in words if word != "…"])
             if "--" in words:
                 inner = tuple(words[words.index("--") + 1 :])
                 known(replace(command, text=shlex.join(inner), words=inner))
@@ -211,14 +200,16 @@ def check_make(target: str, given: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@cache
-def check_ray(program: str, words: tuple[str, ...]) -> None:
-    """Parsed by Ray's own command line, in a process of its own; only named, it need be there."""
+def check_ray(program: str, words: Sequence[str]) -> None:
+    """Parsed by Ray's own command line; a command that is only named need only be there."""
     module = {"ray": "ray.scripts.scripts", "serve": "ray.serve.scripts"}[program]
-    done = subprocess.run(
-        [sys.executable, "-c", PARSE, module, *words], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
+    command: click.Command = import_module(module).cli
+    rest = list(words)
+    while rest and isinstance(command, click.Group):
+        assert rest[0] in command.commands, f"{program} has no {rest[0]}"
+        command = command.commands[rest.pop(0)]
+    if rest:
+        command.make_context(program, rest)
 
 
 def check_aws(service: str, operation: str, words: Sequence[str]) -> None:
