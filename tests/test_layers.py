@@ -48,7 +48,7 @@ TOP_LEVEL = {
     ".ci", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
     "Makefile", "README.md", "SECURITY.md", "constraints-cpu.txt", "constraints.txt", "deploy",
     "jobs", "moa", "notebooks", "pyproject.toml", "tests", ".pre-commit-config.yaml",
-    ".dockerignore",
+    ".dockerignore", "LICENCES.md",
 }  # fmt: skip
 
 
