@@ -106,8 +106,7 @@ check: $(VENV)/.dev
 	@$(MAKE) --no-print-directory audit
 
 # What images install. Versions are those of constraints.txt; of what it does not name, those that the
-# locks have already: for newer ones, delete the lock first. vLLM asks for older versions of four
-# packages (constraints-cpu.txt says which), so for its lock ours are not limits but the last word.
+# locks have already: for newer ones, delete the lock first.
 LOCK := $(BIN)/uv --no-config pip compile --quiet --generate-hashes --annotation-style line \
 	--custom-compile-command "make lock" --python-version 3.11 --python-platform x86_64-manylinux_2_28
 LOCKS := deploy/containers
@@ -115,7 +114,8 @@ LOCKS := deploy/containers
 lock: $(VENV)/.dev
 	$(LOCK) --constraints constraints.txt --extra serve --extra train --extra grade \
 		pyproject.toml $(LOCKS)/build.in --output-file $(LOCKS)/cpu.lock
-	$(LOCK) --overrides constraints.txt --extra gpu --extra serve --extra train --extra fine-tune \
+	$(LOCK) --constraints constraints.txt --overrides $(LOCKS)/gpu-overrides.in \
+		--extra gpu --extra serve --extra train --extra fine-tune \
 		pyproject.toml $(LOCKS)/build.in $(LOCKS)/gpu.in --output-file $(LOCKS)/gpu.lock
 	$(LOCK) deploy/supply_chain/requirements.in --output-file deploy/supply_chain/requirements.txt
 
@@ -134,7 +134,7 @@ licences: $(SUPPLY)/.made
 AUDIT ?=
 
 audit: $(SUPPLY)/.made
-	$(SUPPLY)/bin/python -m deploy.supply_chain.audit $(AUDIT)
+	$(SUPPLY)/bin/python -m deploy.supply_chain.audit $(LOCKS)/cpu.lock $(LOCKS)/gpu.lock $(AUDIT)
 
 sbom: $(VENV)/.core $(SUPPLY)/.made
 	mkdir -p build

@@ -1,6 +1,6 @@
 """Known vulnerabilities of what images install: told, and refused where a release is without them.
 
-    python -m deploy.supply_chain.audit [options of pip-audit]
+    python -m deploy.supply_chain.audit FILE.lock… [options of pip-audit]
 
 Exit 1: a package has a vulnerability, and a version that mends it. Exit 0 otherwise, and where no
 source of advisories can be reached: it says so, for a machine without a network must not fail.
@@ -16,15 +16,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from deploy.supply_chain.licences import ROOT, pins
+from deploy.supply_chain.licences import pins
 
-LOCKS = ("deploy/containers/cpu.lock", "deploy/containers/gpu.lock")
 PROBE = "ray"
 """Asked for alone, first: where nothing is known of it, nothing is of the others."""
 TIMEOUT_S = 90
-"""Packages are asked for one by one: 231 took 24 s on 2026-11-26."""
+"""Packages are asked for one by one: 250 took 24 s on 2026-11-26."""
 REMEDY = """Raise these in constraints.txt and run `make lock`. What does not concern this project
 is passed over by AUDIT="--ignore-vuln ID"."""
 
@@ -40,10 +40,12 @@ class Finding(NamedTuple):
 
 def main() -> None:
     """Look at all that the locks hold."""
-    wanted = sorted({f"{n}=={v}" for lock in LOCKS for n, v in pins(ROOT / lock).items()})
-    answer = ask([pin for pin in wanted if pin.startswith(f"{PROBE}==")], sys.argv[1:])
+    locks = [word for word in sys.argv[1:] if word.endswith(".lock")]
+    options = [word for word in sys.argv[1:] if word not in locks]
+    wanted = sorted({f"{n}=={v}" for lock in locks for n, v in pins(Path(lock)).items()})
+    answer = ask([pin for pin in wanted if pin.startswith(f"{PROBE}==")], options)
     if not isinstance(answer, str):
-        answer = ask(wanted, sys.argv[1:])
+        answer = ask(wanted, options)
     if isinstance(answer, str):
         say(f"audit skipped: {answer}")
         return
