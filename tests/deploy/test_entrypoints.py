@@ -9,15 +9,19 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from moa.serving.haproxy import free_port
 from tests.deploy.manifests import KUBERAY, environ, pods, ray_pods, written
-from tests.jobs.conftest import KEYS, RAY, ROOT, cluster, recorded_backlog
+from tests.jobs.conftest import KEYS, RAY, ROOT, recorded_backlog
 
 RUN_ID = "nightly-2026-11-26"
 QUERIES = 60
@@ -128,34 +132,97 @@ ray job logs --address {at} --follow {id}"""
 
 
 @pytest.mark.slow
-def test_the_night_is_submitted_by_kuberays_line_to_a_cluster_with_a_token(
+def test_a_cluster_without_a_worker_gets_one_and_runs_the_night_that_kuberays_line_submits(
     app: Path, tmp_path: Path
 ) -> None:
-    log = tmp_path / "log"
-    backlog_at(log / RUN_ID)
-    spec = written("nightly.yaml")["spec"]
-    there = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-this-cluster-and-no-other-" * 2}
-    there["PATH"] = f"{BIN}:{os.environ['PATH']}"  # the images' `python` has what the job needs
-    options = (
-        "num_cpus=6, include_dashboard=True, dashboard_host='127.0.0.1', dashboard_port=0, "
-        "object_store_memory=1 << 30"
-    )
-    env = {**os.environ, **submitter(log), **there}
+    backlog_at(tmp_path / "log" / RUN_ID)
+    there = {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-this-cluster-and-no-other-" * 2,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }  # fmt: skip
+    node = {**os.environ, **KEYS, **RAY, **there}
+    env = {**os.environ, **submitter(tmp_path / "log"), **there}
+    stranger = {**env, "RAY_AUTH_TOKEN": "another-" * 8}
 
-    with cluster(options, says="context.dashboard_url", cwd=app, **there) as dashboard:
-        line = SUBMISSION.format(
-            at=f"http://{dashboard}", id="nightly-abcde", cpus=spec["entrypointNumCpus"],
-            entrypoint=spec["entrypoint"].strip(),
-        )  # fmt: skip
-        done = by_bash(line, env)
-        while "No available agent" in done.stderr:  # it comes up later, and tells nobody
-            done = by_bash(line, env)
-        stranger = by_bash(line, {**env, "RAY_AUTH_TOKEN": "another" * 8})
+    with ray_head(app, node) as (gcs, at), submitted(at, env) as submission:
+        with ray_node(["--num-cpus=6", f"--address={gcs}"], app, node):
+            said, _ = submission.communicate(timeout=250)
+            status = by_bash(f"ray job status --address {at} {SUBMISSION_ID}", env)
+        refused = by_bash(f"ray job list --address {at}", stranger)
 
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    assert "report.html" in done.stdout
+    assert submission.returncode == 0, said[-4000:]
+    assert "report.html" in said, said[-4000:]
+    assert "succeeded" in status.stdout.lower()
     assert_finished(app, RUN_ID)
-    assert stranger.returncode != 0
+    assert refused.returncode != 0
+
+
+SUBMISSION_ID = "nightly-2026-11-26-abcde"
+SUBMISSION = """\
+if ! ray job status --address {at} {id} >/dev/null 2>&1 ; \
+then ray job submit --address {at} --no-wait --submission-id {id} \
+--entrypoint-num-cpus {cpus:f} -- {entrypoint} ; fi ; \
+ray job logs --address {at} --follow {id}"""
+"""What KubeRay 1.7 has a submitter run in K8sJobMode, by `BuildJobSubmitCommand`."""
+
+
+@contextmanager
+def ray_head(app: Path, env: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """A head as KubeRay starts it, without CPUs: addresses of its GCS and of its dashboard."""
+    gcs, dashboard = free_port(), free_port()
+    # A folder of its own: Ray looks there for the cluster that a submitted job belongs to.
+    with TemporaryDirectory(prefix="ray-") as folder:
+        options = [
+            "--head", "--num-cpus=0", f"--port={gcs}", f"--temp-dir={folder}",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            f"--ray-client-server-port={free_port()}",
+        ]  # fmt: skip
+        with ray_node(options, app, env):
+            yield f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
+
+
+@contextmanager
+def ray_node(options: list[str], app: Path, env: dict[str, str]) -> Iterator[None]:
+    """A node of a Ray cluster in processes of its own, once it has started."""
+    command = [
+        "ray", "start", "--block", "--node-ip-address=127.0.0.1", *options,
+        f"--object-store-memory={100 << 20}", f"--dashboard-agent-listen-port={free_port()}",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=app, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert any("Ray runtime started" in line for line in process.stdout)
+            yield
+        finally:
+            for one in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            process.kill()
+
+
+@contextmanager
+def submitted(at: str, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """The submitter, once the job is submitted; where no agent was there yet, again, as its
+    Kubernetes Job does.
+    """
+    spec = written("nightly.yaml")["spec"]
+    cpus, entrypoint = spec["entrypointNumCpus"], spec["entrypoint"].strip()
+    line = SUBMISSION.format(at=at, id=SUBMISSION_ID, cpus=cpus, entrypoint=entrypoint)
+    while True:
+        with subprocess.Popen(
+            ["/bin/bash", "-ce", "--", line], env=env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            said = ""
+            for text in process.stdout:
+                said += text
+                if "submitted successfully" in text:
+                    yield process
+                    return
+        assert "No available agent" in said, said
 
 
 def by_bash(line: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -284,14 +284,12 @@ def assert_whole(night: Night) -> None:
 
 
 @contextmanager
-def cluster(options: str, says: str, cwd: Path = ROOT, **environ: str) -> Iterator[str]:
+def cluster(options: str, says: str) -> Iterator[str]:
     """A Ray of its own, in processes of its own, until the block ends; what it says of itself.
 
     Args:
         options: of `ray.init`.
         says: an expression of its context, `context`.
-        cwd: of its processes, in which submitted jobs begin.
-        environ: of them, besides keys.
     """
     script = (
         "import ray\n"
@@ -301,8 +299,8 @@ def cluster(options: str, says: str, cwd: Path = ROOT, **environ: str) -> Iterat
     )
     with subprocess.Popen(
         [sys.executable, "-c", script],
-        cwd=cwd,
-        env={**os.environ, **RAY, **KEYS, **environ},
+        cwd=ROOT,
+        env={**os.environ, **RAY, **KEYS},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
