@@ -16,13 +16,13 @@ import pytest
 from deploy.supply_chain.licences import pins
 from tests.deploy import dockerfile
 from tests.deploy.dockerfile import CONTAINERS, ROOT
+from tests.deploy.registry import UV, need_registry
 from tests.deploy.scratch_root import ScratchRoot, refusal
 
 IMAGES = ("cpu", "gpu")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RAY_IMAGE = re.compile(r"rayproject/ray:(?P<ray>[\d.]+)-py(?P<python>\d+)-(?P<platform>\w+)")
 HADOLINT = Path(sys.executable).with_name("hadolint")
-UV = Path(sys.executable).with_name("uv")
 USER = (1000, 100)
 HOME = "/home/ray"
 BASE_PATH = f"{HOME}/anaconda3/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -177,6 +177,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     why_not = refusal(folder / "probe")
     if why_not:
         pytest.skip(why_not)
+    need_registry()
     yield folder
     shutil.rmtree(folder)
 
@@ -221,6 +222,7 @@ def test_the_gpu_images_steps_run_but_for_its_packages(cpu_image: Built) -> None
 
 @pytest.mark.slow
 def test_the_registry_has_a_file_with_a_locked_hash_of_each_gpu_package(tmp_path: Path) -> None:
+    need_registry()
     lock = CONTAINERS / "gpu.lock"
     dry = [str(UV), "--no-config", "pip", "install", "--dry-run", "--no-deps", "--require-hashes"]
     target = ["--target", str(tmp_path), "--python-version", "3.11"]
