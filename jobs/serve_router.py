@@ -71,7 +71,9 @@ def _deploy(config: EndpointConfig, address: str) -> None:
     from moa.cluster.joining import join_ray
     from moa.serving.deployment import start
 
-    join_ray(address, log_to_driver=address != LOCAL)
+    # A Ray of one's own has no dashboard: whoever reaches one may run code.
+    own = {"include_dashboard": False, "log_to_driver": False} if address == LOCAL else {}
+    join_ray(address, **own)
     print(f"{start(config)}/v1", flush=True)
 
 

@@ -22,6 +22,7 @@ import weakref
 from typing import Any, NamedTuple
 
 _LONGEST_REPLY = 1 << 20
+_KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 _READY = b'"ready"\n'
 
 
@@ -87,6 +88,12 @@ class IsolatedFunction:
             self._running = None
 
 
+def _environment() -> dict[str, str]:
+    """What Python needs, and no key of anybody's."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 class _Running:
     """One process and the socket to it."""
 
@@ -103,7 +110,7 @@ class _Running:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the job
             )
         self._socket = ours

@@ -60,7 +60,7 @@ class TrainRouterConfig(Section):
     models: list[str] = Field(min_length=1, description="Catalog ids that the router shall know")
     artifact: str = Field(description="Folder that the artifact is written to")
     catalog: str = Field(description="Prices the report's comparison; the router knows no price")
-    folds: int = Field(default=5, ge=2, le=20, description="Of the cross-validation; 2 to 20")
+    folds: int = Field(default=5, ge=3, le=20, description="Of the cross-validation; 3 to 20")
     most_weight: MostWeight = MOST_WEIGHT
     policy: PolicyConfig | None = Field(
         default=None, description="Of the summary that the job prints; without it there is none"

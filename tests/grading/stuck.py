@@ -29,6 +29,10 @@ class Orders:
         return os.getpid()
 
     @staticmethod
+    def environ() -> list[str]:
+        return list(os.environ)
+
+    @staticmethod
     def hang() -> None:
         signal.pause()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -43,6 +44,17 @@ def test_calls_share_one_process_that_is_not_ours(isolated: IsolatedFunction) ->
 
     assert first == second
     assert psutil.Process(first).ppid() == psutil.Process().pid
+
+
+def test_it_knows_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-job")
+    with contextlib.closing(
+        IsolatedFunction("tests.grading.stuck:obey", limit_s=10, memory_bytes=1 << 30)
+    ) as isolated:
+        known = isolated(["environ"]).value
+
+    assert "PATH" in known
+    assert "OPENAI_API_KEY" not in known
 
 
 @pytest.mark.parametrize("how", ["hang", "compute"])
