@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from moa.errors import ConfigError
+
 if TYPE_CHECKING:  # half a second each to import, for those who use them only
     from botocore.client import BaseClient
     from google.cloud.storage import Blob, Client
@@ -17,6 +19,7 @@ if TYPE_CHECKING:  # half a second each to import, for those who use them only
 TEMPORARY = ".writing-"
 """How names of files begin that are being written."""
 _CONFLICT = "ConditionalRequestConflict"
+_DENIED = "AccessDenied"
 
 
 class Store(Protocol):
@@ -123,9 +126,12 @@ class _S3:
             found = _s3_client(os.getpid()).get_object(Bucket=bucket, Key=key)
             return bytes(found["Body"].read())
         except ClientError as error:
-            if error.response["Error"]["Code"] not in ("NoSuchKey", "NoSuchBucket"):
-                raise
-            return None
+            code = error.response["Error"]["Code"]
+            if code in ("NoSuchKey", "NoSuchBucket"):
+                return None
+            if code == _DENIED:
+                raise _not_permitted(path, error) from None
+            raise
 
     def put(self, path: str, data: bytes) -> None:
         bucket, _, key = path.partition("/")
@@ -171,6 +177,16 @@ class _S3:
         except client.exceptions.NoSuchKey:
             return False
         return bool(found == data)
+
+
+def _not_permitted(path: str, error: Exception) -> ConfigError:
+    """S3 says the same of what may not be read, and of what is not there where names may not be
+    listed.
+    """
+    return ConfigError(
+        f"s3://{path} may not be read: {error}. Permit s3:GetObject on it and s3:ListBucket on its "
+        "bucket, or correct the credentials in the environment"
+    )
 
 
 _ONE_MAKES_IT = threading.Lock()

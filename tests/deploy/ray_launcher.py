@@ -3,7 +3,8 @@
     python -m tests.deploy.ray_launcher prepare FILE
     python -m tests.deploy.ray_launcher start FILE      AWS only: against AWS_ENDPOINT_URL
 
-`start` starts a node of each kind, looks at them and ends them, and tells what was asked of AWS. In a process of its own, as Ray and boto3 keep what they were told.
+`start` starts a node of each kind, looks at them and ends them, and tells what was asked of AWS.
+In a process of its own, as Ray and boto3 keep what they were told.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from ray.autoscaler._private.aws.config import bootstrap_aws  # noqa: TID251
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider  # noqa: TID251
 from ray.autoscaler._private.util import prepare_config, validate_config  # noqa: TID251
 
+BOOTSTRAP: Any = bootstrap_aws  # neither has types
+PROVIDER: Any = AWSNodeProvider
 TAGS = {"ray-node-kind": "worker", "ray-launch-config": "x", "ray-user-node-type": "any"}
 
 
@@ -38,10 +41,10 @@ def started(config: dict[str, Any]) -> dict[str, Any]:
 
     boto3.setup_default_session()
     boto3.DEFAULT_SESSION.events.register("before-call", note)
-    config = bootstrap_aws(config)
+    config = BOOTSTRAP(config)
     setting_up = [name for name, _ in asked]
     asked.clear()
-    provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+    provider: Any = PROVIDER(config["provider"], config["cluster_name"])
     for kind in config["available_node_types"].values():
         provider.create_node(kind["node_config"], TAGS, 1)
     nodes = provider.non_terminated_nodes({})

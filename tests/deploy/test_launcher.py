@@ -57,7 +57,7 @@ def test_rays_schema_and_rays_code_take_the_file(cloud: str) -> None:
 
 
 def test_the_schema_refuses_what_it_does_not_know() -> None:
-    for place, name in ((("provider",), "regoin"), (("docker",), "img"), ((), "setup_command")):
+    for place, name in ((("provider",), "regions"), (("docker",), "img"), ((), "setup_command")):
         document = cluster_file("aws")
         inside = document
         for key in place:
@@ -250,16 +250,22 @@ def test_googles_schema_knows_each_field_of_a_machine() -> None:
 
     for kind in cluster_file("gcp")["available_node_types"].values():
         assert_known(kind["node_config"], {"$ref": "Instance"}, schemas, "node_config")
-    with pytest.raises(AssertionError, match="scheduling: has no preemptable"):
+    with pytest.raises(AssertionError, match="scheduling: has no preemptive"):
         assert_known(
-            {"scheduling": {"preemptable": True}}, {"$ref": "Instance"}, schemas, "node_config"
+            {"scheduling": {"preemptive": True}}, {"$ref": "Instance"}, schemas, "node_config"
         )
 
 
 def assert_known(value: object, schema: dict[str, Any], schemas: dict[str, Any], at: str) -> None:
     """That a value is as Google's discovery document has it; other fields are refused."""
     schema = schemas[schema["$ref"]] if "$ref" in schema else schema
-    kinds = {"object": dict, "array": list, "string": (str, int), "integer": int, "boolean": bool}
+    kinds: dict[str, Any] = {
+        "object": dict,
+        "array": list,
+        "string": (str, int),
+        "integer": int,
+        "boolean": bool,
+    }
     assert isinstance(value, kinds[schema["type"]]), f"{at}: should be of type {schema['type']}"
     if isinstance(value, dict):
         for name, inside in value.items():

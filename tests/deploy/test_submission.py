@@ -36,8 +36,10 @@ __all__ = ["app"]
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a cluster's job server."""
-    with cluster(OPTIONS, says="context.dashboard_url") as dashboard:
-        yield f"http://{dashboard}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")  # `python`, as in our images
+        with cluster(OPTIONS, says="context.dashboard_url") as dashboard:
+            yield f"http://{dashboard}"
 
 
 @pytest.fixture
