@@ -115,6 +115,15 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_start = on_start
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """See `uvicorn.Server.capture_signals`, which raises the signal again when all is served:
+        that would end the process before the endpoint has written what it holds.
+        """
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server.startup`."""
         await super().startup(sockets)

@@ -20,7 +20,7 @@ from typing import Any
 import boto3
 import moto.iam.aws_managed_policies
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from botocore.exceptions import ClientError
 from pyarrow import fs
 
@@ -170,8 +170,9 @@ def serve(account: Cloud) -> None:
     asked = {"model": "moa", "messages": [{"role": "user", "content": prompt}]}
     answer = post(f"{url}/chat/completions", asked)
     post(f"{url}/feedback", {"completion_id": answer["id"], "grade": 1})
-    start.process.send_signal(signal.SIGINT)
-    start.wait()
+    start.process.send_signal(signal.SIGTERM)
+    status, _, err = start.wait()
+    assert status == 0, err[-4000:]
 
 
 def post(url: str, document: object) -> dict[str, Any]:
@@ -316,7 +317,7 @@ def is_trust(action: str) -> bool:
         ("endpoint", "s3:PutObject", "routers/promotions/000009.json"),
     ],
 )
-def test_a_role_may_not_do_what_is_anothers(role: str, action: str, key: str) -> None:
+def test_a_role_may_not_do_what_another_may(role: str, action: str, key: str) -> None:
     request = Request(action, f"{ARN}/{key}", context_of(role))
 
     assert not permits(policy(f"aws_{role}"), request)
