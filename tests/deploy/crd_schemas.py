@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.deploy.manifests import CRDS, Document
 

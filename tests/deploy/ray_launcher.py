@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import yaml  # type: ignore[import-untyped]
+import yaml
 from ray.autoscaler._private.aws.config import bootstrap_aws  # noqa: TID251
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider  # noqa: TID251
 from ray.autoscaler._private.util import prepare_config, validate_config  # noqa: TID251

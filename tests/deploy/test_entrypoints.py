@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from moa.serving.haproxy import free_port
 from tests.deploy.manifests import KUBERAY, environ, pods, ray_pods, written

@@ -18,7 +18,7 @@ from typing import Any
 import boto3
 import jsonschema
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.deploy.policies import Request, permits, policy
 from tests.jobs.conftest import ROOT

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from moa.catalog import load_catalog
 from moa.config import load_config

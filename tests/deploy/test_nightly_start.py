@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.deploy import crd_schemas
 from tests.deploy.api_server import CUT, DELETED, GONE, ApiServer, api_server

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from moa.cluster.meters import Labels, Meter, Registry
 from moa.cluster.ray_meters import Kind, exported_names

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from openai import AsyncOpenAI, OpenAI
 
 from moa.serving.haproxy import free_port
