@@ -68,9 +68,8 @@ class Account:
                 self.slots.release()
 
     def release(self, *, another: bool = False) -> None:
-        """A call has left its slot. If the account let none through, and no `another` is about to
-        be tried, other processes need not wait for this one to find out: budget or client may have
-        kept the call from being made.
+        """A call has left its slot. Unless the account let one through, or `another` is about to be
+        tried, other processes need not wait for this one: budget or client may have kept it back.
         """
         self.slots.release()
         if not another and not self.slots.locked():

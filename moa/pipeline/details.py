@@ -59,5 +59,7 @@ class Details(NamedTuple):
     oldest_batch_s: float
     """Likewise in batches, since this start knows of it."""
     budget_usd: Decimal | None
-    """That the run may spend, with what it has spent; `None` is without a limit."""
+    """That the run may spend, with what it has spent; a redrive what the run has left. `None` is
+    without a limit.
+    """
     expects: Expects | None

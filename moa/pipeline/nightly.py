@@ -317,7 +317,8 @@ class _Nightly:
 
     def _details(self, replicas: Sequence[Standing]) -> Details:
         planned = self._decider if isinstance(self._decider, Planned) else None
-        dispatch, money = self._dispatch, self._money
+        dispatch, left_usd = self._dispatch, self._money.left_usd
+        own_usd = self._earlier.counts.cost_usd  # of a redrive without the run's, as its bill is
         return Details(
             scored=self._decisions.total() if planned is None else planned.scored,
             decided=self._decisions,
@@ -325,7 +326,7 @@ class _Nightly:
             lines=_lines(replicas),
             oldest_s=dispatch.oldest_s(in_batches=False),
             oldest_batch_s=dispatch.oldest_s(in_batches=True),
-            budget_usd=None if money.left_usd is None else money.left_usd + money.spent_usd,
+            budget_usd=None if left_usd is None else left_usd + own_usd,
             expects=None if planned is None else planned.expects,
         )
 

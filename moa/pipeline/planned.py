@@ -296,8 +296,7 @@ class Planned:
         live = (row["cost_usd"] for row in forecast["rows"] if row["lane"] != BATCH)
         self._live_share = sum(live) / len(parts)
         cost = forecast["cost_usd"]
-        out_usd = sum((one.usd for one in self._open.values()), Decimal(0))
-        usd = self._money.spent_usd + out_usd + Decimal(str(cost["expected"]))
+        usd = self._money.spent_usd + self._out_usd + Decimal(str(cost["expected"]))
         self.expects = Expects(usd, _end(plan))
         log.info("plan.made", number=plan.number, gap=plan.document["gap"], **cost)
         return plan
@@ -347,14 +346,18 @@ class Planned:
             for model, one in sums.items()
         }
 
+    @property
+    def _out_usd(self) -> Decimal:
+        """What all that is out is expected to cost; the driver takes out what has ended."""
+        return sum((amounts.usd for amounts in list(self._open.values())), Decimal(0))
+
     def _usd(self, facts: Facts) -> Decimal | None:
         """What is left for what is held: without the router, and without what is out."""
         if facts.left_usd is None:
             return None
-        out_usd = sum((amounts.usd for amounts in list(self._open.values())), Decimal(0))
         before_usd = sum(list(self._spent_before.values()), Decimal(0))
         off = Decimal(output_ratio(facts.used))
-        left_usd = facts.left_usd - max(out_usd * off, facts.open_usd, before_usd)
+        left_usd = facts.left_usd - max(self._out_usd * off, facts.open_usd, before_usd)
         return max(Decimal(0), left_usd - self._router_usd())
 
     def _router_usd(self) -> Decimal:

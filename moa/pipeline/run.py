@@ -259,9 +259,11 @@ def local_ray(job: Job, *, scores: bool = True) -> Iterator[None]:
     try:
         if scores:
             _check_gpus(job)
-        yield
+        try:
+            yield
+        finally:
+            time.sleep(job.config.log.metrics_linger_s)
     finally:
-        time.sleep(job.config.log.metrics_linger_s)
         ray.shutdown()
 
 

@@ -51,13 +51,29 @@ class RunMeters:
         self._now = now
         self._pace = Pace(TELL_EVERY_S, clock)
         self._happened: dict[str, Tallied] = {}
+        self._untold: Progress | None = None
+        """The latest, if it was not time to tell it."""
         self._make_gauges(registry)
         self._make_counters(registry)
         self._started.add(1, self._run)
 
     def __call__(self, progress: Progress) -> None:
         """Tell where the run stands, if it is time to."""
-        if not self._pace.due(progress) or progress.details is None:
+        if progress.details is not None:  # a dispatcher may be gone when it is time to tell
+            self._happened.update(progress.details.happened)
+        self._untold = progress
+        if self._pace.due(progress):
+            self._tell(progress)
+
+    def end(self, how: str) -> None:
+        """This start is over: `routed`, `interrupted` or `failed`. What came of it last is told."""
+        if self._untold is not None:
+            self._tell(self._untold)
+        self._ended.add(1, {**self._run, "how": how})
+
+    def _tell(self, progress: Progress) -> None:
+        self._untold = None
+        if progress.details is None:
             return
         self._tell_progress(progress)
         self._tell_money(progress, progress.details)
@@ -65,10 +81,6 @@ class RunMeters:
         self._tell_models(progress.details)
         self._tell_decisions(progress.details)
         self._tell_calls(progress.details)
-
-    def end(self, how: str) -> None:
-        """This start is over: `routed`, `interrupted` or `failed`."""
-        self._ended.add(1, {**self._run, "how": how})
 
     def _make_gauges(self, registry: Registry) -> None:
         def gauge(name: str, description: str, *labels: str) -> Meter:
@@ -150,7 +162,6 @@ class RunMeters:
                 self._decisions.tell(queries, self._providers[one.model], one.model, one.rule)
 
     def _tell_calls(self, details: Details) -> None:
-        self._happened.update(details.happened)
         dispatchers = self._happened.values()
         for (model, status), calls in _summed(one.calls for one in dispatchers).items():
             self._calls.tell(calls, self._providers[model], model, status)

@@ -246,6 +246,22 @@ def test_an_end_is_told_from_nothing_while_pieces_end(night: Callable[..., Night
     assert float(at_first) == pytest.approx(float(at_last), abs=1e-4)
 
 
+def test_what_is_out_is_summed_while_pieces_end(night: Callable[..., Night]) -> None:
+    planned = night().planned()
+    first, second = (one.piece for one in carried_out(planned)[:2])
+
+    class EndsAnother:
+        @property
+        def usd(self) -> Decimal:
+            planned.finished(second)  # as the driver does, while the plan is made
+            return Decimal(3)
+
+    planned._open = {first: EndsAnother(), second: EndsAnother()}  # type: ignore[dict-item]
+
+    assert planned._out_usd == 6
+    assert list(planned._open) == [first]
+
+
 def test_a_plan_that_is_being_made_is_written_before_the_run_is_over(
     night: Callable[..., Night],
 ) -> None:

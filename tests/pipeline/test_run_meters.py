@@ -162,6 +162,33 @@ def test_a_run_that_is_told_of_many_times_a_second_is_counted_every_other_second
     assert told.value("queries", state="done") == 1
 
 
+def test_what_came_last_is_told_when_a_start_is_over(told: Told, clock: FakeClock) -> None:
+    """Of a drain, or of a run of a second, nothing is lost because it was not time to tell."""
+    told.tell(START, NOTHING._replace(happened={"a": Tallied({(GPT, "answered"): 7})}))
+    clock.advance(TELL_EVERY_S / 4)
+    last = NOTHING._replace(happened={"a": Tallied({(GPT, "answered"): 9})})
+    told.meters(START._replace(done=9, details=last))
+
+    told.meters.end("interrupted")
+
+    assert told.value("calls", provider="openai", model=GPT, status="answered") == 9
+    assert told.value("queries", state="done") == 9
+
+
+def test_a_dispatcher_that_is_gone_before_it_is_time_to_tell_is_counted(
+    told: Told, clock: FakeClock
+) -> None:
+    told.tell(START, NOTHING)
+    for dispatcher in ("a", "b"):
+        clock.advance(TELL_EVERY_S / 4)
+        happened = {dispatcher: Tallied({(GPT, "answered"): 2})}
+        told.meters(START._replace(details=NOTHING._replace(happened=happened)))
+
+    told.tell(START, NOTHING)
+
+    assert told.value("calls", provider="openai", model=GPT, status="answered") == 4
+
+
 def test_a_start_and_its_end_are_counted(told: Told) -> None:
     told.meters.end("interrupted")
 
