@@ -27,7 +27,7 @@ from moa.dispatch.outcome import (
     outcomes_table,
     with_followers,
 )
-from moa.dispatch.settings import Progress
+from moa.dispatch.settings import HandedOver, Progress
 from moa.dispatch.used import Used, used_by
 from moa.errors import KeyRefused
 from moa.planning.policy import NOVEL, a_grade_usd, worth_usd
@@ -55,10 +55,15 @@ class PieceResult(NamedTuple):
     cost_usd: Decimal = Decimal(0)
     refused: str | None = None
     """What an account said that refused its first call: the run must stop."""
-    rest: Progress | None = None
-    """Where the dispatcher stood then, without this piece."""
     used: Mapping[str, Used] = MappingProxyType({})
     """Of a finished piece, by catalog id."""
+    rest: Progress | None = None
+    """Where its replica stood then, without this piece."""
+
+    @property
+    def handed_over(self) -> HandedOver:
+        """What its dispatcher counted of it."""
+        return HandedOver(self.queries, self.dead, self.cost_usd)
 
 
 async def dispatch_piece(
@@ -110,14 +115,13 @@ async def dispatch_piece(
     await asyncio.to_thread(write_settled, piece, run, settled, followers)
     await asyncio.to_thread(run.remove_journals, piece)
     used = await asyncio.to_thread(used_by, piece, run)
-    dispatcher.forget(settled)  # from here to the driver nothing is waited for
+    dispatcher.forget(settled)  # from here to the replica's count of it nothing is waited for
     return PieceResult(
         str(piece),
         finished=True,
         queries=len(settled),
         dead=sum(letter is not None for _, letter in settled),
         cost_usd=sum((outcome.cost_usd for outcome, _ in settled), Decimal(0)),
-        rest=dispatcher.progress(),
         used=used,
     )
 

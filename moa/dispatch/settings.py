@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
@@ -71,6 +71,14 @@ class LineProgress(NamedTuple):
         )
 
 
+class HandedOver(NamedTuple):
+    """A finished piece that its dispatcher no longer counts, as its result is under way."""
+
+    done: int
+    dead: int
+    spent_usd: Decimal
+
+
 class Progress(NamedTuple):
     """Where a dispatcher stands, without what it was told to forget."""
 
@@ -92,3 +100,14 @@ class Progress(NamedTuple):
     """By catalog id."""
     happened: Tallied = Tallied()
     """Since it began; nothing is taken off when it is told to forget."""
+    handed_over: Mapping[str, HandedOver] = MappingProxyType({})
+    """By piece; whoever takes results need not have that one yet."""
+
+    def plus(self, pieces: Iterable[HandedOver]) -> Progress:
+        """With these pieces counted again."""
+        found = list(pieces)
+        return self._replace(
+            done=self.done + sum(piece.done for piece in found),
+            dead=self.dead + sum(piece.dead for piece in found),
+            spent_usd=sum((piece.spent_usd for piece in found), self.spent_usd),
+        )

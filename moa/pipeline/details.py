@@ -55,9 +55,11 @@ class Details(NamedTuple):
     lines: Mapping[str, LineProgress]
     """By catalog id."""
     oldest_s: float
-    """How long the oldest live piece has been waiting or out; 0 when there is none."""
+    """For how long the oldest live piece has been with a dispatcher; 0 when none is. What waits for
+    one is not counted: in a long night that is most of the backlog.
+    """
     oldest_batch_s: float
-    """Likewise in batches, since this start knows of it."""
+    """Likewise in batches, in this start."""
     budget_usd: Decimal | None
     """That the run may spend, with what it has spent; a redrive what the run has left. `None` is
     without a limit.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from moa.dispatch.settings import Progress
 from moa.storage.run_folder import PieceName
@@ -57,6 +57,19 @@ class Load:
         if progress is not None:
             self._since_latest = self._since_asked.copy()
             self.learn(progress)
+
+    def standing(self, not_taken: Set[str]) -> Progress | None:
+        """Where it stands, with the pieces that it no longer counts and whose results the driver
+        has `not_taken` yet: no piece is in neither count, however results overtake each other.
+        """
+        if self.latest is None:
+            return None
+        handed_over = self.latest.handed_over.items()
+        return self.latest.plus(one for piece, one in handed_over if piece in not_taken)
+
+    def taken(self, not_taken: Set[str]) -> list[str]:
+        """Pieces that it still tells of as handed over, though their results are here."""
+        return [] if self.latest is None else [*(self.latest.handed_over.keys() - not_taken)]
 
     def learn(self, progress: Progress | None) -> None:
         """Take it for the latest, unless something later is known: answers overtake each other."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections import defaultdict, deque
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -26,7 +27,7 @@ from moa.dispatch.dispatcher import Dispatcher
 from moa.dispatch.heap import calm_collector
 from moa.dispatch.piece import PieceResult, dispatch_piece
 from moa.dispatch.retry import RetryPolicy
-from moa.dispatch.settings import BatchSettings, DispatchSettings, Progress
+from moa.dispatch.settings import BatchSettings, DispatchSettings, HandedOver, Progress
 from moa.dispatch.used import Used, summed
 from moa.errors import KeyRefused
 from moa.log import configure
@@ -56,6 +57,7 @@ class DispatchReplica:
         self._models = {model.id: model for model in job.models}
         self._dispatcher: Dispatcher | None = None
         self._lane: BatchLane | None = None
+        self._handed_over: dict[str, HandedOver] = {}
         self._draining = False
         self._drainage: asyncio.Task[None] | None = None
 
@@ -66,22 +68,31 @@ class DispatchReplica:
         piece = PieceName.parse(name)
         policy = self._job.config.policy
         dispatcher = self._open()
-        return await dispatch_piece(
+        result = await dispatch_piece(
             piece, self._run, self._models, policy, dispatcher, self._lane, rows=rows
         )
+        if result.finished:
+            result = result._replace(rest=self._standing(dispatcher))
+            self._handed_over[name] = result.handed_over
+        return result
 
-    async def progress(self, draining: bool) -> Progress | None:
+    async def progress(self, draining: bool, taken: Sequence[str]) -> Progress | None:
         """Where it stands, `None` before its first piece. It is told whether the run drains: one
         that was started again cannot know.
+
+        Args:
+            draining: whether it does.
+            taken: finished pieces whose results have come: they are not told of any more.
         """
+        for piece in taken:
+            self._handed_over.pop(piece, None)
         if self._dispatcher is None:
             self._draining |= draining
             return None
         if draining and not self._draining:
             self._draining = True
             self._drainage = asyncio.get_running_loop().create_task(self._drain())
-        progress = self._dispatcher.progress()
-        return progress if self._lane is None else progress._replace(in_batches=self._lane.rows_out)
+        return self._standing(self._dispatcher)
 
     async def close(self) -> None:
         """Drain, and close the connections."""
@@ -90,6 +101,11 @@ class DispatchReplica:
             await self._lane.close()
         if self._dispatcher is not None:
             await self._dispatcher.close()
+
+    def _standing(self, dispatcher: Dispatcher) -> Progress:
+        in_batches = 0 if self._lane is None else self._lane.rows_out
+        handed_over = dict(self._handed_over)
+        return dispatcher.progress()._replace(in_batches=in_batches, handed_over=handed_over)
 
     async def _drain(self) -> None:
         if self._lane is not None:
@@ -196,8 +212,13 @@ class _Replica:
         result: ObjectRef[Any] = self.actor.dispatch.remote(str(waiting.piece), waiting.rows)
         return result
 
-    def look(self, *, draining: bool) -> None:
-        """Take the answer to the last question, if it is there, and ask the next one."""
+    def look(self, *, draining: bool, not_taken: Set[str]) -> None:
+        """Take the answer to the last question, if it is there, and ask the next one.
+
+        Args:
+            draining: whether the run does.
+            not_taken: pieces that are out.
+        """
         if self._asked is not None:
             done, _ = ray.wait([self._asked], timeout=0)
             if not done:
@@ -206,7 +227,7 @@ class _Replica:
             with suppress(RayActorError):  # a dead replica's pieces say so themselves
                 self.load.answered(ray.get(answer))
         self.load.asked()
-        self._asked = self.actor.progress.remote(draining)
+        self._asked = self.actor.progress.remote(draining, self.load.taken(not_taken))
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +279,7 @@ class Dispatch:
         self._open: dict[ObjectRef[Any], tuple[_Replica, PieceRows]] = {}
         self._draining = False
         self._since: dict[bool, dict[PieceName, float]] = {False: {}, True: {}}
-        """When each piece came that has not ended, in batches or not, in order."""
+        """When each piece that is out was handed out, in batches or not, in order."""
         self.finished = Counts()
 
     @property
@@ -278,7 +299,6 @@ class Dispatch:
 
     def put(self, decided: PieceRows) -> None:
         """A piece has been decided."""
-        self._since[decided.piece.in_batches].setdefault(decided.piece, time.monotonic())
         self._waiting[decided.piece.queue].append(decided)
         self._hand_out()
 
@@ -298,8 +318,9 @@ class Dispatch:
         Raises:
             KeyRefused: an account's key was refused at its first call.
         """
+        out = self._pieces_out()
         for replica in self._replicas:
-            replica.look(draining=self._draining)
+            replica.look(draining=self._draining, not_taken=out)
         self._hand_out()
         if not self._open:
             time.sleep(wait_s)
@@ -334,12 +355,17 @@ class Dispatch:
 
     def progress(self) -> list[Progress]:
         """Where the replicas stand, of those that have begun, without what is `finished`."""
-        return [r.load.latest for r in self._replicas if r.load.latest is not None]
+        out = self._pieces_out()
+        found = [replica.load.standing(out) for replica in self._replicas]
+        return [standing for standing in found if standing is not None]
 
     def oldest_s(self, *, in_batches: bool) -> float:
-        """How long ago the oldest piece came that has not ended; 0 when there is none."""
+        """For how long the oldest piece has been with a replica; 0 when none is."""
         came = next(iter(self._since[in_batches].values()), None)
         return 0.0 if came is None else time.monotonic() - came
+
+    def _pieces_out(self) -> set[str]:
+        return {str(waiting.piece) for _, waiting in self._open.values()}
 
     def _hand_out(self) -> None:
         """Each piece goes to the replica that has the least to do for its provider."""
@@ -350,4 +376,5 @@ class Dispatch:
                 if number is None:
                     break
                 piece, replica = waiting.popleft(), self._replicas[number]
+                self._since[piece.piece.in_batches][piece.piece] = time.monotonic()
                 self._open[replica.hand_out(piece)] = (replica, piece)

@@ -96,7 +96,7 @@ class RunMeters:
         self._forecast_end_at = gauge(
             "forecast_end_timestamp_seconds", "When it will have ended, as it looks now"
         )
-        self._oldest_s = gauge("oldest_piece_seconds", "Waiting or out for so long", "lane")
+        self._oldest_s = gauge("oldest_piece_seconds", "With a dispatcher for so long", "lane")
         self._model_out = gauge("model_out", "1 while nothing can be sent", "provider", "model")
         self._model_waiting = gauge("model_waiting", "Calls that wait", "provider", "model")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from moa.dispatch.settings import Progress
+from moa.dispatch.settings import HandedOver, Progress
 from moa.pipeline.load import OPEN_IN_BATCHES, OPEN_PIECES, Load, least
 from moa.storage.run_folder import PartName, PieceName
 
@@ -91,3 +91,40 @@ def test_batches_are_a_queue_of_their_own_with_room_for_many_pieces() -> None:
     assert load.has_room(OPENAI, MOST)
     load.add(BATCHES.queue, 1)
     assert not load.has_room(BATCHES, MOST)
+
+
+def test_no_piece_is_in_neither_count_though_results_overtake_each_other() -> None:
+    first, second = HandedOver(60, 2, Decimal(3)), HandedOver(40, 1, Decimal(2))
+    begun = progress(0)._replace(done=105, dead=3, spent_usd=Decimal(6))
+    rest = progress(0, at_s=2.0)._replace(done=5, spent_usd=Decimal(1))
+    load = Load()
+
+    load.learn(begun)
+    none_ended = load.standing({"first", "second"})
+    load.learn(rest._replace(handed_over={"first": first, "second": second}))
+    none_taken = load.standing({"first", "second"})
+    load.learn(rest._replace(handed_over={"first": first}))  # with the second one's result
+    one_taken = load.standing({"first"})
+    load.learn(begun._replace(at_s=1.5))  # with the first one's
+    both_taken = load.standing(set())
+
+    assert none_ended == begun
+    assert none_taken is not None
+    assert one_taken is not None
+    assert both_taken is not None
+    assert counted(none_taken) == counted(begun)
+    assert counted(one_taken.plus([second])) == counted(begun)
+    assert counted(both_taken.plus([first, second])) == counted(begun)
+
+
+def counted(standing: Progress) -> tuple[int, int, Decimal]:
+    return standing.done, standing.dead, standing.spent_usd
+
+
+def test_a_replica_is_told_which_results_are_here() -> None:
+    load, piece = Load(), HandedOver(1, 0, Decimal(0))
+    assert load.taken({"first"}) == []
+
+    load.learn(progress(0)._replace(handed_over={"first": piece, "second": piece}))
+
+    assert load.taken({"first", "third"}) == ["second"]
