@@ -8,19 +8,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
+from moa.serving.haproxy import free_port
 from tests.deploy.documents import blocks, commands
 from tests.deploy.test_entrypoints import BIN, RUN_ID, app, assert_finished, backlog_at
-from tests.jobs.conftest import RAY, ROOT, cluster
+from tests.jobs.conftest import RAY, ROOT
 
 AIRFLOW = ROOT / "deploy/airflow"
-OPTIONS = (
-    "num_cpus=6, include_dashboard=True, dashboard_host='127.0.0.1', dashboard_port=0, "
-    "object_store_memory=1 << 30"
-)
+STARTS = ("No available agent", "Failed to connect", "Connection refused")
+"""What a cluster says that is not ready: its parts come up one by one, and tell nobody."""
 TASK = """\
 import logging, sys
 from ray_submission import entrypoint, route_night
@@ -33,13 +34,28 @@ route_night(run_id, command, address=address, every_s=0.5)
 __all__ = ["app"]
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a cluster's job server."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")  # `python`, as in our images
-        with cluster(OPTIONS, says="context.dashboard_url") as dashboard:
-            yield f"http://{dashboard}"
+@pytest.fixture
+def address(app: Path) -> Iterator[str]:
+    """Of a cluster's job server; its nodes were started in /app. By `ray start`: of `ray.init` the
+    node's agent, who takes jobs, has one port for all Rays of a machine.
+    """
+    dashboard, agent, client = free_port(), free_port(), free_port()
+    command = [
+        str(BIN / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=6",
+        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--ray-client-server-port={client}", "--include-dashboard=true",
+        f"--object-store-memory={1 << 30}", "--node-ip-address=127.0.0.1",
+    ]  # fmt: skip
+    env = {**os.environ, **RAY, "PATH": f"{BIN}:{os.environ['PATH']}"}  # `python`, as in images
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=app, env=env, stdout=quiet, stderr=quiet) as process:
+        try:
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            ray = psutil.Process(process.pid)
+            for one in (ray, *ray.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 @pytest.fixture
@@ -52,8 +68,8 @@ def run(command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **RAY, "PATH": f"{BIN}:{os.environ['PATH']}", **environ}
     while True:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
-        # It comes up after the dashboard, and tells nobody.
-        if "No available agent" not in done.stdout + done.stderr:
+        said = done.stdout + done.stderr
+        if done.returncode == 0 or not any(one in said for one in STARTS):
             return done
 
 
