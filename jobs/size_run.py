@@ -9,6 +9,7 @@ import orjson
 import typer
 
 from moa.command_line import Config, Overrides, explaining, run_command
+from moa.errors import ConfigError
 from moa.log import configure
 from moa.pipeline.sized import size_run
 from moa.pipeline.sizing_config import SizeRunConfig
@@ -32,9 +33,18 @@ def main(
     configure()
     sizing = size_run(asked)
     if json is not None:
-        json.write_bytes(orjson.dumps(document(sizing), option=orjson.OPT_INDENT_2))
+        _write(json, orjson.dumps(document(sizing), option=orjson.OPT_INDENT_2))
     print(f"Prices of {sizing.prices_of}; who is given what: {sizing.source}.", "", sep="\n")
     print(*tables(sizing), sep="\n")
+
+
+def _write(path: Path, text: bytes) -> None:
+    try:
+        path.write_bytes(text)
+    except OSError as error:
+        raise ConfigError(
+            f"--json {path}: {error.strerror}: name a file that may be written"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from moa.catalog import Lane
 from moa.config import RouteBatchConfig
 from moa.decisions.deciding import LIVE, Deciding, matrix
 from moa.decisions.planned import objective, options
-from moa.errors import RunError
+from moa.errors import ConfigError, RunError
 from moa.pipeline.job import exploration_of
 from moa.pipeline.workload import Pool, Workload
 from moa.planning.capacities import HOUR_S, Situation, capacities, lanes_in_time
@@ -66,12 +66,15 @@ class Sample:
         """Of a backlog of so many queries, which is like this one.
 
         Raises:
+            ConfigError: nobody may answer any of the queries.
             RunError: no plan keeps all limits; with what would be enough.
         """
         choice = self.by_policy if self.job.plan is None else self._planned(queries, bounds)
         made = Totals(*self.backlog.shape)
         per_token = usd_per_output_token(self.pool.models, self.lanes, self.pool.prices)
         made.add(self.backlog, choice, self.most_output_tokens, per_token)
+        if not made.queries.any():
+            raise _nobody_asked(self.rows, "no model has the window, abilities and permission")
         return made.scaled(queries / self.rows)
 
     def _planned(self, queries: int, bounds: Bounds) -> Choice:
@@ -104,7 +107,8 @@ def by_sample(job: RouteBatchConfig, pool: Pool, rows: int, bounds: Bounds) -> W
         bounds: of a plan.
 
     Raises:
-        ConfigError, ArtifactError: the log or the router cannot be read.
+        ConfigError, ArtifactError: the log or the router cannot be read, or of the sample nothing
+            can be asked.
         RunError: no lane ends before the deadline.
     """
     found = find_backlog(job.queries)
@@ -139,6 +143,9 @@ def _sampled(
         exploration_of(job),
     )
     expected = deciding.expect(scored, lanes)
+    if not len(expected.good):
+        defect = scored.column("defect")[0].as_py()
+        raise _nobody_asked(scored.num_rows, f"the first one's defect is {defect!r}")
     backlog = options(expected, deciding, drawn=deciding.drawn(expected))
     chosen = deciding.by_policy_or_drawn(expected)[0].chosen
     choice = np.where(chosen == NOBODY, -1, chosen * len(lanes)).astype(np.int16)
@@ -163,4 +170,13 @@ def _scored(
         for table in islice(read, ceil(wanted / READ_ROWS)):
             prepared = prepare(table, partition.number, DUPLICATES.empty_table())
             tables.append(scored_by(router, pool.names, prepared))
+    if not tables:
+        raise ConfigError(f"queries.path: {job.queries.path} holds no rows: nothing to sample")
     return pa.concat_tables(tables).slice(0, rows)
+
+
+def _nobody_asked(rows: int, why: str) -> ConfigError:
+    return ConfigError(
+        f"of {rows:,} queries that were sampled none can be asked ({why}): mend the log, map its "
+        "columns (queries.columns), change the pool, or sample more"
+    )

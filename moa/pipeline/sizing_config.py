@@ -12,6 +12,10 @@ from moa.toml_file import Section
 
 SHARES_OFF = 1e-6
 """What the shares of a mix may sum to beside 1."""
+MOST_QUERIES = 10**12
+MOST_TOKENS = 1e9
+MOST_HOURS = 1e6
+"""More of any of these is a slip, and sums would overflow."""
 
 
 class ShareEntry(Section):
@@ -21,10 +25,16 @@ class ShareEntry(Section):
     lane: Lane = Field(default="live", description="live, flex or batch")
     share: float = Field(gt=0, le=1, description="Of all queries; > 0, ≤ 1")
     input_tokens: float | None = Field(
-        default=None, ge=0, description="Mean of a query; by default as for all; ≥ 0"
+        default=None,
+        ge=0,
+        le=MOST_TOKENS,
+        description="Mean of a query; by default as for all; 0 to 1e9",
     )
     output_tokens: float | None = Field(
-        default=None, ge=0, description="Mean of an answer, reasoning too; likewise"
+        default=None,
+        ge=0,
+        le=MOST_TOKENS,
+        description="Mean of an answer, reasoning too; likewise",
     )
 
 
@@ -33,16 +43,21 @@ class GpuConfig(Section):
 
     tokens_per_s: float | None = Field(
         default=None,
-        gt=0,
-        description="Tokens that one replica reads in a second, as you have measured it; > 0; by "
-        "default utilisation * peak_flops / (2 * parameters)",
+        ge=0.001,
+        description="Tokens that one replica reads in a second, as you have measured it; ≥ 0.001; "
+        "by default utilisation * peak_flops / (2 * parameters)",
     )
-    parameters: float = Field(gt=0, description="Of the model; > 0")
+    parameters: float = Field(ge=1, le=1e15, description="Of the model; 1 to 1e15")
     peak_flops: float = Field(
-        gt=0, description="Of the GPU by its data sheet, dense, in the weights' format, a second"
+        ge=1e6,
+        le=1e21,
+        description="Of the GPU by its data sheet, dense, in the weights' format, a second; "
+        "1e6 to 1e21",
     )
     utilisation: float = Field(
-        gt=0, le=1, description="Share of the peak that is reached: an assumption; > 0, ≤ 1"
+        ge=0.001,
+        le=1,
+        description="Share of the peak that is reached: an assumption; 0.001 to 1",
     )
     source: str = Field(min_length=1, description="Where these figures are from, and of which day")
 
@@ -58,24 +73,29 @@ class SpeedConfig(Section):
     """
 
     start_s: float = Field(
-        default=10, ge=0, description="Until the first row is read: Ray, the router's weights; ≥ 0"
+        default=10,
+        ge=0,
+        le=1e6,
+        description="Until the first row is read: Ray, the router's weights; 0 to 1e6",
     )
     scored_per_s: float = Field(
-        default=17_900, gt=0, description="Queries that an embedded router scores on a core; > 0"
+        default=17_900,
+        ge=0.001,
+        description="Queries that an embedded router scores on a core; ≥ 0.001",
     )
     read_per_s: float = Field(
         default=16_600,
-        gt=0,
-        description="Queries that are scanned, read and decided on by a core; > 0",
+        ge=0.001,
+        description="Queries that are scanned, read and decided on by a core; ≥ 0.001",
     )
     planned_per_s: float = Field(
-        default=680_000, gt=0, description="Queries that the driver plans; > 0"
+        default=680_000, ge=0.001, description="Queries that the driver plans; ≥ 0.001"
     )
     calls_per_s: float = Field(
-        default=5_500, gt=0, description="Calls that one dispatch replica has CPU for; > 0"
+        default=5_500, ge=0.001, description="Calls that one dispatch replica has CPU for; ≥ 0.001"
     )
     reported_per_s: float = Field(
-        default=5_000, gt=0, description="Outcomes that the driver reports on; > 0"
+        default=5_000, ge=0.001, description="Outcomes that the driver reports on; ≥ 0.001"
     )
 
 
@@ -91,13 +111,14 @@ class SizeRunConfig(Section):
     )
     queries: list[int] = Field(
         default_factory=list,
-        description="How many queries; several are shown beside each other; each ≥ 1; by default "
-        "as many as `run` or the query log has",
+        description="How many queries; several are shown beside each other; each 1 to 1e12; by "
+        "default as many as `run` or the query log has",
     )
     within_hours: float | None = Field(
         default=None,
         gt=0,
-        description="From the start to the report; > 0; by default the job's plan.finish_by",
+        le=MOST_HOURS,
+        description="From the start to the report; > 0, ≤ 1e6; by default the job's plan.finish_by",
     )
     machines: Literal["enough", "configured"] = Field(
         default="enough",
@@ -108,9 +129,14 @@ class SizeRunConfig(Section):
         default_factory=list,
         description="Who is given what. Either this, run or sample_rows",
     )
-    input_tokens: float = Field(default=500, ge=0, description="Mean of a query, for a mix; ≥ 0")
+    input_tokens: float = Field(
+        default=500, ge=0, le=MOST_TOKENS, description="Mean of a query, for a mix; 0 to 1e9"
+    )
     output_tokens: float = Field(
-        default=350, ge=0, description="Mean of an answer, for a mix, reasoning too; ≥ 0"
+        default=350,
+        ge=0,
+        le=MOST_TOKENS,
+        description="Mean of an answer, for a mix, reasoning too; 0 to 1e9",
     )
     run: str | None = Field(
         default=None,
@@ -153,8 +179,9 @@ class SizeRunConfig(Section):
             )
         if self.mix and not self.queries:
             raise ValueError("queries: a mix has no number of its own: give one, as [10_000_000]")
-        if any(number < 1 for number in self.queries):
-            raise ValueError(f"queries has {min(self.queries):,}: give numbers from 1")
+        wrong = [number for number in self.queries if not 1 <= number <= MOST_QUERIES]
+        if wrong:
+            raise ValueError(f"queries has {wrong[0]:,}: give numbers from 1 to {MOST_QUERIES:,}")
         return self
 
     @model_validator(mode="after")

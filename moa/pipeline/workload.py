@@ -114,12 +114,13 @@ def _by_sums(rows: Sequence[Sums], pool: Pool, queries: int | None, source: str)
     for one in rows:
         if not one.queries:
             continue
+        number = pool.number(one.model, where=source)
         mean_in, mean_out = one.input_tokens / one.queries, one.output_tokens / one.queries
         whole = pool.usd(one.model, one.lane, mean_in, mean_out) * one.queries
         for_input = pool.usd(one.model, one.lane, mean_in, 0.0) * one.queries
         usd = whole if one.usd is None else one.usd
         totals.give(
-            pool.number(one.model, where=source), lanes.index(one.lane),
+            number, lanes.index(one.lane),
             queries=one.queries, input_tokens=one.input_tokens, output_tokens=one.output_tokens,
             usd=usd, output_usd=min(usd, whole - for_input),
         )  # fmt: skip
@@ -130,21 +131,26 @@ def by_run(folder: str, pool: Pool) -> Workload:
     """As a run has it: by what was used, if it has finished; else by its decisions or its plan.
 
     Raises:
-        ConfigError: nothing was decided there.
+        ConfigError: nothing was decided there, or it cannot be read.
     """
-    run = RunFolder(folder)
-    if run.manifest() is not None:
-        found, source = _summed(_outcomes(run)), f"outcomes of {folder}"
-    elif run.decided_parts():
-        found, source = _summed(_decisions(run)), f"decisions of {folder}"
-    else:
-        found, source = _planned(run), f"plan of {folder}"
+    try:
+        found, source = _sums_in(RunFolder(folder), folder)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"run: {folder} cannot be read: {error}: name a run's folder") from error
     if not found:
         raise ConfigError(
             f"run: {folder} has no outcomes, plan or decisions: name a run that was started, or "
             "planned by --plan-only"
         )
     return _by_sums(found, pool, round(sum(one.queries for one in found)), source)
+
+
+def _sums_in(run: RunFolder, folder: str) -> tuple[list[Sums], str]:
+    if run.manifest() is not None:
+        return _summed(_outcomes(run)), f"outcomes of {folder}"
+    if run.decided_parts():
+        return _summed(_decisions(run)), f"decisions of {folder}"
+    return _planned(run), f"plan of {folder}"
 
 
 def _planned(run: RunFolder) -> list[Sums]:
