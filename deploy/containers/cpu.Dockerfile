@@ -1,6 +1,10 @@
 # Head, dispatchers, endpoint, grading: all that needs no GPU. From the checkout's root:
 #   docker build -f deploy/containers/cpu.Dockerfile -t registry.example.com/moa-router:0.1.0-cpu .
 
+# Empty, or @sha256:… of the very image that was tested. Before the first FROM: one that comes later is
+# of the stage above it, and is empty in the next FROM.
+ARG RAY_DIGEST=""
+
 # Code is graded in bubblewrap 0.8; Ubuntu 22.04, which Ray's images may stand on, has 0.6. Debian's asks
 # for glibc 2.34 and runs on both Ubuntus.
 FROM debian:12.11-slim AS bubblewrap
@@ -9,8 +13,6 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends bubblewrap \
     && rm -rf /var/lib/apt/lists/*
 
-# Empty, or @sha256:… of the very image that was tested.
-ARG RAY_DIGEST=""
 FROM rayproject/ray:2.60.0-py311-cpu${RAY_DIGEST}
 
 # Compilers and the system's Python are for the code that is graded. Ray's image lets `ray` become root

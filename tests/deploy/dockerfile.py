@@ -32,10 +32,10 @@ class Copy(NamedTuple):
     owner: tuple[int, int]
 
 
-def read(name: str) -> DockerfileParser:
-    """`cpu` or `gpu`."""
+def read(name: str, **build_args: str) -> DockerfileParser:
+    """`cpu` or `gpu`, as a build reads it that is given these arguments."""
     text = (CONTAINERS / f"{name}.Dockerfile").read_bytes()
-    return DockerfileParser(fileobj=io.BytesIO(text))
+    return DockerfileParser(fileobj=io.BytesIO(text), build_args=build_args)
 
 
 def stages(parsed: DockerfileParser) -> dict[str, list[Step]]:

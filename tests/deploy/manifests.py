@@ -96,6 +96,17 @@ def all_pods(documents: list[Document]) -> list[Document]:
     return [pod for document in documents for pod in pods(document)]
 
 
+def selects(selector: Document, labels: dict[str, str]) -> bool:
+    """As Kubernetes does, with the operators that are used here."""
+    for want in selector.get("matchExpressions", []):
+        assert want["operator"] in ("In", "Exists")
+        if want["key"] not in labels or labels[want["key"]] not in want.get(
+            "values", labels.values()
+        ):
+            return False
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+
+
 def environ(container: Document, labels: dict[str, str]) -> dict[str, str]:
     """A container's environment; the downward API reads these labels.
 

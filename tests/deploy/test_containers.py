@@ -89,6 +89,15 @@ def test_the_base_is_the_ray_and_the_python_of_this_project(image: str) -> None:
     assert f"python{base['python'][0]}.{base['python'][1:]}" in (ROOT / "Makefile").read_text()
 
 
+@pytest.mark.parametrize("image", IMAGES)
+def test_a_build_may_name_the_very_base(image: str) -> None:
+    digest = "@sha256:" + "0" * 64
+
+    named = dockerfile.read(image, RAY_DIGEST=digest)
+
+    assert named.baseimage == dockerfile.read(image).baseimage + digest
+
+
 def test_cuda_is_the_one_that_torch_is_built_for() -> None:
     base = RAY_IMAGE.match(dockerfile.read("gpu").baseimage)
     lock = pins(CONTAINERS / "gpu.lock")

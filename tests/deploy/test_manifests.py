@@ -29,6 +29,7 @@ from tests.deploy.manifests import (
     pods,
     ray_cluster,
     ray_pods,
+    selects,
     written,
 )
 from tests.jobs.conftest import ROOT
@@ -140,17 +141,6 @@ def our_selectors(node: Any) -> Iterator[Document]:  # noqa: ANN401 - whatever Y
                 yield value
         else:
             yield from our_selectors(value)
-
-
-def selects(selector: Document, labels: dict[str, str]) -> bool:
-    """As Kubernetes does, with the operators that are used here."""
-    for want in selector.get("matchExpressions", []):
-        assert want["operator"] in ("In", "Exists")
-        if want["key"] not in labels or labels[want["key"]] not in want.get(
-            "values", labels.values()
-        ):
-            return False
-    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
 
 
 @pytest.mark.parametrize("name", BUILDS)
