@@ -36,6 +36,7 @@ from tests.deploy.watched import (
     names,
     of_panels,
     on_page,
+    panels,
     rules,
 )
 from tests.jobs.conftest import JobUnderTest, Start, job_in, recorded_backlog
@@ -59,8 +60,15 @@ WATCHED = {
     "endpoint's requests": "ray_moa_requests_total",
     "first pieces": "ray_moa_first_piece_seconds_bucket",
 }
+LABELLED = {
+    "Spend an hour, by lane": {"live", "batch", "flex"},
+    "Starts, and how they ended": {"routed", "interrupted", "failed"},
+    "Tokens a second": {"input", "output"},
+}
+"""Panel → values of the label that its legend shows."""
 UNITS = {
-    "bool", "currencyUSD", "mbytes", "ops", "percent", "percentunit", "reqps", "s", "short",
+    "currencyUSD", "dateTimeAsIso", "mbytes", "none", "ops", "percent", "percentunit", "reqps", "s",
+    "short",
 }  # fmt: skip
 
 
@@ -90,7 +98,7 @@ def test_what_is_asked_for_is_counted_and_has_the_labels(
     expression: str, labels: dict[str, set[str]], rays_own: set[str]
 ) -> None:
     asked = names([expression])
-    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    recorded = {rule["record"] for rule in rules() if "record" in rule} | {"ALERTS{"}
 
     promql_parser.parse(expression)
     assert asked <= labels.keys() | rays_own
@@ -118,23 +126,48 @@ def test_all_that_is_counted_is_on_a_dashboard_or_in_a_rule(labels: dict[str, se
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_a_dashboard_is_whole(path: Path) -> None:
     found = dashboard(path)
-    panels = found["panels"]
+    placed, shown = found["panels"], panels(path)
 
     assert found["uid"] == f"moa-{path.stem}"
     variables = {one["name"]: one["type"] for one in found["templating"]["list"]}
     assert variables["datasource"] == "datasource"
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    assert len({panel["title"] for panel in panels}) == len(panels)
+    assert len({panel["id"] for panel in placed}) == len(placed)
+    assert len({panel["title"] for panel in shown}) == len(shown)
     cells: set[tuple[int, int]] = set()
-    for panel in panels:
+    for panel in placed:
+        mine = cells_of(panel["gridPos"])
+        assert not mine & cells, f"{panel['title']} lies over another panel"
+        cells |= mine
+    for panel in shown:
+        assert panel["description"]
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
         used = set(re.findall(r"\$(\w+)", str(panel["targets"])))
         assert used <= variables.keys() | {"__rate_interval"}
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
-        mine = cells_of(panel["gridPos"])
-        assert not mine & cells, f"{panel['title']} lies over another panel"
-        cells |= mine
+
+
+def test_panels_lead_to_the_runbook_and_the_runbook_to_panels() -> None:
+    links = [
+        link["url"] for path in DASHBOARDS for one in panels(path) for link in one.get("links", ())
+    ]
+    titles = {panel["title"] for path in DASHBOARDS for panel in panels(path)}
+    told = {alert["annotations"]["runbook_url"] for alert in alerts()}
+    quoted = set(re.findall(r'"([A-Z][A-Za-z0-9, ]+)"', RUNBOOK.read_text()))
+
+    assert set(links) == told
+    assert quoted
+    assert quoted <= titles
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_line_that_is_mended_in_colour_is_one_of_its_panel(path: Path) -> None:
+    for panel in panels(path):
+        legends = {target["legendFormat"] for target in panel["targets"]}
+        for override in panel["fieldConfig"]["overrides"]:
+            matcher = override["matcher"]
+            fixed = legends | LABELLED.get(panel["title"], set())
+            assert matcher["id"] == "byRegexp" or matcher["options"] in fixed
 
 
 def cells_of(place: dict[str, int]) -> set[tuple[int, int]]:

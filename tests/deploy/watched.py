@@ -55,9 +55,14 @@ def dashboard(path: Path) -> dict[str, Any]:
     return found
 
 
+def panels(path: Path) -> list[dict[str, Any]]:
+    """Of a dashboard, without the headings of its rows."""
+    return [panel for panel in dashboard(path)["panels"] if panel["type"] != "row"]
+
+
 def of_panels(path: Path) -> Iterator[str]:
     """Expressions of a dashboard, as Grafana sends them."""
-    for panel in dashboard(path)["panels"]:
+    for panel in panels(path):
         for target in panel["targets"]:
             expression = target["expr"]
             for variable, value in _FILLED.items():
@@ -77,8 +82,8 @@ def alerts() -> list[dict[str, Any]]:
 
 def expressions() -> list[str]:
     """All that is asked for."""
-    panels = [expression for path in DASHBOARDS for expression in of_panels(path)]
-    return [*panels, *(rule["expr"] for rule in rules())]
+    shown = [expression for path in DASHBOARDS for expression in of_panels(path)]
+    return [*shown, *(rule["expr"] for rule in rules())]
 
 
 def names(texts: Sequence[str]) -> set[str]:
