@@ -4,17 +4,15 @@ router and decided on, or planned, as the job would. In this process: no Ray, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from math import ceil
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from moa.catalog import Lane
-from moa.config import RouteBatchConfig
+from moa.config import QueryLogConfig, RouteBatchConfig
 from moa.decisions.deciding import LIVE, Deciding, matrix
 from moa.decisions.planned import objective, options
 from moa.errors import ConfigError, RunError
@@ -27,6 +25,7 @@ from moa.planning.policy import NOBODY
 from moa.planning.remedies import Infeasible
 from moa.planning.totals import Totals
 from moa.reports.plan_document import usd_per_output_token
+from moa.reports.wording import duration
 from moa.router.facts import read_facts, router_folder
 from moa.router.router import Router
 from moa.stages import READ_ROWS, scored_by
@@ -40,11 +39,11 @@ MOST_PARTITIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a plan has to keep, beside the vendors' limits."""
+    """What a plan has to keep, beside the vendors' limits: of what is left when all is scored."""
 
     usd: float | None
     seconds: float | None
-    """Until the deadline."""
+    """Until the deadline, without what comes after the calls."""
     in_flight: int
     """Calls at once of an account."""
 
@@ -61,6 +60,12 @@ class Sample:
     backlog: Backlog
     most_output_tokens: NDArray[np.float32]
     by_policy: Choice
+
+    @property
+    def input_tokens(self) -> float:
+        """Of a mean query."""
+        assert self.backlog.input_tokens is not None
+        return float(self.backlog.input_tokens.mean())
 
     def totals(self, queries: int, bounds: Bounds) -> Totals:
         """Of a backlog of so many queries, which is like this one.
@@ -90,6 +95,8 @@ class Sample:
         if isinstance(found, Infeasible):
             least = found.least_usd
             enough = "" if least is None else f"; for all of them ${least / share:,.2f}"
+            if bounds.seconds is not None:
+                enough += f"; until the deadline calls have {duration(bounds.seconds)}"
             raise RunError(
                 f"{queries:,} queries, of which {self.rows:,} are planned as a sample: {found}"
                 f"{enough}: raise dispatch.budget_usd, within_hours or the limits"
@@ -97,14 +104,21 @@ class Sample:
         return found.choice
 
 
-def by_sample(job: RouteBatchConfig, pool: Pool, rows: int, bounds: Bounds) -> Workload:
+def by_sample(
+    job: RouteBatchConfig,
+    pool: Pool,
+    rows: int,
+    seconds: float | None,
+    bounds: Callable[[int, float], Bounds],
+) -> Workload:
     """As the job would decide on a backlog of which its query log is a fair sample.
 
     Args:
         job: with the log, the router, the policy and the plan, if it has one.
         pool: of the job, with its limits.
         rows: of the log that are scored.
-        bounds: of a plan.
+        seconds: from the start until the deadline.
+        bounds: of a plan for so many queries, of so many input tokens in the mean.
 
     Raises:
         ConfigError, ArtifactError: the log or the router cannot be read, or of the sample nothing
@@ -112,18 +126,18 @@ def by_sample(job: RouteBatchConfig, pool: Pool, rows: int, bounds: Bounds) -> W
         RunError: no lane ends before the deadline.
     """
     found = find_backlog(job.queries)
-    lanes = (LIVE,) if job.plan is None else lanes_in_time(job.plan, bounds.seconds)
+    lanes = (LIVE,) if job.plan is None else lanes_in_time(job.plan, seconds)
     if not lanes:
         raise RunError(
             f"none of plan.lanes {job.plan.lanes if job.plan else []} ends within "
-            f"{(bounds.seconds or 0) / HOUR_S:g} h: add 'live', or give more time (within_hours)"
+            f"{(seconds or 0) / HOUR_S:g} h: add 'live', or give more time (within_hours)"
         )
     sample = _sampled(job, pool, lanes, _scored(job, pool, found.partitions, rows))
     counts = [one.rows for one in found.partitions]
     known = [count for count in counts if count is not None]
     return Workload(
         lanes,
-        lambda queries: sample.totals(queries, bounds),
+        lambda queries: sample.totals(queries, bounds(queries, sample.input_tokens)),
         sum(known) if len(known) == len(counts) else None,
         f"{sample.rows:,} queries of the log, scored by the job's router",
     )
@@ -156,23 +170,33 @@ def _sampled(
 def _scored(
     job: RouteBatchConfig, pool: Pool, partitions: Sequence[Partition], rows: int
 ) -> pa.Table:
-    """The first rows of partitions at even distances, of each in proportion to its rows."""
+    """The first rows of partitions at even distances, of each in proportion to its rows; of JSONL,
+    which says how many only when it is read, of each as many.
+    """
     read_facts(job.router.artifact).check_pool(pool.names)
     router = Router.load(router_folder(job.router.artifact), job.router.model, job.router.engine)
     chosen = partitions[:: -(-len(partitions) // MOST_PARTITIONS)]
-    sizes = [one.rows or 0 for one in chosen]
-    # JSONL says how many only when it is read: then each gives as many.
-    shares = [size / sum(sizes) if all(sizes) else 1 / len(chosen) for size in sizes]
+    known = [one.rows for one in chosen if one.rows is not None]
+    weights = known if len(known) == len(chosen) else [1] * len(chosen)
+    ends = np.rint(np.cumsum(weights) / sum(weights) * rows).astype(int)
     tables = []
-    for partition, share in zip(chosen, shares, strict=True):
-        wanted = ceil(rows * share)
-        read = read_partition(partition, job.queries, batch_rows=min(wanted, READ_ROWS))
-        for table in islice(read, ceil(wanted / READ_ROWS)):
+    for partition, wanted in zip(chosen, np.diff(ends, prepend=0).tolist(), strict=True):
+        for table in _first_rows(partition, job.queries, wanted):
             prepared = prepare(table, partition.number, DUPLICATES.empty_table())
             tables.append(scored_by(router, pool.names, prepared))
     if not tables:
         raise ConfigError(f"queries.path: {job.queries.path} holds no rows: nothing to sample")
-    return pa.concat_tables(tables).slice(0, rows)
+    return pa.concat_tables(tables)
+
+
+def _first_rows(partition: Partition, config: QueryLogConfig, wanted: int) -> Iterator[pa.Table]:
+    if not wanted:
+        return
+    for table in read_partition(partition, config, batch_rows=min(wanted, READ_ROWS)):
+        yield table.slice(0, wanted)
+        wanted -= table.num_rows
+        if wanted <= 0:
+            return
 
 
 def _nobody_asked(rows: int, why: str) -> ConfigError:

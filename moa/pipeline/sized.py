@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from math import ceil
 
 from moa.catalog import Lane, LimitsEntry, load_catalog
@@ -17,7 +18,7 @@ from moa.pipeline.workload import Pool, Workload, by_mix, by_run
 from moa.plan_config import PlanConfig
 from moa.planning.bottlenecks import binding, helps
 from moa.planning.capacities import HOUR_S
-from moa.planning.sizing import MOST_REPLICAS, Case, Driver, Machines, with_enough
+from moa.planning.sizing import BESIDE_CALLS, MOST_REPLICAS, Case, Driver, Machines, with_enough
 from moa.planning.totals import Totals
 from moa.prices import PriceTable
 from moa.reports.sizing import ModelCost, Sized, Sizing
@@ -99,9 +100,38 @@ def _workload(
     if config.run is not None:
         return by_run(config.run, pool)
     assert config.sample_rows is not None
-    replicas = MOST_REPLICAS if config.machines == "enough" else job.dispatch.replicas
-    bounds = Bounds(_budget(job), seconds, job.dispatch.max_in_flight * replicas)
-    return by_sample(job, pool, config.sample_rows, bounds)
+    bounds = partial(_bounds, config, job, seconds)
+    return by_sample(job, pool, config.sample_rows, seconds, bounds)
+
+
+def _bounds(
+    config: SizeRunConfig,
+    job: RouteBatchConfig,
+    seconds: float | None,
+    queries: int,
+    input_tokens: float,
+) -> Bounds:
+    """What a plan for so many queries has, made when all are scored: the deadline without the
+    driver's own work and scoring, the budget without the router.
+    """
+    machines, speeds = _machines(config, job, input_tokens), config.speeds
+    own_s = speeds.start_s + queries * (1 / speeds.planned_per_s + 1 / speeds.reported_per_s)
+    score_s = queries / (machines.router_replicas * machines.router_per_s)
+    read_s = queries / (machines.task_cpus * machines.tasks_per_s)
+    replicas, enough = job.dispatch.replicas, config.machines == "enough"
+    left_s = None if seconds is None else seconds - own_s - max(score_s, read_s)
+    router_s = machines.router_replicas * (speeds.start_s + max(score_s, read_s))
+    if enough:  # as many as `with_enough` will find
+        replicas, router_s = MOST_REPLICAS, queries / machines.router_per_s
+        left_s = None if seconds is None else (seconds - own_s) / (1 + BESIDE_CALLS)
+        if left_s is not None and left_s > 0:
+            router_s += speeds.start_s * ceil(router_s / (BESIDE_CALLS * left_s))
+    usd, router_usd = _budget(job), router_s / HOUR_S * machines.router_usd_per_hour
+    return Bounds(
+        usd=None if usd is None else max(0.0, usd - router_usd),
+        seconds=None if left_s is None else max(0.0, left_s),
+        in_flight=job.dispatch.max_in_flight * replicas,
+    )
 
 
 def _budget(job: RouteBatchConfig) -> float | None:
@@ -134,7 +164,7 @@ def _case(
         totals=totals,
         plan=job.plan or PlanConfig(),
         planned=job.plan is not None,
-        machines=_machines(config, job, totals),
+        machines=_machines(config, job, _input_tokens(totals)),
         driver=_driver(config, job, totals),
         usd=_budget(job),
         seconds=seconds,
@@ -147,11 +177,11 @@ def _input_tokens(totals: Totals) -> float:
     return float(totals.input_tokens.sum() / max(totals.queries.sum(), 1e-12))
 
 
-def _machines(config: SizeRunConfig, job: RouteBatchConfig, totals: Totals) -> Machines:
+def _machines(config: SizeRunConfig, job: RouteBatchConfig, input_tokens: float) -> Machines:
     router, dispatch, speeds = job.router, job.dispatch, config.speeds
     return Machines(
         router_replicas=router.replicas,
-        router_per_s=_router_per_s(config, job, totals),
+        router_per_s=_router_per_s(config, job, input_tokens),
         router_usd_per_hour=float(router.usd_per_hour),
         task_cpus=config.task_cpus,
         tasks_per_s=speeds.read_per_s,
@@ -163,7 +193,7 @@ def _machines(config: SizeRunConfig, job: RouteBatchConfig, totals: Totals) -> M
     )
 
 
-def _router_per_s(config: SizeRunConfig, job: RouteBatchConfig, totals: Totals) -> float:
+def _router_per_s(config: SizeRunConfig, job: RouteBatchConfig, input_tokens: float) -> float:
     """Raises `ConfigError` where GPUs are asked for and nothing is said of them, or the reverse."""
     gpus = job.router.num_gpus
     if (config.gpu is None) != (gpus == 0):
@@ -174,7 +204,7 @@ def _router_per_s(config: SizeRunConfig, job: RouteBatchConfig, totals: Totals) 
         )
     if config.gpu is None:
         return config.speeds.scored_per_s
-    return config.gpu.reads_per_s * gpus / max(1.0, _input_tokens(totals))
+    return config.gpu.reads_per_s * gpus / max(1.0, input_tokens)
 
 
 def _driver(config: SizeRunConfig, job: RouteBatchConfig, totals: Totals) -> Driver:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from moa.config import load_config
 from moa.errors import ConfigError, RunError
 from moa.pipeline.sized import size_run
 from moa.pipeline.sizing_config import SizeRunConfig
@@ -280,6 +281,56 @@ def test_a_sample_is_planned_for_as_many_queries_as_are_asked_for(tmp_path: Path
     with pytest.raises(RunError, match="no plan keeps budget"):
         size_run(asked(tmp_path, text, ["job_overrides=['plan.lanes=[\"live\"]', "
                                         "'dispatch.budget_usd=1']"]))  # fmt: skip
+
+
+def test_a_sample_is_planned_within_what_scoring_leaves_of_time_and_money(tmp_path: Path) -> None:
+    rates = "".join(
+        f'[limits."{model}"]\nrpm = 600\n' for model in load_config("jobs/configs/demo.toml").pool
+    )
+    text = (
+        'job = "jobs/configs/demo.toml"\n'
+        "job_overrides = [\"plan.lanes=['live']\", 'prices.as_of=2026-11-26', "
+        "'policy.max_novelty=1.0', 'router.num_gpus=1', 'router.usd_per_hour=40', "
+        "'dispatch.budget_usd=120']\n"
+        "sample_rows = 300\nwithin_hours = 1\nqueries = [100_000]\n"
+        "[gpu]\nparameters = 7e9\npeak_flops = 121e12\nutilisation = 0.4\nsource = 'a guess'\n"
+    )
+
+    one = found(asked(tmp_path, text + rates))
+
+    assert "deadline" not in one["binds"]
+    assert "budget" not in one["binds"]
+    assert 0.9 * 3600 < one["ends_in_s"]["expected"] < 3600
+    assert one["cost_usd"]["router"] > 30
+    assert 0.95 * 120 < one["budget"]["used_usd"] <= 120
+    with pytest.raises(RunError, match="until the deadline calls have 0 ms"):
+        size_run(asked(tmp_path, text + rates, ["machines=configured", "within_hours=0.5"]))
+
+
+def test_each_row_group_is_in_the_sample_by_its_size(tmp_path: Path) -> None:
+    log = tmp_path / "log.parquet"
+    models = ["openai/gpt-4o", "openai/gpt-4o-mini", "anthropic/claude-3-haiku"]
+    sizes = [3000, 1500, 1500]
+    schema = pa.schema(
+        [
+            ("query_id", pa.string()),
+            ("prompt", pa.string()),
+            ("allowed_models", pa.list_(pa.string())),
+        ]
+    )
+    with pq.ParquetWriter(log, schema) as writer:
+        for model, size in zip(models, sizes, strict=True):
+            ids = [f"{model} {n}" for n in range(size)]
+            writer.write_table(pa.table([ids, ids, [[model]] * size], schema))
+    text = f'job = "jobs/configs/demo.toml"\njob_overrides = ["queries.path={log}"]\n'
+
+    many = found(asked(tmp_path, f"{text}sample_rows = 4_800\n"))
+    few = found(asked(tmp_path, f"{text}sample_rows = 4\n"))
+
+    for one in (many, few):
+        assert {option["model"]: round(option["queries"]) for option in one["options"]} == dict(
+            zip(models, sizes, strict=True)
+        )
 
 
 def test_a_log_that_does_not_say_how_long_it_is_needs_a_number(tmp_path: Path) -> None:
