@@ -123,14 +123,6 @@ def test_the_night_of_kuberays_own_schedule_runs(app: Path, tmp_path: Path) -> N
     assert_finished(app, run_id)
 
 
-SUBMISSION = """\
-if ! ray job status --address {at} {id} >/dev/null 2>&1 ; \
-then ray job submit --address {at} --no-wait --submission-id {id} \
---entrypoint-num-cpus {cpus:f} -- {entrypoint} ; fi ; \
-ray job logs --address {at} --follow {id}"""
-"""What KubeRay 1.7 has a submitter run in K8sJobMode, by `BuildJobSubmitCommand`."""
-
-
 @pytest.mark.slow
 def test_a_cluster_without_a_worker_gets_one_and_runs_the_night_that_kuberays_line_submits(
     app: Path, tmp_path: Path

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -94,6 +95,24 @@ def test_its_workers_have_room_for_the_nights_config(cloud: str) -> None:
 
     assert night["router"]["replicas"] * night["router"]["num_gpus"] <= gpus
     assert dispatch + 2 <= cpus  # with the driver, and a task
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_the_config_that_is_to_be_copied_is_a_night_on_that_cloud(
+    cloud: str, tmp_path: Path
+) -> None:
+    (line,) = re.findall(r"^#   (mkdir .*)$", (LAUNCHER / f"{cloud}.yaml").read_text(), re.M)
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+
+    night, catalog = (
+        tomllib.loads((tmp_path / "config" / f"{name}.toml").read_text())
+        for name in ("nightly", "catalog")
+    )
+    assert night["run"]["folder"].startswith({"aws": "s3://", "gcp": "gs://"}[cloud])
+    assert set(night["pool"]) <= set(catalog["models"])
+    assert ("api_key_env" in catalog["accounts"]["google"]) == (cloud == "aws")
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)

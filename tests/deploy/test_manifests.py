@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -16,6 +17,8 @@ import yaml
 
 from moa.catalog import load_catalog
 from moa.config import load_config
+from moa.errors import ConfigError
+from moa.providers.accounts import check_credentials
 from moa.serving.config import load_endpoint_config
 from tests.deploy import crd_schemas
 from tests.deploy.manifests import (
@@ -344,6 +347,42 @@ def test_the_catalog_is_a_part_of_the_shipped_one() -> None:
 
     assert ours["accounts"] == shipped["accounts"]
     assert ours["models"] == {name: shipped["models"][name] for name in ours["models"]}
+
+
+def test_the_catalog_of_aws_is_another_in_geminis_account_only() -> None:
+    base, aws = (
+        tomllib.loads((KUBERAY / name / "catalog.toml").read_text())
+        for name in ("base", "overlays/aws")
+    )
+
+    assert aws["accounts"].pop("google") != base["accounts"].pop("google")
+    assert aws == base
+
+
+@pytest.mark.parametrize(
+    ("cloud", "geminis"), [("aws", "GEMINI_API_KEY"), ("gcp", "GOOGLE_CLOUD_PROJECT")]
+)
+def test_the_keys_that_the_readme_names_are_those_that_pods_need(
+    cloud: str, geminis: str, tmp_path: Path
+) -> None:
+    (config,) = (
+        document["data"]
+        for document in built(f"overlays/{cloud}")
+        if document["kind"] == "ConfigMap" and "catalog.toml" in document["data"]
+    )
+    (tmp_path / "catalog.toml").write_text(config["catalog.toml"])
+    accounts = load_catalog(tmp_path / "catalog.toml").accounts.values()
+    environ = dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", geminis), "a-key")
+
+    def check_all(environ: dict[str, str]) -> None:
+        for account in accounts:
+            check_credentials(account, environ)
+
+    check_all(environ)
+    for name in environ:
+        assert f"`{name}`" in README
+        with pytest.raises(ConfigError, match=name):
+            check_all({**environ, name: ""})
 
 
 @pytest.mark.parametrize("name", ["nightly.toml", "endpoint.toml"])
