@@ -39,6 +39,10 @@ accepted. This project itself: Apache-2.0.
 
 Not in it: what a base image holds (Ray's, Ubuntu's, CUDA's); bubblewrap (LGPL) and GCC (GPL), which
 are programs of their own in the CPU image; libraries of others in a wheel, which its files list.
+
+Of those, copyleft is (looked at on 2026-11-26; each a shared library in a file of its own): FFmpeg
+in opencv's wheel (LGPL-2.1), libzmq in pyzmq's (MPL-2.0), GCC's run time in numpy's, scipy's,
+scikit-learn's and torch's (GPL-3.0 with its exception for that; libquadmath LGPL-2.1).
 """
 
 
