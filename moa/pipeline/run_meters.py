@@ -13,7 +13,7 @@ from moa.catalog import Model
 from moa.cluster.meters import Meter, Registry
 from moa.dispatch.tallies import Tallied
 from moa.pipeline.details import Details, Progress
-from moa.pipeline.progress import FEWEST_FOR_A_PACE, Pace, left_s
+from moa.pipeline.progress import FEWEST_FOR_A_PACE, Pace, in_hand_s, left_s
 
 TELL_EVERY_S = 2.0
 """Ray exports every 10 s, and forgets a gauge that was not set for 20."""
@@ -24,7 +24,8 @@ N = TypeVar("N", int, Decimal)
 
 class RunMeters:
     """Tells where a run stands. Gauges are there while its driver is at work; counters are of this
-    start, and stay as long as the Ray node that it ran on.
+    start, and stay as long as the Ray node that it ran on. What a dispatcher has counted since it
+    was last asked dies with it, a turn's worth; the bill in gauges is by what was kept.
 
     Args:
         registry: where meters are made.
@@ -142,12 +143,9 @@ class RunMeters:
         self._oldest_s.add(details.oldest_batch_s, {**self._run, "lane": "batch"})
         if self._deadline is not None:
             self._deadline_at.add(self._deadline.timestamp(), self._run)
-        left = left_s(progress, self._pace.per_s)
-        now = self._now()
-        if details.expects is not None:
-            self._forecast_end_at.add(max(now, details.expects.end_s), self._run)
-        elif left is not None:
-            self._forecast_end_at.add(now + left, self._run)
+        end_s = _forecast_end_s(progress, details, self._pace.per_s, self._now())
+        if end_s is not None:
+            self._forecast_end_at.add(end_s, self._run)
 
     def _tell_models(self, details: Details) -> None:
         for model, line in details.lines.items():
@@ -197,6 +195,14 @@ def _summed(parts: Iterable[Mapping[K, N]]) -> dict[K, N]:
         for key, number in part.items():
             found[key] = found[key] + number if key in found else number
     return found
+
+
+def _forecast_end_s(progress: Progress, details: Details, per_s: float, now: float) -> float | None:
+    """By the plan, but not before what is in hand is done; without one, by the pace."""
+    if details.expects is not None:
+        return max(now + (in_hand_s(progress, per_s) or 0), details.expects.end_s)
+    left = left_s(progress, per_s)
+    return None if left is None else now + left
 
 
 def _forecast_usd(progress: Progress, details: Details) -> Decimal | None:
