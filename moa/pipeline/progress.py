@@ -87,10 +87,19 @@ class Pace:
 
 def left_s(progress: Progress, per_s: float) -> int | None:
     """Seconds until the end at this pace; `None` while there is none to speak of."""
+    return _takes_s(progress.queries - progress.done, progress, per_s)
+
+
+def in_hand_s(progress: Progress, per_s: float) -> int | None:
+    """Likewise until what dispatchers have in hand is done, without batches: no run ends sooner."""
+    return _takes_s(progress.waiting + progress.in_flight, progress, per_s)
+
+
+def _takes_s(queries: int, progress: Progress, per_s: float) -> int | None:
     fresh = progress.done - progress.earlier
     if not per_s or fresh < FEWEST_FOR_A_PACE * (progress.queries - progress.earlier):
         return None
-    return round((progress.queries - progress.done) / per_s)
+    return round(queries / per_s)
 
 
 def line(progress: Progress, per_s: float) -> str:

@@ -135,6 +135,18 @@ def test_the_end_is_by_its_pace_or_by_the_plan_and_never_in_the_past(clock: Fake
     assert told.value("deadline_timestamp_seconds") == NOW + 500
 
 
+def test_a_plan_ends_no_sooner_than_what_is_in_hand(told: Told) -> None:
+    expects = NOTHING._replace(expects=Expects(Decimal(1), NOW + 1))
+
+    told.tell(START._replace(in_flight=1), expects)
+    told.tell(START._replace(done=100, in_flight=10, waiting=190), expects)
+    behind = told.value("forecast_end_timestamp_seconds")
+    told.tell(START._replace(done=900, in_batches=100), expects)
+
+    assert behind == NOW + 2 * TELL_EVERY_S
+    assert told.value("forecast_end_timestamp_seconds") == NOW + 1
+
+
 def test_a_model_that_is_out_is_told_until_it_is_back(told: Told) -> None:
     told.tell(START, NOTHING._replace(lines={GPT: LineProgress(1, 20, out=True)}))
     out = told.value("model_out", provider="openai", model=GPT)
