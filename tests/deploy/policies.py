@@ -68,6 +68,29 @@ def listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def allowed(document: Document) -> list[tuple[str, str]]:
+    """Each action with each resource that a policy allows."""
+    return [
+        (action, resource)
+        for one in document["Statement"]
+        if one["Effect"] == "Allow"
+        for action in listed(one["Action"])
+        for resource in listed(one["Resource"])
+    ]
+
+
+def only(action: str, resource: str) -> Document:
+    """A policy that allows nothing else."""
+    return {"Statement": [{"Effect": "Allow", "Action": action, "Resource": resource}]}
+
+
+def without(document: Document, action: str, resource: str) -> Document:
+    """A policy that allows all but this."""
+    left = [one for one in allowed(document) if one != (action, resource)]
+    assert len(left) == len(allowed(document)) - 1
+    return {"Statement": [only(*one)["Statement"][0] for one in left]}
+
+
 def _meets(statement: Document, request: Request) -> bool:
     unknown = statement.keys() - _ELEMENTS
     assert not unknown, f"this test does not know {unknown}"
