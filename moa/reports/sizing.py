@@ -14,6 +14,8 @@ from moa.reports.wording import count, duration, money
 
 MOST_HELPS = 3
 """That the table shows."""
+LEAST_PERCENT = 0.01
+"""That is told as a number."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _STEP = 1000
 
@@ -138,7 +140,10 @@ def _one_query(sizing: Sizing) -> list[str]:
 
 
 def _part(usd: float, of_usd: float) -> str:
-    return f"{usd / of_usd * 100:.2g} %" if of_usd else "it is free"
+    if not of_usd:
+        return "it is free"
+    percent = usd / of_usd * 100
+    return f"{percent:.2g} %" if percent >= LEAST_PERCENT or not usd else f"< {LEAST_PERCENT:g} %"
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from moa.config import load_config
 from moa.errors import ConfigError, RunError
 from moa.pipeline.sized import size_run
-from moa.reports.sizing import document
+from moa.reports.sizing import document, tables
 from tests.jobs.conftest import QUERIES, JobUnderTest, job_in
 from tests.jobs.sizing import SHARES, SHIPPED, asked, command, demo, found
 from tests.pipeline.answered_run import Asked, answered_run
@@ -58,6 +58,15 @@ def test_what_a_run_of_batches_has_bought_live_is_sized_too(tmp_path: Path) -> N
     ]
 
 
+def test_a_run_in_a_bucket_is_sized(object_store: str, tmp_path: Path) -> None:
+    answered_run(f"{object_store}/run", [Asked("Hello", decided="openai/gpt-4o")] * 4)
+
+    one = found(demo(tmp_path, f'run = "{object_store}/run"'))
+
+    assert one["queries"] == 4
+    assert one["options"][0]["input_tokens"] == 4 * 9
+
+
 def test_limits_of_the_config_go_before_the_catalogs(tmp_path: Path) -> None:
     text = f"queries = [1_000_000]\nmix = {SHARES}\n"
     free = found(demo(tmp_path, text))
@@ -96,6 +105,14 @@ def test_one_call_costs_what_the_price_table_says(tmp_path: Path) -> None:
     assert calls["openai/gpt-4o-mini"]["live_usd"] == pytest.approx(0.15)
     # Of a batch 2 % are reckoned to be bought live in the end.
     assert calls["openai/gpt-4o"]["batch_usd"] == pytest.approx(0.98 * 1.25 + 0.02 * 2.5)
+
+
+def test_a_part_that_is_next_to_nothing_is_told_as_that(tmp_path: Path) -> None:
+    text = f"queries = [10]\nmix = {SHARES}"
+
+    *_, gemini = tables(size_run(demo(tmp_path, text)))
+
+    assert gemini.split("|")[-2].strip() == "< 0.01 %"
 
 
 def test_a_sample_of_the_log_is_scored_and_decided_on_as_the_job_would(tmp_path: Path) -> None:

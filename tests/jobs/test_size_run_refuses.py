@@ -123,6 +123,11 @@ def test_queries_that_no_model_may_answer_are_no_sample(tmp_path: Path) -> None:
         size_run(asked(tmp_path, f"{text}sample_rows = 20\n"))
 
 
+def test_a_run_in_a_bucket_that_is_not_there_is_refused(object_store: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no outcomes, plan or decisions"):
+        size_run(demo(tmp_path, f'run = "{object_store}-not/run"'))
+
+
 def test_a_run_with_a_model_that_the_pool_no_longer_has_is_refused(tmp_path: Path) -> None:
     answered_run(f"{tmp_path}/run", [Asked("Hello", decided="x/gone")])
 
