@@ -30,8 +30,12 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
+    """As /app of the images."""
+    return app_at(tmp_path / "app")
+
+
+def app_at(folder: Path) -> Path:
     """As /app of the images, with the demo's config where the manifests mount the night's."""
-    folder = tmp_path / "app"
     (folder / "config").mkdir(parents=True)
     (folder / "jobs").symlink_to(ROOT / "jobs")
     (folder / "moa").symlink_to(ROOT / "moa")
@@ -98,14 +102,6 @@ def test_the_night_runs_under_the_name_of_its_rayjob(app: Path, night: str) -> N
 
     assert done.returncode == 0, done.stderr[-4000:]
     assert_finished(app, RUN_ID)
-
-
-@pytest.mark.slow
-def test_kuberays_next_try_is_the_same_run(app: Path, night: str) -> None:
-    first, again = on_the_cluster(night, app), on_the_cluster(night, app)
-
-    assert first.returncode == again.returncode == 0, again.stderr[-4000:]
-    assert f"run {RUN_ID} has finished before" in again.stdout
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 
 from moa.serving.haproxy import free_port
 from tests.deploy.documents import blocks, commands
-from tests.deploy.test_entrypoints import BIN, RUN_ID, app, assert_finished, backlog_at
+from tests.deploy.test_entrypoints import BIN, RUN_ID, app_at, assert_finished, backlog_at
 from tests.jobs.conftest import RAY, ROOT
 
 AIRFLOW = ROOT / "deploy/airflow"
@@ -31,10 +31,14 @@ command = command or entrypoint(run_id, query_log=query_log, app=app)
 route_night(run_id, command, address=address, every_s=0.5)
 """
 
-__all__ = ["app"]
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the cluster, for all nights of this file."""
+    return app_at(tmp_path_factory.mktemp("cluster") / "app")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(app: Path) -> Iterator[str]:
     """Of a cluster's job server; its nodes were started in /app. By `ray start`: of `ray.init` the
     node's agent, who takes jobs, has one port for all Rays of a machine.
@@ -58,10 +62,10 @@ def address(app: Path) -> Iterator[str]:
                     one.kill()
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The nights' queries, in place of a bucket."""
-    return tmp_path / "log"
+    return tmp_path_factory.mktemp("queries") / "log"
 
 
 def run(command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
