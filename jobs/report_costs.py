@@ -8,6 +8,7 @@ import typer
 
 from moa.command_line import run_command
 from moa.config import load_config
+from moa.pipeline.failures import told_plainly
 from moa.reports.run_report import write_report
 
 Run = Annotated[str, typer.Argument(help="The run's folder: a path, s3://… or gs://…")]
@@ -26,7 +27,8 @@ Overrides = Annotated[
 
 def main(run: Run, config: Path = None, overrides: Overrides = []) -> None:  # noqa: B006
     """Write report.json, report.parquet and report.html into the run's folder."""
-    written = write_report(run, load_config(config) if config else None, overrides)
+    with told_plainly():
+        written = write_report(run, load_config(config) if config else None, overrides)
     print(*written.summary, f"report: {written.page}", sep="\n")
 
 
