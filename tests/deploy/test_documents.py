@@ -111,7 +111,7 @@ ELSEWHERE = {
         "deploy/containers/README.md",
         "docker build",
     ): f"{IMAGES}::test_the_readme_builds_this_file_under_this_name",
-    ("", "gcloud iam"): "needs an account; tests/deploy/test_iam_documents.py reads the file that is named",
+    ("", "gcloud iam"): "needs an account; test_iam_documents.py reads the files",
     (
         "deploy/kuberay/README.md",
         "kubectl ",
