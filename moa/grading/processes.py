@@ -44,6 +44,7 @@ class IsolatedFunction:
         limit_s: what a call may take; then the process is killed.
         memory_bytes: address space of the process.
         start_limit_s: what starting may take, imports included.
+        knows_all: it sees this process's environment, keys included; else what Python needs.
     """
 
     def __init__(
@@ -53,17 +54,19 @@ class IsolatedFunction:
         limit_s: float,
         memory_bytes: int = 2 << 30,
         start_limit_s: float = 120,
+        knows_all: bool = False,
     ) -> None:
         self._function = function
         self._limit_s = limit_s
         self._memory_bytes = memory_bytes
         self._start_limit_s = start_limit_s
+        self._knows_all = knows_all
         self._running: _Running | None = None
 
     def __call__(self, argument: object) -> Reply:
         """Call it. Never raises for what the function does; the reply says why it has no value."""
         if self._running is None:
-            running = _Running(self._function, self._memory_bytes)
+            running = _Running(self._function, self._memory_bytes, _environment(self._knows_all))
             if running.line(self._start_limit_s) != _READY:
                 return Reply(None, f"{self._function} did not start: {running.end()}")
             self._running = running
@@ -88,16 +91,16 @@ class IsolatedFunction:
             self._running = None
 
 
-def _environment() -> dict[str, str]:
-    """What Python needs, and no key of anybody's."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+def _environment(whole: bool) -> dict[str, str]:
+    """Ours, or what Python needs, and no key of anybody's."""
+    kept = {name: text for name, text in os.environ.items() if whole or name in _KEPT}
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 class _Running:
     """One process and the socket to it."""
 
-    def __init__(self, function: str, memory_bytes: int) -> None:
+    def __init__(self, function: str, memory_bytes: int, environment: dict[str, str]) -> None:
         ours, theirs = socket.socketpair()
         command = [
             sys.executable, "-m", "moa.grading.processes",
@@ -110,7 +113,7 @@ class _Running:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env=_environment(),
+                env=environment,
                 start_new_session=True,  # Ctrl-C is for the job
             )
         self._socket = ours

@@ -185,7 +185,7 @@ def test_an_answer_without_tokens_is_not_a_free_one(recordings: Path) -> None:
     [
         ({"models": ["v/good", "v/good"]}, "v/good named more than once"),
         ({"backbone": {"kind": "hashing", "buckets": 100}}, "a power of two from 64"),
-        ({"folds": 1}, "greater than or equal to 2"),
+        ({"folds": 2}, "greater than or equal to 3"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(
