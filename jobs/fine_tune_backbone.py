@@ -64,7 +64,7 @@ def start_local_ray(job: FineTuneConfig) -> None:
     from moa.cluster.joining import cluster_gpus, join_ray
 
     need = job.cluster.workers * job.cluster.cpus_per_worker
-    join_ray(LOCAL, num_cpus=max(os.cpu_count() or 1, need) + 1, include_dashboard=False)
+    join_ray(LOCAL, num_cpus=max(os.cpu_count() or 1, need) + 1)
     check_cluster(job, cpus=need, gpus=cluster_gpus())
 
 

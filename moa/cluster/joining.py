@@ -7,6 +7,7 @@ import logging
 import ray
 import structlog
 
+from moa.cluster.address import LOCAL
 from moa.errors import ConfigError
 
 TRIES = 3
@@ -17,7 +18,7 @@ log = structlog.get_logger()
 
 
 def join_ray(address: str, **options: object) -> None:
-    """Connect this process to Ray.
+    """Connect this process to Ray. One of its own has no dashboard: who reaches one may run code.
 
     Args:
         address: of a cluster, or `local` for a Ray that ends with this process.
@@ -26,6 +27,8 @@ def join_ray(address: str, **options: object) -> None:
     Raises:
         ConfigError: no cluster answers there, or Ray does not start here.
     """
+    if address == LOCAL:
+        options["include_dashboard"] = False
     for left in reversed(range(TRIES)):
         try:
             ray.init(address=address, logging_level=logging.WARNING, **options)  # type: ignore[arg-type]

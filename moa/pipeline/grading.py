@@ -220,7 +220,6 @@ def _cluster() -> Iterator[int]:
         own = {
             "num_cpus": max(os.cpu_count() or 1, 2),
             "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
             "log_to_driver": False,
         }
     join_ray(address, **own)

@@ -252,7 +252,6 @@ def local_ray(job: Job, *, scores: bool = True) -> Iterator[None]:
         LOCAL,
         num_cpus=max(os.cpu_count() or 1, _actors_need(job, scores) + 2),
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-        include_dashboard=False,
         log_to_driver=False,
         _metrics_export_port=job.config.log.metrics_port,
     )
