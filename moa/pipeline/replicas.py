@@ -276,10 +276,9 @@ class Dispatch:
         self._purse = purse  # it ends with the last reference, and must outlive its holders
         self._replicas = [_Replica(job, purse) for _ in range(replicas)]
         self._waiting: dict[str, deque[PieceRows]] = defaultdict(deque)
-        self._open: dict[ObjectRef[Any], tuple[_Replica, PieceRows]] = {}
+        self._open: dict[ObjectRef[Any], tuple[_Replica, PieceRows, float]] = {}
+        """With when each was handed out."""
         self._draining = False
-        self._since: dict[bool, dict[PieceName, float]] = {False: {}, True: {}}
-        """When each piece that is out was handed out, in batches or not, in order."""
         self.finished = Counts()
 
     @property
@@ -328,12 +327,11 @@ class Dispatch:
         done = []
         ended, _ = ray.wait(list(self._open), num_returns=1, timeout=wait_s)
         for ref in ended:
-            replica, waiting = self._open.pop(ref)
+            replica, waiting, _ = self._open.pop(ref)
             replica.load.remove(waiting.piece.queue)
             result: PieceResult = ray.get(ref)
             replica.load.learn(result.rest)
             if result.finished:
-                self._since[waiting.piece.in_batches].pop(waiting.piece, None)
                 self.finished.add(result)
                 done.append(result)
             if result.refused is not None:
@@ -361,11 +359,12 @@ class Dispatch:
 
     def oldest_s(self, *, in_batches: bool) -> float:
         """For how long the oldest piece has been with a replica; 0 when none is."""
-        came = next(iter(self._since[in_batches].values()), None)
-        return 0.0 if came is None else time.monotonic() - came
+        now = time.monotonic()
+        out = (now - at for _, one, at in self._open.values() if one.piece.in_batches == in_batches)
+        return max(out, default=0.0)
 
     def _pieces_out(self) -> set[str]:
-        return {str(waiting.piece) for _, waiting in self._open.values()}
+        return {str(waiting.piece) for _, waiting, _ in self._open.values()}
 
     def _hand_out(self) -> None:
         """Each piece goes to the replica that has the least to do for its provider."""
@@ -376,5 +375,4 @@ class Dispatch:
                 if number is None:
                     break
                 piece, replica = waiting.popleft(), self._replicas[number]
-                self._since[piece.piece.in_batches][piece.piece] = time.monotonic()
-                self._open[replica.hand_out(piece)] = (replica, piece)
+                self._open[replica.hand_out(piece)] = (replica, piece, time.monotonic())
