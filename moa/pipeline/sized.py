@@ -16,7 +16,7 @@ from moa.pipeline.sampled import Bounds, by_sample
 from moa.pipeline.sizing_config import SizeRunConfig
 from moa.pipeline.workload import Pool, Workload, by_mix, by_run
 from moa.plan_config import PlanConfig
-from moa.planning.bottlenecks import binding, helps
+from moa.planning.bottlenecks import binding, bounds, helps
 from moa.planning.capacities import HOUR_S
 from moa.planning.sizing import BESIDE_CALLS, MOST_REPLICAS, Case, Driver, Machines, with_enough
 from moa.planning.totals import Totals
@@ -100,8 +100,8 @@ def _workload(
     if config.run is not None:
         return by_run(config.run, pool)
     assert config.sample_rows is not None
-    bounds = partial(_bounds, config, job, seconds)
-    return by_sample(job, pool, config.sample_rows, seconds, bounds)
+    room = partial(_bounds, config, job, seconds)
+    return by_sample(job, pool, config.sample_rows, seconds, room)
 
 
 def _bounds(
@@ -229,7 +229,9 @@ def _part_rows(most: int, input_tokens: float) -> int:
 
 
 def _sized(case: Case, pool: Pool) -> Sized:
-    return Sized(case, binding(case), helps(case), _saved_in_batches(case, pool))
+    found = bounds(case)
+    saved_usd = _saved_in_batches(case, pool)
+    return Sized(case, found, binding(case, found), helps(case, found), saved_usd)
 
 
 def _saved_in_batches(case: Case, pool: Pool) -> float:

@@ -26,10 +26,10 @@ WORTH_TELLING = 0.005
 """Of the time to the end."""
 BUDGET, DEADLINE = "budget", "deadline"
 _MACHINES = {
-    "router": ("router_per_s",),
-    "CPUs for reading": ("tasks_per_s",),
-    "dispatch CPUs": ("calls_per_s",),
-    "calls at once": ("max_in_flight",),
+    "router": "router_per_s",
+    "CPUs for reading": "tasks_per_s",
+    "dispatch CPUs": "calls_per_s",
+    "calls at once": "max_in_flight",
 }
 """Limits of machines: as twice the replicas, each for its own part."""
 _WAITS = {"batch turnaround": "batch_hours", "flex answers": "flex_minutes"}
@@ -67,8 +67,8 @@ class Help(NamedTuple):
 
 def limits(case: Case) -> Iterator[Limit]:
     """All that could slow a case down."""
-    for name, keys in _MACHINES.items():
-        yield Limit(name, partial(_machines, keys))
+    for name, key in _MACHINES.items():
+        yield Limit(name, partial(_machine, key))
     for number, model in enumerate(case.models):
         for field in fields(Limits):
             if getattr(model.limits, field.name) is not None:
@@ -105,9 +105,14 @@ def _lifted_s(case: Case, every: Sequence[Limit], but: Sequence[Limit]) -> float
     return end(_times(case, lifted, LIFTED)).expected
 
 
-def binding(case: Case) -> list[str]:
-    """What binds: the slowest limits; the budget and the deadline where they cannot be kept."""
-    found = [one.name for one in bounds(case) if one.binds]
+def binding(case: Case, limiting: Sequence[Bound]) -> list[str]:
+    """What binds: the slowest limits; the budget and the deadline where they cannot be kept.
+
+    Args:
+        case: as it is.
+        limiting: its `bounds`.
+    """
+    found = [one.name for one in limiting if one.binds]
     if case.usd is not None and budget_used(case) > case.usd:
         found.append(BUDGET)
     if case.seconds is not None and end(case).expected > case.seconds:
@@ -115,12 +120,16 @@ def binding(case: Case) -> list[str]:
     return found
 
 
-def helps(case: Case) -> list[Help]:
+def helps(case: Case, limiting: Sequence[Bound]) -> list[Help]:
     """What is worth having twice, greatest saving first; and of limits that bind together, all of
     them at once, for none of them would help alone.
+
+    Args:
+        case: as it is.
+        limiting: its `bounds`.
     """
     now_s = end(case).expected
-    slowest = {one.name for one in bounds(case) if one.binds}
+    slowest = {one.name for one in limiting if one.binds}
     every = [one for one in limits(case) if one.can_be_raised]
     tried = [[one] for one in every]
     if len(slowest) > 1:
@@ -141,8 +150,8 @@ def _times(case: Case, some: Sequence[Limit], factor: float) -> Case:
     return case
 
 
-def _machines(keys: Sequence[str], case: Case, factor: float) -> Case:
-    more = {key: getattr(case.machines, key) * factor for key in keys}
+def _machine(key: str, case: Case, factor: float) -> Case:
+    more = {key: getattr(case.machines, key) * factor}
     return replace(case, machines=replace(case.machines, **more))
 
 

@@ -61,7 +61,7 @@ class Driver:
     start_s: float
     """Until the first row is read: Ray, the router's weights."""
     plan_s: float
-    """A query's share of planning; 0 where queries are sent while others are scored."""
+    """A query's share of planning."""
     report_s: float
     """A query's share of the report."""
     part_rows: int
@@ -156,12 +156,12 @@ def _calls_span(case: Case) -> Interval:
     now = Situation(
         case.queries, in_flight=ceil(machines.dispatch_replicas * machines.max_in_flight)
     )
-    span = ends_in_s(case.models, works(case), now, case.plan)
+    span = ends_in_s(case.models, _works(case), now, case.plan)
     own_s = float(case.totals.queries.sum()) / (machines.dispatch_replicas * machines.calls_per_s)
     return Interval(*(max(s, own_s) for s in (span.low, span.expected, span.high)))
 
 
-def works(case: Case) -> list[Work]:
+def _works(case: Case) -> list[Work]:
     """What each model is given, pool order."""
     return [work_of(case.totals, number, case.lanes) for number in range(len(case.models))]
 
@@ -197,7 +197,7 @@ def loads(case: Case) -> list[AccountLoad]:
     seconds = max(spans(case).calls.expected, 1e-9)
     calls: dict[str, float] = {}
     busy_s: dict[str, float] = {}
-    for model, work in zip(case.models, works(case), strict=True):
+    for model, work in zip(case.models, _works(case), strict=True):
         if work.calls:
             one_s = answer_s(work.output_tokens / work.calls)
             calls[model.provider] = calls.get(model.provider, 0.0) + work.calls
@@ -265,7 +265,7 @@ def _room_s(case: Case, calls_s: float) -> float:
 
 def _last_answers_s(case: Case) -> float:
     """What no limit can shorten: one answer after another."""
-    answers = [answer_s(one.output_tokens / one.calls) for one in works(case) if one.calls]
+    answers = [answer_s(one.output_tokens / one.calls) for one in _works(case) if one.calls]
     return 2 * max(answers, default=0.0)
 
 
@@ -291,7 +291,7 @@ def held(case: Case) -> Held:
     planned = min(case.queries, driver.most_planned) if case.planned else 0
     return Held(
         parts=parts,
-        files=parts * (2 + len(pieces(case))) + OTHER_FILES + case.planned,
+        files=parts * (2 + len(_pieces(case))) + OTHER_FILES + case.planned,
         driver_bytes=case.queries * driver.scan_bytes + planned * driver.plan_bytes,
     )
 
@@ -301,12 +301,11 @@ OTHER_FILES = 8
 which lists them, and journals, which are removed, are not counted."""
 
 
-def pieces(case: Case) -> list[tuple[str, bool]]:
+def _pieces(case: Case) -> set[tuple[str, bool]]:
     """Account, and whether in batches: what a part is cut into."""
-    given = {
+    return {
         (model.provider, lane == "batch")
         for number, model in enumerate(case.models)
         for column, lane in enumerate(case.lanes)
         if case.totals.queries[number, column]
     }
-    return sorted(given)

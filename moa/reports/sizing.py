@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from moa.planning.bottlenecks import Help, bounds
+from moa.planning.bottlenecks import Bound, Help
 from moa.planning.ending import Interval
 from moa.planning.sizing import Case, Costs, budget_used, costs, end, held, loads, spans
 from moa.reports.wording import count, duration, money
@@ -36,6 +36,7 @@ class Sized:
     """A number of queries, and what was found of it."""
 
     case: Case
+    bounds: Sequence[Bound]
     binds: Sequence[str]
     helps: Sequence[Help]
     saved_in_batches_usd: float
@@ -89,7 +90,7 @@ def _document(sized: Sized) -> dict[str, Any]:
         "accounts": [load._asdict() for load in loads(case)],
         "options": list(_options(case)),
         "binds": list(sized.binds),
-        "bounds": [bound._asdict() for bound in bounds(case)],
+        "bounds": [bound._asdict() for bound in sized.bounds],
         "helps": [one._asdict() for one in sized.helps],
         "saved_in_batches_usd": sized.saved_in_batches_usd,
         **held(case)._asdict(),

@@ -168,8 +168,8 @@ def test_what_binds_really_binds(one: Case) -> None:
             assert saved_s > 0.01 * found[0].seconds
         else:
             assert saved_s <= 1e-9 * now_s
-    assert binding(one) == [found[0].name]
-    assert next(name for name, _ in helps(one)) == found[0].name
+    assert binding(one, bounds(one)) == [found[0].name]
+    assert next(name for name, _ in helps(one, bounds(one))) == found[0].name
 
 
 @given(cases(planned=False))
@@ -236,7 +236,7 @@ def test_enough_replicas_keep_a_deadline_that_can_be_kept_and_no_fewer_do(
     if fewer:
         slower = replace(enough, machines=replace(enough.machines, router_replicas=fewer))
         assert end(slower).expected > 0.94 * seconds
-    assert DEADLINE not in binding(enough)
+    assert DEADLINE not in binding(enough, bounds(enough))
 
 
 @given(cases())
@@ -263,7 +263,7 @@ def test_arithmetic_of_a_night() -> None:
     by_rpm_s = 500_000 / 1_000 * MINUTE_S
     by_tokens_s = 500_000 * 300 / 100_000 * MINUTE_S
     assert took.calls.expected == pytest.approx(max(by_rpm_s, by_tokens_s) + answer_s(300))
-    assert binding(one) == ["b/two output_tpm"]
+    assert binding(one, bounds(one)) == ["b/two output_tpm"]
     assert end(one).expected == pytest.approx(10 + by_tokens_s + answer_s(300) + 10)
     account = loads(one)[1]
     assert account.account == "b"
@@ -289,7 +289,7 @@ def test_dispatchers_have_so_much_cpu_and_no_more() -> None:
     one = case(FREE, machines=machines)
 
     assert spans(one).calls.expected == pytest.approx(100_000 / (3 * 20))
-    assert binding(one) == ["dispatch CPUs"]
+    assert binding(one, bounds(one)) == ["dispatch CPUs"]
     enough = with_enough(replace(one, seconds=1_000.0))
     assert enough.machines.dispatch_replicas == 6  # 5.3 would do in the 939 s that are left
 
@@ -297,9 +297,9 @@ def test_dispatchers_have_so_much_cpu_and_no_more() -> None:
 def test_limits_that_bind_together_help_only_together() -> None:
     one = case({"a/one": {"rpm": 100}, "b/two": {"rpm": 100}}, machines=FAST)
 
-    found = helps(one)
+    found = helps(one, bounds(one))
 
-    assert binding(one) == ["a/one rpm", "b/two rpm"]
+    assert binding(one, bounds(one)) == ["a/one rpm", "b/two rpm"]
     assert [name for name, _ in found] == ["a/one rpm and b/two rpm"]
     assert found[0].saves_s == pytest.approx(50_000 / 100 * MINUTE_S / TWICE)
     assert bounds(one)[1].seconds >= AS_LONG * bounds(one)[0].seconds
@@ -309,25 +309,25 @@ def test_a_budget_and_a_deadline_that_cannot_be_kept_are_named() -> None:
     one = case({"a/one": {"rpm": 100}, "b/two": {}}, usd=99.0, seconds=3600.0)
 
     assert costs(one).calls.expected == pytest.approx(100)
-    assert binding(one) == ["a/one rpm", BUDGET, DEADLINE]
-    assert BUDGET not in binding(replace(one, usd=101.0))
+    assert binding(one, bounds(one)) == ["a/one rpm", BUDGET, DEADLINE]
+    assert BUDGET not in binding(replace(one, usd=101.0), bounds(replace(one, usd=101.0)))
 
 
 def test_with_a_plan_the_router_is_paid_from_the_budget() -> None:
     one = case(FREE, planned=True, usd=100.5)
 
     assert costs(one).router > 0.5
-    assert BUDGET in binding(one)
-    assert BUDGET not in binding(replace(one, planned=False))
+    assert BUDGET in binding(one, bounds(one))
+    assert BUDGET not in binding(replace(one, planned=False), bounds(replace(one, planned=False)))
 
 
 def test_batches_wait_for_room_in_their_queue() -> None:
     roomy = case({"a/one": {"batch_queue_tokens": 1e9}}, ((0.0, 1.0),), machines=FAST)
     tight = case({"a/one": {"batch_queue_tokens": 1e7}}, ((0.0, 1.0),), machines=FAST)
 
-    assert binding(roomy) == ["batch turnaround"]
+    assert binding(roomy, bounds(roomy)) == ["batch turnaround"]
     assert spans(tight).calls.expected == pytest.approx(5 * spans(roomy).calls.expected)
-    assert helps(tight)[0].name == "a/one batch_queue_tokens"
+    assert helps(tight, bounds(tight))[0].name == "a/one batch_queue_tokens"
 
 
 @pytest.mark.parametrize(
