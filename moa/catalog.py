@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import orjson
 from pydantic import Field, field_validator, model_validator
@@ -20,6 +20,7 @@ from moa.toml_file import Section, day, read_toml
 
 Wire = Literal["openai", "anthropic", "gemini"]
 Lane = Literal["live", "flex", "batch"]
+LANES: tuple[Lane, ...] = get_args(Lane)
 Ability = Literal[
     "image_urls", "images", "json_object", "json_schema", "logprobs", "penalties",
     "reasoning_effort", "seed", "stop", "temperature", "temperature_above_1", "tools", "top_p",

@@ -285,8 +285,8 @@ class RunLogConfig(LogConfig):
         default=0,
         ge=0,
         le=600,
-        description="How long that Ray stays when all is done, for the last numbers to be fetched; "
-        "Ray takes up to 10 s to show them; seconds",
+        description="How long that Ray stays when all is answered, for the last numbers to be "
+        "fetched; Ray takes up to 10 s to show them; seconds",
     )
 
 

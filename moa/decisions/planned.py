@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from moa.planning.policy import (
 SPILL = 0.02
 """Share of a batch's queries that is reckoned to be bought live in the end, unanswered."""
 NOT_SOLD = np.inf
+N = TypeVar("N", float, Floats)
 
 
 class Preferences(NamedTuple):
@@ -128,6 +129,11 @@ def _novel(expected: Expected, deciding: Deciding) -> NDArray[np.bool_]:
     return np.asarray(too_novel & can[:, default])
 
 
+def with_spill(batch_usd: N, live_usd: N) -> N:
+    """What queries in batches are expected to cost, with those that are bought live in the end."""
+    return (1 - SPILL) * batch_usd + SPILL * live_usd
+
+
 def _costs(
     lanes: Sequence[Lane], deciding: Deciding, tokens_in: Floats, tokens_out: Floats
 ) -> Floats:
@@ -141,6 +147,6 @@ def _costs(
             names, lane, tokens_in[:, sold], tokens_out[:, sold]
         )
         if lane == "batch":
-            found = (1 - SPILL) * found + SPILL * live[:, sold]
+            found = with_spill(found, live[:, sold])
         costs[:, sold, column] = found
     return costs

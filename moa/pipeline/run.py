@@ -189,6 +189,8 @@ def telling(job: Job, stop: Stop) -> Iterator[Callable[[Progress], None]]:
     finally:
         told.end()
         meters.end(how)
+        if ray_address() == LOCAL:  # the page of metrics ends with it
+            time.sleep(job.config.log.metrics_linger_s)
 
 
 def _on_terminal(config: RouteBatchConfig) -> bool:
@@ -258,10 +260,7 @@ def local_ray(job: Job, *, scores: bool = True) -> Iterator[None]:
     try:
         if scores:
             _check_gpus(job)
-        try:
-            yield
-        finally:
-            time.sleep(job.config.log.metrics_linger_s)
+        yield
     finally:
         ray.shutdown()
 

@@ -10,16 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moa.catalog import Lane, Model
-from moa.decisions.planned import SPILL
+from moa.catalog import LANES, Lane, Model
+from moa.decisions.planned import with_spill
 from moa.errors import ConfigError
 from moa.pipeline.sizing_config import ShareEntry, SizeRunConfig
 from moa.planning.totals import Totals
 from moa.prices import PriceTable
 from moa.storage.merged_run import MergedRun
 from moa.storage.run_folder import RunFolder
-
-LANES: tuple[Lane, ...] = ("live", "flex", "batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Pool:
         usd = float(self.prices.expected_cost_usd([name], lane, *tokens)[0, 0])
         if lane != "batch":
             return usd
-        return (1 - SPILL) * usd + SPILL * self.usd(name, "live", input_tokens, output_tokens)
+        return with_spill(usd, self.usd(name, "live", input_tokens, output_tokens))
 
 
 class Sums(NamedTuple):

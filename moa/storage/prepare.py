@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import JsonValue, ValidationError
 from pydantic_core import from_json
 
-from moa.catalog import Lane
+from moa.catalog import LANES
 from moa.request import MOST_OUTPUT_TOKENS, ChatRequest
 from moa.schema import PREPARED_QUERIES, QUERIES, agree
 from moa.storage.duplicates import CLASH, FOLLOWER, TWIN, generated_id
@@ -37,7 +37,6 @@ _JSON = ("messages", "tools", "tool_choice", "response_format")
 """Columns that may hold JSON as text."""
 _SCHEMAS = ("parameters", "schema")
 """Keys of a request below which everything is the user's own: a null there is a value."""
-_LANES: tuple[str, ...] = get_args(Lane)
 _DETAIL_CHARS = 300
 
 
@@ -234,8 +233,8 @@ def _why_unclear(lists: dict[str, Any], least: float | None) -> str | None:
         if texts is NOT_UTF8 or (texts is not None and None in texts):
             return f"{name} has a null or a text that is no UTF-8"
     for lane in lists["allowed_lanes"] or ():
-        if lane not in _LANES:
-            return f"allowed_lanes takes {', '.join(_LANES)}, not {lane!r}"
+        if lane not in LANES:
+            return f"allowed_lanes takes {', '.join(LANES)}, not {lane!r}"
     if least is not None and not 0 <= least <= 1:
         return f"min_grade takes numbers from 0 to 1, not {least}"
     return None
