@@ -44,7 +44,7 @@ def of_gcp(project: str, secret: str) -> str:
 STORES: dict[str, Callable[[str, str], str]] = {"aws": of_aws, "gcp": of_gcp}
 
 
-def exports(secret: str, text: str) -> list[str]:
+def exports(text: str) -> list[str]:
     """A line for each name of a secret.
 
     Raises:
@@ -55,21 +55,21 @@ def exports(secret: str, text: str) -> list[str]:
     except json.JSONDecodeError:
         found = None
     if not isinstance(found, dict) or not found:
-        raise ValueError(
-            f'secret {secret}: should be a JSON object such as {{"OPENAI_API_KEY": …}}'
-        )
+        raise ValueError('should be a JSON object such as {"OPENAI_API_KEY": …}')
     for name, value in found.items():
         if not _NAME.fullmatch(name) or not isinstance(value, str):
-            raise ValueError(f"secret {secret}: {name!r} should be a variable's name with a text")
+            raise ValueError(f"{name!r} should be a variable's name with a text")
     return [f"export {name}={shlex.quote(value)}" for name, value in found.items()]
 
 
 def main(store: str, where: str, *secrets: str) -> None:
     """Print all of them, or exit with what is wrong."""
-    try:
-        lines = [line for one in secrets for line in exports(one, STORES[store](where, one))]
-    except Exception as error:  # whatever the store's client raises: the node must not start
-        sys.exit(f"{type(error).__name__}: {error}")
+    lines = []
+    for one in secrets:
+        try:
+            lines += exports(STORES[store](where, one))
+        except Exception as error:  # whatever the store's client raises: the node must not start
+            sys.exit(f"secret {one}: {type(error).__name__}: {error}")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

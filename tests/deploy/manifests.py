@@ -30,28 +30,31 @@ def written(name: str) -> Document:
     return document
 
 
-def built(name: str) -> list[Document]:
+def built(name: str, own: str = "") -> list[Document]:
     """All documents of a build; a component's are those of the base with it.
 
     Skips the test where there is no kubectl.
+
+    Args:
+        name: of `BUILDS`.
+        own: lines of a user's own kustomization of it.
     """
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed, and only it builds kustomizations")
-    return copy.deepcopy(_built(name))
+    return copy.deepcopy(_built(name, own))
 
 
 @cache
-def _built(name: str) -> list[Document]:
+def _built(name: str, own: str) -> list[Document]:
     with TemporaryDirectory() as folder:
         tree = Path(folder) / "kuberay"
         shutil.copytree(KUBERAY, tree)
-        if name.startswith("options/"):  # as a user's own kustomization takes it in
-            (tree / "own").mkdir()
-            (tree / "own/kustomization.yaml").write_text(
-                f"resources: [../base]\ncomponents: [../{name}]\n"
-            )
-        at = tree / ("own" if name.startswith("options/") else name)
-        done = subprocess.run(["kubectl", "kustomize", str(at)], capture_output=True, text=True)
+        option = f"resources: [../base]\ncomponents: [../{name}]\n"
+        taken = option if name.startswith("options/") else f"resources: [../{name}]\n"
+        (tree / "own").mkdir()
+        (tree / "own/kustomization.yaml").write_text(taken + own)
+        command = ["kubectl", "kustomize", str(tree / "own")]
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return list(yaml.safe_load_all(done.stdout))
 

@@ -91,6 +91,16 @@ def test_the_base_is_the_ray_and_the_python_of_this_project(image: str) -> None:
     assert f"python{base['python'][0]}.{base['python'][1:]}" in (ROOT / "Makefile").read_text()
 
 
+def test_every_file_names_this_version_of_our_image_and_of_ray() -> None:
+    files = [p for p in (ROOT / "deploy").rglob("*") if p.suffix in (".yaml", ".md", ".py")]
+    text = "\n".join(file.read_text() for file in files)
+    ray = pins(ROOT / "constraints.txt")["ray"]
+
+    assert set(re.findall(r"moa-router:([\d.]+)-[cg]pu", text)) == {PROJECT["version"]}
+    assert set(re.findall(r'ray_?[vV]ersion: "?([\d.]+)', text)) == {ray}
+    assert set(re.findall(r"ray\[default\]==([\d.]+)\.\*", text)) == {ray.rpartition(".")[0]}
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_a_build_may_name_the_very_base(image: str) -> None:
     digest = "@sha256:" + "0" * 64

@@ -54,6 +54,17 @@ def test_every_document_of_a_build_is_valid(name: str) -> None:
         check(document)
 
 
+@pytest.mark.parametrize("name", BUILDS)
+def test_ones_own_registry_is_named_once(name: str) -> None:
+    image = "registry.example.com/moa-router"
+
+    found = built(name, f"images: [{{name: {image}, newName: mine/router}}]\n")
+
+    named = [c["image"] for pod in all_pods(found) for c in pod["spec"]["containers"]]
+    assert sum(one.startswith("mine/router:") for one in named) >= 6
+    assert not any(one.startswith(image) for one in named)
+
+
 @pytest.mark.parametrize("file", ["nightly.yaml", "endpoint.yaml", "start_nightly.yaml"])
 def test_what_is_written_is_valid_without_being_built(file: str) -> None:
     check(written(file))
