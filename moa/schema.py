@@ -273,7 +273,7 @@ COST_REPORT = pa.schema(
 """A run's bill: one row per model and lane."""
 
 _DECIDED = [
-    _required("rule", pa.string()),
+    pa.field("rule", pa.string()),
     pa.field("model", pa.string()),
     pa.field("reason", pa.string()),  # of dead letters, where nobody is asked
     _required("rows", pa.int64()),

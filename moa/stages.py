@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 
 from moa.config import QueryLogConfig, RouterConfig
@@ -231,16 +230,16 @@ def bury(run: RunFolder, part: PartName, queries: pa.Table, letters: list[DeadLe
 
 
 def _summary(part: PartName, decisions: pa.Table, buried: list[DeadLetter]) -> pa.Table:
-    counts = pc.value_counts(pc.fill_null(decisions.column("provider"), NOBODY))
-    decided = decided_in(part, decisions, buried)
-    providers = counts.field("values").to_pylist()
-    pieces = [decided[PieceName(part, provider)] for provider in providers]
+    pieces = decided_in(part, decisions, buried)
     return pa.table(
         {
-            "part": [str(part)] * len(counts),
-            "provider": providers,
-            "rows": counts.field("counts"),
-            "decided": [[one._asdict() for one in piece] for piece in pieces],
+            "part": [str(part)] * len(pieces),
+            "provider": [piece.provider for piece in pieces],
+            "rows": [alike.total() for alike in pieces.values()],
+            "decided": [
+                [{**one._asdict(), "rows": rows} for one, rows in alike.items()]
+                for alike in pieces.values()
+            ],
         },
         schema=PARTS,
     )

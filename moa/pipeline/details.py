@@ -28,11 +28,11 @@ class Progress(NamedTuple):
     """Whether the router is still at work."""
     earlier: int
     """Done by earlier starts."""
+    details: Details
     draining: bool = False
     """Nothing new is sent any more."""
     in_batches: int = 0
     """In batches that have not been fetched."""
-    details: Details | None = None
 
 
 class Expects(NamedTuple):
@@ -49,7 +49,7 @@ class Details(NamedTuple):
 
     scored: int
     decided: Mapping[Decided, int]
-    """Queries that were decided on alike; their `rows` say nothing."""
+    """Queries that were decided on alike."""
     happened: Mapping[str, Tallied]
     """By dispatcher; one that was started again is another."""
     lines: Mapping[str, LineProgress]

@@ -156,7 +156,10 @@ class _Decider:
                 for table in tables:
                     for row in table.to_pylist():
                         piece = PieceName.parse(f"{row['part']}.{row['provider']}")
-                        decided = tuple(Decided(**one) for one in row["decided"])
+                        decided = {
+                            Decided(one["rule"], one["model"], one["reason"]): one["rows"]
+                            for one in row["decided"]
+                        }
                         self._news.put(PieceRows(piece, row["rows"], decided))
                     if self._ended.is_set():
                         break
@@ -286,8 +289,7 @@ class _Nightly:
 
     def _take_decided(self) -> None:
         for decided in self._decider.take() if self._decider is not None else ():
-            for one in decided.decided:
-                self._decisions[one._replace(rows=0)] += one.rows
+            self._decisions.update(decided.decided)
             if decided.piece.provider == NOBODY:
                 self._buried += decided.rows
             else:

@@ -196,7 +196,7 @@ class PlanMaker:
             self._given[part] = given_in(table)
         found = decided_in(part, table, buried)
         pieces = pieces_in(part, table)
-        return [PieceRows(piece, rows, found.get(piece, ())) for piece, rows in pieces]
+        return [PieceRows(piece, rows, found.get(piece, {})) for piece, rows in pieces]
 
     def _block(
         self,

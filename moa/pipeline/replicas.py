@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -236,8 +236,8 @@ class PieceRows:
 
     piece: PieceName
     rows: int
-    decided: tuple[Decided, ...] = field(default=(), compare=False)
-    """By whom and why; nothing, if an earlier start has decided on it."""
+    decided: Mapping[Decided, int] = field(default_factory=dict, compare=False)
+    """How many alike; nothing, if an earlier start has decided on it."""
 
 
 @dataclass(slots=True)

@@ -60,8 +60,8 @@ class RunMeters:
 
     def __call__(self, progress: Progress) -> None:
         """Tell where the run stands, if it is time to."""
-        if progress.details is not None:  # a dispatcher may be gone when it is time to tell
-            self._happened.update(progress.details.happened)
+        # A dispatcher may be gone when it is time to tell.
+        self._happened.update(progress.details.happened)
         self._untold = progress
         if self._pace.due(progress):
             self._tell(progress)
@@ -74,8 +74,6 @@ class RunMeters:
 
     def _tell(self, progress: Progress) -> None:
         self._untold = None
-        if progress.details is None:
-            return
         self._tell_progress(progress)
         self._tell_money(progress, progress.details)
         self._tell_time(progress, progress.details)
@@ -156,7 +154,7 @@ class RunMeters:
     def _tell_decisions(self, details: Details) -> None:
         self._scored.tell(details.scored)
         for one, queries in details.decided.items():
-            if one.model is not None:
+            if one.model is not None and one.rule is not None:
                 self._decisions.tell(queries, self._providers[one.model], one.model, one.rule)
 
     def _tell_calls(self, details: Details) -> None:

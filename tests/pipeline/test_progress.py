@@ -4,13 +4,13 @@ import io
 import re
 from decimal import Decimal
 
-from moa.pipeline.details import Progress
+from moa.pipeline.details import Details, Progress
 from moa.pipeline.progress import LiveLine, left_s, line
 from tests.conftest import FakeClock
 
 START = Progress(
     queries=1000, done=0, dead=0, in_flight=0, waiting=0, retried=0, spent_usd=Decimal(0),
-    deciding=True, earlier=0,
+    deciding=True, earlier=0, details=Details(0, {}, {}, {}, 0.0, 0.0, None, None),
 )  # fmt: skip
 
 

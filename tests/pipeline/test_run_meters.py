@@ -87,9 +87,9 @@ def test_a_dispatcher_that_was_started_again_adds_to_what_the_one_before_has_tol
 
 def test_decisions_are_counted_by_rule_and_what_nobody_is_asked_by_reason(told: Told) -> None:
     decided = {
-        Decided("novel", GPT, None, 0): 30,
-        Decided("best_value", HAIKU, None, 0): 60,
-        Decided("defective", None, "prompt_missing", 0): 10,
+        Decided("novel", GPT, None): 30,
+        Decided("best_value", HAIKU, None): 60,
+        Decided(None, None, "prompt_missing"): 10,
     }
     happened = {"a": Tallied(letters={"prompt_missing": 1, "vendor_failed": 2})}
 
